@@ -1,0 +1,1 @@
+"""Text data: templates, conversations, tokenising, samplers, collating, preparing."""

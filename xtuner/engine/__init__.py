@@ -1,0 +1,1 @@
+"""Training: runner, loop, optimizer, schedule, hooks and the DeepSpeed strategy."""

@@ -1,0 +1,1 @@
+"""Hooks that log, save and guard a run."""

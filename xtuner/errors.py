@@ -1,0 +1,34 @@
+"""Errors meant for the person at the keyboard: what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class XTunerError(ValueError):
+    """A mistake in what the user gave; the command line prints the message without a traceback and exits 1."""
+
+
+class ProblemsError(XTunerError):
+    """All problems of a config or data set at once.
+
+    Args:
+        what: what was looked at, e.g. ``"config phi3_sft.py"``.
+        problems: one sentence each.
+    """
+
+    def __init__(self, what: str, problems: Sequence[str]) -> None:
+        self.what = what
+        self.problems = list(problems)
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        super().__init__("\n".join([f"{count} in {what}:", *(f"  - {line}" for line in self.problems)]))
+
+    def __reduce__(self) -> tuple[type[ProblemsError], tuple[str, list[str]]]:
+        return type(self), (self.what, self.problems)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns ``" Did you mean 'x'?"`` for the choice most like `name`, or ``""`` where none is alike."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,24 @@
+"""One logger and one terminal for the whole framework."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+console = Console(stderr=True)
+"""Terminal for progress bars, tables and messages; standard output stays free for results."""
+
+_NAME = "xtuner"
+
+
+def get_logger() -> logging.Logger:
+    """Returns the framework's logger; ranks other than 0 only show warnings and errors."""
+    logger = logging.getLogger(_NAME)
+    if not logger.handlers:
+        logger.addHandler(RichHandler(console=console, show_path=False, rich_tracebacks=True))
+        logger.setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING)
+        logger.propagate = False
+    return logger

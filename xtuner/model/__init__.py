@@ -1,0 +1,1 @@
+"""Model parts that any family shares: the LLM, projectors, freezing, checkpoints."""
