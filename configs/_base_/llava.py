@@ -1,0 +1,22 @@
+"""The low-resolution baseline (LLaVA-1.5): CLIP and projector. Read after a stage, it replaces the model."""
+
+from mg_llava.encoders import LowResEncoder
+from mg_llava.model import MGLLaVA
+from xtuner.model.llm import build_llm
+from xtuner.model.projector import MLPProjector
+
+visual_encoder_aux_path = None
+image_size_aux = 336
+box_json_path = None
+
+model = dict(
+    type=MGLLaVA,
+    llm=dict(
+        type=build_llm, name_or_path="${llm_name_or_path}", attn_implementation="${attn_implementation}"
+    ),
+    low_res_encoder=dict(type=LowResEncoder, name_or_path="${visual_encoder_name_or_path}"),
+    projector=dict(type=MLPProjector),
+    trainable="${trainable}",
+    activation_checkpointing="${activation_checkpointing}",
+    pretrained_pth="${pretrained_pth}",
+)

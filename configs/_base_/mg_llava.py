@@ -1,0 +1,28 @@
+"""MG-LLaVA: CLIP at 336 px, ConvNeXt at 768 px, Conv-Gate fusion, object tokens."""
+
+from mg_llava.encoders import HighResEncoder, LowResEncoder
+from mg_llava.fusion import ConvGateFusion
+from mg_llava.model import MGLLaVA
+from mg_llava.objects import ObjectEncoder
+from xtuner.model.llm import build_llm
+from xtuner.model.projector import MLPProjector
+
+visual_encoder_aux_path = "checkpoints/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
+image_size_aux = 768
+
+model = dict(
+    type=MGLLaVA,
+    llm=dict(
+        type=build_llm, name_or_path="${llm_name_or_path}", attn_implementation="${attn_implementation}"
+    ),
+    low_res_encoder=dict(type=LowResEncoder, name_or_path="${visual_encoder_name_or_path}"),
+    high_res_encoder=dict(
+        type=HighResEncoder, path="${visual_encoder_aux_path}", image_size="${image_size_aux}"
+    ),
+    fusion=dict(type=ConvGateFusion),
+    projector=dict(type=MLPProjector),
+    object_encoder=dict(type=ObjectEncoder),
+    trainable="${trainable}",
+    activation_checkpointing="${activation_checkpointing}",
+    pretrained_pth="${pretrained_pth}",
+)

@@ -1,0 +1,33 @@
+"""Settings that all stages and models share: plain values, reached as '${name}', overridden anywhere."""
+
+# model: visual_encoder_name_or_path is a transformers CLIP, visual_encoder_aux_path an open_clip folder
+visual_encoder_name_or_path = "openai/clip-vit-large-patch14-336"
+pretrained_pth = None
+attn_implementation = "auto"
+activation_checkpointing = True
+
+# data: object tokens come on top of max_length text tokens (576 of 2048 positions are kept for the picture)
+max_length = 2048 - 576
+pad_image_to_square = True
+offline_processed_text_folder = None
+box_iou_threshold = 0.2
+box_limit_num = 100
+box_limit_mode = "per_image"
+dataloader_num_workers = 4
+
+# optimisation
+accumulative_counts = 1
+max_epochs = 1
+max_iters = None
+betas = (0.9, 0.999)
+weight_decay = 0.0
+max_norm = 1.0
+warmup_ratio = 0.03
+precision = "auto"
+deepspeed = "deepspeed_zero2"  # what the scripts pass to `xtuner train --deepspeed`
+
+# run
+save_total_limit = 2
+logging_interval = 10
+seed = 42
+visualizers = ("tensorboard",)

@@ -1,0 +1,62 @@
+"""Everything around the model, assembled from the settings: data, optimizer, schedule, run, evaluation."""
+
+from mg_llava.boxes import BoxSelection
+from mg_llava.dataset import MGLLaVADataset
+from mg_llava.preprocess import ImageProcessor
+
+from xtuner.data.samplers import ShuffledBatchSampler
+from xtuner.data.tokenizer import build_tokenizer
+from xtuner.engine.optim import build_adamw
+from xtuner.engine.schedule import WarmupCosine
+from xtuner.engine.settings import RuntimeSettings
+
+tokenizer = dict(type=build_tokenizer, name_or_path="${llm_name_or_path}")
+image_processor = dict(
+    type=ImageProcessor,
+    name_or_path="${visual_encoder_name_or_path}",
+    image_size="${image_size_aux}",
+    pad_to_square="${pad_image_to_square}",
+)
+train_dataset = dict(
+    type=MGLLaVADataset,
+    data_path="${data_path}",
+    image_folder="${image_folder}",
+    box_json_path="${box_json_path}",
+    offline_processed_text_folder="${offline_processed_text_folder}",
+    tokenizer="${tokenizer}",
+    image_processor="${image_processor}",
+    prompt_template="${prompt_template}",
+    max_length="${max_length}",
+    llm_name_or_path="${llm_name_or_path}",
+    boxes=dict(
+        type=BoxSelection,
+        iou_threshold="${box_iou_threshold}",
+        limit_num="${box_limit_num}",
+        limit_mode="${box_limit_mode}",
+    ),
+)
+train_dataloader = dict(
+    batch_size="${batch_size}",
+    num_workers="${dataloader_num_workers}",
+    sampler=dict(type=ShuffledBatchSampler),
+)
+optimizer = dict(
+    type=build_adamw,
+    lr="${lr}",
+    betas="${betas}",
+    weight_decay="${weight_decay}",
+    max_norm="${max_norm}",
+    accumulative_counts="${accumulative_counts}",
+    precision="${precision}",
+)
+schedule = dict(
+    type=WarmupCosine, warmup_ratio="${warmup_ratio}", max_epochs="${max_epochs}", max_iters="${max_iters}"
+)
+runtime = dict(
+    type=RuntimeSettings,
+    save_steps="${save_steps}",
+    save_total_limit="${save_total_limit}",
+    logging_interval="${logging_interval}",
+    seed="${seed}",
+    visualizers="${visualizers}",
+)

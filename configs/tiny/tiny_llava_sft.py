@@ -1,0 +1,12 @@
+"""Stage 2 of the low-resolution baseline in the tiny world."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .tiny_sft import *
+
+    # last: it replaces the model
+    from .._base_.llava import *  # isort: skip
+
+trainable = ("projector", "llm")
+image_size_aux = 84

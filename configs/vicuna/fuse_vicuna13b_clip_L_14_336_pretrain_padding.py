@@ -1,0 +1,9 @@
+"""Stage 1 of MG-LLaVA with Vicuna-1.5-13B."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.pretrain import *
+
+llm_name_or_path = "lmsys/vicuna-13b-v1.5"
+prompt_template = "vicuna"

@@ -1,0 +1,205 @@
+"""Box geometry and the choice of boxes that become object tokens: pure functions.
+
+Everywhere: `boxes` is (N, 4) float32 ``[x0, y0, x1, y1]`` in pixels, x to the right, y down, (0, 0) the outer corner of the
+first pixel, so that a picture of width w reaches from x = 0 to x = w. Frames:
+
+- *picture*: the original picture, as detectors write boxes;
+- *padded*: the square of side max(w, h) with the picture in its middle;
+- *model*: the square of `image_size` pixels that the encoders see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torchvision.ops import nms
+
+from xtuner.errors import XTunerError, nearest
+
+LimitMode = Literal["per_image", "per_category"]
+
+_TIGHT_MARGIN = 50
+"""A training sample whose text comes this near to `max_length` tokens keeps few boxes."""
+_TIGHT_PER_IMAGE = 20
+_LARGE_LIMIT = 50
+_PER_CATEGORY_LARGE, _PER_CATEGORY_SMALL, _PER_CATEGORY_TIGHT = 20, 5, 1
+
+
+class PictureBoxes(NamedTuple):
+    """The boxes of one picture.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy in pixels.
+        labels: N class names.
+        scores: (N,) float32, higher is surer.
+    """
+
+    boxes: np.ndarray
+    labels: tuple[str, ...]
+    scores: np.ndarray
+
+    def take(self, indices: np.ndarray) -> PictureBoxes:
+        """Returns the boxes at `indices` (whole numbers, or N booleans), in that order."""
+        if indices.dtype == bool:
+            indices = np.flatnonzero(indices)
+        return PictureBoxes(self.boxes[indices], tuple(self.labels[i] for i in indices), self.scores[indices])
+
+
+def no_boxes() -> PictureBoxes:
+    """Returns the boxes of a picture in which nothing was found."""
+    return PictureBoxes(np.zeros((0, 4), np.float32), (), np.zeros(0, np.float32))
+
+
+def valid_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Returns (N,) bool: all coordinates finite, x1 >= x0 and y1 >= y0 (no width or no height is allowed)."""
+    return np.isfinite(boxes).all(axis=1) & (boxes[:, 2] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 1])
+
+
+def pad_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Returns boxes of the picture frame in the padded frame: moved by whole pixels, an odd rest falls right or below.
+
+    Args:
+        boxes: (N, 4) in the frame of a picture of `width` x `height` pixels.
+        width: of the picture.
+        height: of the picture.
+    """
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    return boxes + np.array([left, top, left, top], np.float32)
+
+
+def resize_boxes(boxes: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
+    """Returns boxes of a frame of `from_size` (width, height) pixels in the same frame resized to `to_size`."""
+    # divided first: the other order is one unit in the last place away from the published boxes
+    return boxes / np.array(from_size * 2, np.float32) * np.array(to_size * 2, np.float32)
+
+
+def clip_boxes(boxes: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts boxes at the edges of a frame of `width` x `height` pixels.
+
+    Returns:
+        (M, 4) the boxes that remain, and (N,) bool which these are. A box that reaches over an edge and keeps no area inside is
+        dropped; a box without area that lies inside is the detector's own and stays, as in the published method.
+    """
+    clipped = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    cut = (clipped != boxes).any(axis=1)
+    has_area = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    kept = has_area | ~cut
+    return clipped[kept], kept
+
+
+def nms_per_class(
+    boxes: np.ndarray, labels: Sequence[str], scores: np.ndarray, iou_threshold: float
+) -> np.ndarray:
+    """Non-maximum suppression strictly within each class.
+
+    Args:
+        boxes: (N, 4) in any one frame.
+        labels: N class names.
+        scores: (N,).
+        iou_threshold: a box that overlaps a better one of its class by more (intersection over union) goes.
+
+    Returns:
+        Indices of the boxes that remain, best score first; equal scores in their given order.
+    """
+    number_of = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    classes = np.array([number_of[label] for label in labels], dtype=np.int64)
+    kept = np.zeros(len(classes), dtype=bool)
+    for number in range(len(number_of)):
+        members = np.flatnonzero(classes == number)
+        survivors = nms(
+            torch.from_numpy(boxes[members]), torch.from_numpy(scores[members]), iou_threshold
+        ).numpy()
+        kept[members[survivors]] = True
+    indices = np.flatnonzero(kept)
+    return indices[np.argsort(-scores[indices], kind="stable")]
+
+
+def limit_boxes(
+    labels: Sequence[str], limit_num: int | None, limit_mode: LimitMode, tight: bool
+) -> np.ndarray:
+    """Chooses among boxes that stand in order of score, best first.
+
+    `per_image`: the `limit_num` best, 20 where `tight`. `per_category`: where there are more than `limit_num` or it is `tight`,
+    the K best of each class, classes in the order in which they first appear; K = 1 where `tight`, else 20 for a `limit_num` of
+    50 and more, 5 below.
+
+    Returns:
+        Indices of the chosen boxes, in their new order.
+    """
+    count = len(labels)
+    if limit_mode == "per_image":
+        limit = _TIGHT_PER_IMAGE if tight else limit_num
+        return np.arange(count if limit is None else min(count, limit))
+    if not tight and (limit_num is None or count <= limit_num):
+        return np.arange(count)
+    large = limit_num is None or limit_num >= _LARGE_LIMIT
+    per_class = _PER_CATEGORY_TIGHT if tight else _PER_CATEGORY_LARGE if large else _PER_CATEGORY_SMALL
+    members: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    return np.array([index for group in members.values() for index in group[:per_class]], dtype=np.int64)
+
+
+def drop_lowest(scores: np.ndarray, room: int) -> np.ndarray:
+    """Returns the indices, in rising order, of the `room` boxes with the best scores (all where there is room)."""
+    if len(scores) <= room:
+        return np.arange(len(scores))
+    return np.sort(np.argsort(-scores, kind="stable")[: max(room, 0)])
+
+
+@dataclass(frozen=True)
+class BoxSelection:
+    """Which of a picture's boxes become object tokens: NMS per class, then a limit.
+
+    Args:
+        iou_threshold: of the non-maximum suppression, 0 to 1.
+        limit_num: most boxes of a picture, see `limit_boxes`; None = no limit.
+        limit_mode: "per_image" or "per_category", see `limit_boxes`.
+    """
+
+    iou_threshold: float = 0.2
+    limit_num: int | None = 100
+    limit_mode: LimitMode = "per_image"
+
+    def __post_init__(self) -> None:
+        if self.limit_mode not in get_args(LimitMode):
+            raise XTunerError(
+                f"box limit_mode={self.limit_mode!r}: expected one of {', '.join(get_args(LimitMode))}."
+                f"{nearest(str(self.limit_mode), get_args(LimitMode))}"
+            )
+        if not 0 <= self.iou_threshold <= 1:
+            raise XTunerError(f"box iou_threshold={self.iou_threshold}: expected a number from 0 to 1.")
+        if self.limit_num is not None and self.limit_num < 1:
+            raise XTunerError(f"box limit_num={self.limit_num}: expected at least 1, or None for no limit.")
+
+    def __call__(
+        self,
+        boxes: np.ndarray,
+        labels: Sequence[str],
+        scores: np.ndarray,
+        num_ids: int = 0,
+        max_length: int | None = None,
+        training: bool = False,
+    ) -> PictureBoxes:
+        """Chooses among the boxes of one picture.
+
+        Args:
+            boxes: (N, 4) in the picture or the padded frame; those that `valid_boxes` refuses are left out.
+            labels: N class names.
+            scores: (N,).
+            num_ids: length of the sample's text in tokens.
+            max_length: most tokens of text; None = unlimited.
+            training: long texts keep few boxes only in training.
+
+        Returns:
+            The chosen boxes in the frame of `boxes`, best score first (`per_category` over its limit: class by class).
+        """
+        found = PictureBoxes(boxes, tuple(labels), scores).take(valid_boxes(boxes))
+        found = found.take(nms_per_class(*found, iou_threshold=self.iou_threshold))
+        tight = training and max_length is not None and num_ids >= max_length - _TIGHT_MARGIN
+        return found.take(limit_boxes(found.labels, self.limit_num, self.limit_mode, tight))

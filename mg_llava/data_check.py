@@ -1,0 +1,175 @@
+"""Every fault of the training data in one pass, before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from mg_llava.box_store import BoxStore
+from mg_llava.boxes import valid_boxes
+from mg_llava.images import open_picture
+from mg_llava.text_folders import as_paths, open_text
+from xtuner.data.conversations import iter_conversations
+from xtuner.data.templates import get_template
+from xtuner.errors import XTunerError
+from xtuner.log import console, get_logger
+from xtuner.registry import build
+
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A picture as a sample uses it."""
+
+    path: str
+    sample_id: str
+    num_images: int
+
+
+def check_training_data(node: Mapping[str, Any]) -> list[str]:
+    """Finds all problems of a ``train_dataset`` node's settings, records, pictures and boxes.
+
+    Every record is parsed and every picture decoded once.
+
+    Returns:
+        One ``"kind: sentence"`` per problem.
+    """
+    problems: list[str] = []
+    template = _try("prompt template", lambda: get_template(node["prompt_template"]), problems)
+    tokenizer = _try("tokenizer", lambda: build(node["tokenizer"]), problems)
+    processor = _try("image processor", lambda: build(node["image_processor"]), problems)
+    _try("box selection", lambda: build(node.get("boxes")), problems)
+    folder = node.get("offline_processed_text_folder")
+    paths = as_paths(node.get("data_path"))
+    uses = [use for path in paths for use in _uses_of_file(path, problems)]
+    if folder is not None and tokenizer is not None and template is not None:
+        text = _try(
+            "prepared text",
+            lambda: open_text(paths, tokenizer, template, node["max_length"], folder),
+            problems,
+        )
+        if text is not None and not paths:
+            columns = zip(text["id"], text["images"], strict=True)
+            uses = [_Use(path, name, len(images)) for name, images in columns for path in images]
+    elif not paths:
+        problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
+    turn = bool(processor is not None and processor.apply_exif_orientation)
+    sizes = _check_pictures(uses, node["image_folder"], turn, problems)
+    if node.get("box_json_path") is not None:
+        _check_boxes(uses, sizes, node["box_json_path"], problems)
+    return problems
+
+
+def _try(kind: str, action: Callable[[], Any], problems: list[str]) -> Any:
+    """Returns what `action` returns; None with a problem noted where it fails."""
+    try:
+        return action()
+    except XTunerError as error:
+        problems.append(f"{kind}: {error}")
+        return None
+
+
+def _uses_of_file(path: str, problems: list[str]) -> list[_Use]:
+    """Pictures of the good records of a file; the faulty ones become problems, named with the file."""
+    faults: list[str] = []
+    uses: list[_Use] = []
+    unanswered = 0
+    try:
+        for conversation in iter_conversations(path, faults):
+            unanswered += not conversation.turns
+            images = conversation.images if conversation.turns else ()
+            uses += [_Use(image, conversation.id, len(images)) for image in images]
+    except XTunerError as error:
+        problems.append(f"data file: {error}")
+    if unanswered:
+        get_logger().info("'%s': %s record(s) without an answer are left out.", path, f"{unanswered:,}")
+    problems += [f"{fault} [{os.path.basename(path)}]" for fault in faults]
+    return uses
+
+
+def _check_pictures(
+    uses: Sequence[_Use], image_folder: str, turn: bool, problems: list[str]
+) -> dict[str, tuple[int, int]]:
+    """Decodes each picture once; returns (width, height) of the good ones by path."""
+    first_use = {use.path: use for use in reversed(uses)}
+    sizes: dict[str, tuple[int, int]] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        files = [os.path.join(image_folder, path) for path in first_use]
+        results = pool.map(lambda file: _decode(file, turn), files)
+        watched = track(results, "Decoding pictures", total=len(files), console=console, transient=True)
+        for use, result in zip(first_use.values(), watched, strict=True):
+            if isinstance(result, str):
+                problems.append(f"{result} (sample '{use.sample_id}')")
+            else:
+                sizes[use.path] = result
+    return sizes
+
+
+def _decode(file: str, turn: bool) -> tuple[int, int] | str:
+    try:
+        return open_picture(file, turn).size
+    except XTunerError as error:
+        kind = "picture does not decode" if os.path.exists(file) else "missing picture"
+        return f"{kind}: {error}"
+
+
+def _check_boxes(
+    uses: Sequence[_Use], sizes: Mapping[str, tuple[int, int]], box_path: str, problems: list[str]
+) -> None:
+    store = _try("box file", lambda: BoxStore(box_path, check=False), problems)
+    if store is None:
+        return
+    problems += [f"malformed box record: {problem}" for problem in store.problems]
+    without, seen = 0, set()
+    for use in uses:
+        try:
+            record = store.find(use.path, use.sample_id, use.num_images)
+        except XTunerError as error:
+            problems.append(f"ambiguous boxes: sample '{use.sample_id}': {error}")
+            continue
+        without += record is None
+        if record is None or (record.where, use.path) in seen:
+            continue
+        seen.add((record.where, use.path))
+        size = sizes.get(use.path)
+        problems += _box_faults(record.where, record.found.boxes, size)
+        if size is not None and record.size not in (None, size):
+            problems.append(
+                f"boxes of another size: {record.where} says {record.size}, picture '{use.path}' has {size} pixels: "
+                "make the boxes again, or set apply_exif_orientation as it was for them."
+            )
+    if uses and without == len(uses):
+        problems.append(
+            f"boxes without pictures: box file '{box_path}' fits none of the {len(uses):,} pictures by path or id: "
+            "is it the file of this data set?"
+        )
+    elif without:
+        get_logger().info(
+            "%s of %s pictures are not in the box file: no object tokens there.", without, len(uses)
+        )
+
+
+def _box_faults(where: str, boxes: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:
+    """Names the boxes that training would leave out."""
+    valid = valid_boxes(boxes)
+    for index in np.flatnonzero(~valid):
+        yield (
+            f"inverted box: {where}, box number {index + 1} is {boxes[index].tolist()}: expected x0 <= x1 and y0 <= y1 "
+            "(corners, not width and height); it is left out."
+        )
+    if size is None:
+        return
+    width, height = size
+    outside = valid & ((boxes[:, 2] < 0) | (boxes[:, 3] < 0) | (boxes[:, 0] > width) | (boxes[:, 1] > height))
+    for index in np.flatnonzero(outside):
+        yield (
+            f"box outside the picture: {where}, box number {index + 1} is {boxes[index].tolist()}, the picture has "
+            f"{width}x{height} pixels: were the boxes made for this version of it?"
+        )

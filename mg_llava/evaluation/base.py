@@ -1,0 +1,219 @@
+"""What a benchmark is: files, questions, prompts, the reading of an answer, and a score."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+
+from mg_llava.images import to_rgb
+from mg_llava.preprocess import ImageProcessor
+from xtuner.errors import XTunerError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A question's picture: a file, or one that stands base64-encoded in the benchmark's file.
+
+    Args:
+        key: what boxes are looked up by: the path relative to the picture folder, or "" where there is no path.
+        path: the file, or None.
+        encoded: base64 text of the file's bytes, or None.
+    """
+
+    key: str
+    path: str | None = None
+    encoded: str | None = None
+
+    def open(self, image_processor: ImageProcessor) -> Image.Image:
+        """Returns the picture as 8-bit RGB.
+
+        Raises:
+            XTunerError: it is missing, or is not a picture.
+        """
+        if self.path is not None:
+            return image_processor.open(self.path)
+        try:
+            return to_rgb(Image.open(io.BytesIO(base64.b64decode(self.encoded or ""))))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise XTunerError(
+                f"the picture {self.key or 'in the benchmark file'} does not decode ({error}): expected the base64 text "
+                "of a PNG or JPEG file; download the benchmark file again."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a benchmark.
+
+    Attributes:
+        id: unique in its benchmark; predictions are resumed by it.
+        text: what is asked, as the benchmark's file has it.
+        picture: None for a question without one.
+        box_id: the id that published box files use for this question.
+        answer: what `Benchmark.hit` compares with; None where the authors keep the answer to themselves.
+        options: letter → text of a multiple-choice question.
+        groups: names under which scores are broken down, e.g. ``{"category": "color"}``.
+    """
+
+    id: str
+    text: str
+    picture: Picture | None = None
+    box_id: str = ""
+    answer: Any = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of ``predictions.jsonl``.
+
+    Attributes:
+        id: the question's.
+        prompt: the user's words as the model got them (with ``<image>``), before the template.
+        output: the model's raw answer; None if there was none, see `error`.
+        parsed: what was read from the answer; None if nothing could be.
+        hit: 0–1; None if the benchmark has no answer to compare with.
+        error: why there is no answer, e.g. a missing picture.
+    """
+
+    id: str
+    prompt: str
+    output: str | None
+    parsed: str | None
+    hit: float | None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the line's fields; `error` only where there is one."""
+        return {key: value for key, value in asdict(self).items() if key != "error" or value is not None}
+
+
+class Benchmark(ABC):
+    """Questions with a way to ask them and a way to score the answers.
+
+    Nothing is read before `questions()`; a whole table of benchmarks costs nothing to build.
+
+    Args:
+        name: folder of its results, and what ``--benchmarks`` takes.
+        data_file: the authors' file, relative to `data_root`.
+        data_root: folder that all paths are relative to.
+        image_folder: folder of the pictures, or None where the file holds them.
+        box_json_path: box file; None = no object tokens.
+        max_new_tokens: answers are cut there; choose what the benchmark's answers need.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data_file: str,
+        data_root: str = "",
+        image_folder: str | None = None,
+        box_json_path: str | None = None,
+        max_new_tokens: int = 16,
+    ) -> None:
+        self.name = name
+        self.data_root = data_root
+        self.data_file = self._below_root(data_file)
+        self.image_folder = None if image_folder is None else self._below_root(image_folder)
+        self.box_json_path = None if box_json_path is None else self._below_root(box_json_path)
+        self.max_new_tokens = max_new_tokens
+
+    def _below_root(self, path: str) -> str:
+        return os.path.join(self.data_root, path)
+
+    def files(self) -> list[str]:
+        """Returns the files and folders that the benchmark cannot do without."""
+        return [path for path in (self.data_file, self.image_folder, self.box_json_path) if path is not None]
+
+    def missing_files(self) -> list[str]:
+        """Returns those of `files` that do not exist."""
+        return [path for path in self.files() if not os.path.exists(path)]
+
+    @cached_property
+    def _questions(self) -> list[Question]:
+        questions = self.read_questions()
+        if not questions:
+            raise XTunerError(f"benchmark '{self.name}': '{self.data_file}' holds no question.")
+        return questions
+
+    def questions(self) -> list[Question]:
+        """Returns all questions, in the file's order; read once."""
+        return self._questions
+
+    @abstractmethod
+    def read_questions(self) -> list[Question]:
+        """Reads the benchmark's files.
+
+        Raises:
+            XTunerError: a row is malformed; the message names file and row.
+        """
+
+    def prompt(self, question: Question) -> str:
+        """Returns the words to ask with, without the picture's place."""
+        return question.text
+
+    @abstractmethod
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns what `output` answers, or None if that cannot be told."""
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns how right `parsed` is, 0–1; None without a known answer."""
+        return None if question.answer is None else float(parsed == question.answer)
+
+    def predict(self, question: Question, prompt: str, output: str) -> Prediction:
+        """Returns the prediction that an answer of the model amounts to."""
+        parsed = self.parse(question, output)
+        return Prediction(question.id, prompt, output, parsed, self.hit(question, parsed))
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """Returns ``overall`` (0–1, None if nothing could be scored), ``groups`` and what belongs beside them."""
+        pairs = [(question, prediction) for question, prediction in self.pairs(predictions) if prediction.hit is not None]
+        return {**mean_by_groups((question.groups, prediction.hit or 0.0) for question, prediction in pairs)}
+
+    def pairs(self, predictions: Iterable[Prediction]) -> list[tuple[Question, Prediction]]:
+        """Joins predictions with their questions, in the order of the questions."""
+        by_id = {prediction.id: prediction for prediction in predictions}
+        return [(question, by_id[question.id]) for question in self.questions() if question.id in by_id]
+
+    def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
+        """Writes what the benchmark's server wants to have uploaded; returns the paths."""
+        return []
+
+    def picture(self, name: str) -> Picture:
+        """Returns the picture of that name in the picture folder."""
+        return Picture(key=name, path=os.path.join(self.image_folder or self.data_root, name))
+
+
+def mean_by_groups(hits: Iterable[tuple[Mapping[str, str], float]]) -> dict[str, Any]:
+    """Returns ``{"overall": mean, "groups": {axis: {name: mean}}}`` of hits with their groups."""
+    everything: list[float] = []
+    grouped: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for groups, hit in hits:
+        everything.append(hit)
+        for axis, name in groups.items():
+            grouped[axis][name].append(hit)
+    return {
+        "overall": fmean(everything) if everything else None,
+        "groups": {axis: {name: fmean(values) for name, values in names.items()} for axis, names in grouped.items()},
+    }
+
+
+def unique_ids(ids: Iterable[Any]) -> list[str]:
+    """Returns the ids as text; a repeated one gets ``#2``, ``#3``, …, because authors' files do repeat ids."""
+    seen: dict[str, int] = defaultdict(int)
+    result = []
+    for value in map(str, ids):
+        seen[value] += 1
+        result.append(value if seen[value] == 1 else f"{value}#{seen[value]}")
+    return result

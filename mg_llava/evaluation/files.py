@@ -1,0 +1,73 @@
+"""Reading the authors' files: JSON, JSON lines, tables; what is wrong is named with its line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from xtuner.errors import XTunerError
+
+
+def read_json(path: str) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        XTunerError: it is malformed; the message says where.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except json.JSONDecodeError as error:
+        raise XTunerError(
+            f"'{path}' is not JSON: line {error.lineno}, column {error.colno}: {error.msg}. Download it again, or mend that line."
+        ) from error
+
+
+def read_json_lines(path: str) -> list[dict[str, Any]]:
+    """Reads a file of one JSON object a line; empty lines are skipped.
+
+    Raises:
+        XTunerError: a line is malformed or no object; the message names it.
+    """
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise XTunerError(f"'{path}' line {number} is not JSON: {error.msg}. Download it again, or mend it.") from error
+            if not isinstance(row, dict):
+                raise XTunerError(f"'{path}' line {number}: expected an object, found {type(row).__name__}.")
+            rows.append(row)
+    return rows
+
+
+def require(row: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+    """Checks that `row` has all `keys`.
+
+    Raises:
+        XTunerError: one is absent; the message says where and which.
+    """
+    absent = [key for key in keys if key not in row]
+    if absent:
+        raise XTunerError(f"{where}: no {', '.join(absent)} among {', '.join(map(str, row))}; every row needs it.")
+
+
+def read_table(path: str) -> list[dict[str, str]]:
+    """Reads a TSV with a header; empty cells and the word nan are left out of a row, everything else stays text.
+
+    Raises:
+        XTunerError: the file is not such a table.
+    """
+    try:
+        # "None" and "NA" are words that options are made of, so pandas' own list of missing values is not used
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["", "nan", "NaN"])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise XTunerError(f"'{path}' is not a tab-separated table: {str(error).strip()}. Download it again.") from error
+    return [
+        {str(key): value for key, value in row.items() if isinstance(value, str)} for row in table.to_dict("records")
+    ]

@@ -1,0 +1,40 @@
+"""Questions with one short answer, scored by exact match: the tiny world's test."""
+
+from __future__ import annotations
+
+from mg_llava.evaluation.answers import short_answer
+from mg_llava.evaluation.base import Benchmark, Question, unique_ids
+from mg_llava.evaluation.files import read_json
+from xtuner.errors import XTunerError
+
+
+class ShortAnswer(Benchmark):
+    """A JSON list of ``{id, image, question, answer, kind}``; right = equal after `answers.short_answer` of both.
+
+    `image` may be absent; scores are broken down by `kind`.
+    """
+
+    def read_questions(self) -> list[Question]:
+        """Reads the JSON list; a record without question or answer is named by its number."""
+        rows = read_json(self.data_file)
+        if not isinstance(rows, list):
+            raise XTunerError(f"'{self.data_file}': expected a JSON list of questions, found {type(rows).__name__}.")
+        for number, row in enumerate(rows):
+            absent = {"id", "question", "answer"} - set(row) if isinstance(row, dict) else {"id", "question", "answer"}
+            if absent:
+                raise XTunerError(f"'{self.data_file}' record {number}: no {', '.join(sorted(absent))}; every record needs it.")
+        return [
+            Question(
+                id=unique_id,
+                text=row["question"],
+                picture=self.picture(row["image"]) if row.get("image") else None,
+                box_id=str(row["id"]),
+                answer=short_answer(str(row["answer"])),
+                groups={"kind": str(row["kind"])} if "kind" in row else {},
+            )
+            for unique_id, row in zip(unique_ids(row["id"] for row in rows), rows, strict=True)
+        ]
+
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns the normalised answer."""
+        return short_answer(output) or None

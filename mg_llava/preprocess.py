@@ -1,0 +1,257 @@
+"""Pictures and boxes to what the encoders take: the only copy, used by training, evaluation and chat.
+
+In the workers a picture becomes a uint8 square of `image_size` pixels (`ImageProcessor`); on the device that becomes the
+normalised high-resolution picture and, from it, the low-resolution one (`PixelNormalizer`). Checked against the published
+preprocessing in tests/parity/test_pixels.py. transformers' default (torchvision) CLIP processor differs by up to one grey level;
+the arithmetic here is that of its Pillow one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from mg_llava.boxes import clip_boxes, pad_boxes, resize_boxes
+from mg_llava.images import open_picture, to_rgb
+from xtuner.errors import XTunerError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """What an encoder's `preprocessor_config.json` says of its pixels.
+
+    Attributes:
+        mean: of red, green, blue, on the 0–1 scale.
+        std: likewise.
+        crops: pictures keep their shape and lose their margins (CLIP); else they are squeezed to a square (SigLIP).
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crops: bool
+
+    @property
+    def pad_color(self) -> tuple[int, int, int]:
+        """The mean colour in whole grey levels, rounded down as the published preprocessing does."""
+        red, green, blue = (int(value * 255) for value in self.mean)
+        return red, green, blue
+
+
+def read_pixel_statistics(name_or_path: str) -> PixelStatistics:
+    """Reads the `preprocessor_config.json` of an image encoder.
+
+    Args:
+        name_or_path: its folder, or its name on the Hugging Face hub.
+
+    Raises:
+        XTunerError: there is none, or it gives no mean and deviation of three channels.
+    """
+    from transformers import ImageProcessingMixin
+
+    try:
+        content: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(name_or_path)[0]
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise XTunerError(
+            f"the image preprocessing of '{name_or_path}' cannot be read: {reason[0]} Expected a folder with "
+            "preprocessor_config.json, or a hub name that this machine can reach; check visual_encoder_name_or_path."
+        ) from error
+    mean, std = content.get("image_mean"), content.get("image_std")
+    if not _is_triple(mean) or not _is_triple(std):
+        raise XTunerError(
+            f"preprocessor_config.json of '{name_or_path}': image_mean={mean!r}, image_std={std!r}; expected three numbers each."
+        )
+    # absent in SigLIP's files, true in CLIP's
+    return PixelStatistics(tuple(mean), tuple(std), bool(content.get("do_center_crop", False)))
+
+
+def _is_triple(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(v, (int, float)) for v in value)
+    )
+
+
+def read_num_image_tokens(name_or_path: str) -> int:
+    """Returns how many tokens a low-resolution encoder makes of a picture (class token not counted), from its config.json.
+
+    Raises:
+        XTunerError: the file cannot be read.
+    """
+    # imported late: it brings timm along, which pictures do not need
+    from mg_llava.encoders import read_clip_config
+
+    config = read_clip_config(name_or_path)
+    return (config.image_size // config.patch_size) ** 2
+
+
+class ImageProcessor:
+    """Pictures of any shape to the square that the encoders see, and boxes with them.
+
+    Steps: pad to a square with the mean colour (where `pad_to_square`), resize with Pillow's bicubic filter so that the shorter
+    side has `image_size` pixels, cut the middle square out. Boxes go the same way, are rounded to whole pixels (half to even)
+    and cut at the edges. An encoder whose preprocessing does not crop (SigLIP) squeezes instead and leaves boxes fractional.
+
+    Args:
+        name_or_path: low-resolution encoder: a folder (or hub name) with preprocessor_config.json and config.json.
+        image_size: side of the square in pixels (768 for the published models).
+        pad_to_square: keep the whole picture; otherwise its margins are cut off.
+        apply_exif_orientation: turn pictures as their EXIF tag says. Boxes hold for the pixels as they were when the boxes were
+            made; the published ones were made without turning.
+
+    Attributes:
+        statistics: mean, deviation and shape rule of the encoder.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        image_size: int = 768,
+        pad_to_square: bool = True,
+        apply_exif_orientation: bool = False,
+    ) -> None:
+        if image_size < 1:
+            raise XTunerError(
+                f"image_size={image_size}: expected the side of the encoders' picture in pixels, e.g. 768."
+            )
+        self.name_or_path = name_or_path
+        self.image_size = image_size
+        self.pad_to_square = pad_to_square
+        self.apply_exif_orientation = apply_exif_orientation
+        self.statistics = read_pixel_statistics(name_or_path)
+        self._num_image_tokens: int | None = None
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that the low-resolution encoder makes of one picture; read from its config.json when first asked."""
+        if self._num_image_tokens is None:
+            self._num_image_tokens = read_num_image_tokens(self.name_or_path)
+        return self._num_image_tokens
+
+    def open(self, path: str | os.PathLike[str]) -> Image.Image:
+        """Reads a picture file as 8-bit RGB; see `mg_llava.images.open_picture`."""
+        return open_picture(path, self.apply_exif_orientation)
+
+    def __call__(
+        self, image: Image.Image, boxes: np.ndarray | None = None
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """Returns the square as uint8 (3, S, S) RGB and the boxes that remain as (M, 4) float32 in its frame.
+
+        Args:
+            image: of any mode and shape.
+            boxes: (N, 4) xyxy in pixels of `image`; None = none.
+        """
+        if boxes is None:
+            boxes = np.zeros((0, 4), np.float32)
+        return self.pixels(image), self.map_boxes(boxes, image.size)[0]
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """Returns the square as uint8 (3, S, S) RGB."""
+        image = to_rgb(image)
+        if self.pad_to_square and image.width != image.height:
+            side = max(image.size)
+            padded = Image.new("RGB", (side, side), self.statistics.pad_color)
+            padded.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            image = padded
+        width, height = self._resized(image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = self._margins(width, height)
+        if (left, top) != (0, 0):
+            image = image.crop((left, top, left + self.image_size, top + self.image_size))
+        array = np.array(image, dtype=np.uint8)
+        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+    def map_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Takes boxes from a picture's frame to the frame of the square.
+
+        Args:
+            boxes: (N, 4) float32 xyxy in pixels of the picture.
+            size: (width, height) of the picture.
+
+        Returns:
+            (M, 4) float32 boxes that remain after cutting at the edges, and (N,) bool which these are.
+        """
+        width, height = size
+        boxes = boxes.astype(np.float32, copy=False)
+        if self.pad_to_square:
+            boxes = pad_boxes(boxes, width, height)
+            width = height = max(width, height)
+        target = (self.image_size, self.image_size)
+        if not self.statistics.crops:
+            return clip_boxes(resize_boxes(boxes, (width, height), target), *target)
+        # one scale for both sides: the longer side of the resized picture is rounded down, boxes do not follow that
+        shorter = min(width, height)
+        boxes = np.round(resize_boxes(boxes, (shorter, shorter), target))
+        left, top = self._margins(*self._resized((width, height)))
+        return clip_boxes(boxes - np.array([left, top, left, top], np.float32), *target)
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) after resizing a picture of `size`, before the middle is cut out."""
+        width, height = size
+        if not self.statistics.crops:
+            return self.image_size, self.image_size
+        longer = int(self.image_size * max(size) / min(size))
+        return (self.image_size, longer) if width <= height else (longer, self.image_size)
+
+    def _margins(self, width: int, height: int) -> tuple[int, int]:
+        """Pixels cut off at the left and at the top of a resized picture."""
+        return (width - self.image_size) // 2, (height - self.image_size) // 2
+
+
+class PixelNormalizer(nn.Module):
+    """8-bit pictures to the two inputs of the encoders, on the device that holds the pictures.
+
+    high = (u8 / 255 − mean) / std per channel, from a table of all 256 levels, so that every device gives the same bits;
+    low = `high` resized bilinearly without antialias, as the published method does. Holds no parameters and nothing in its state
+    dict.
+
+    Args:
+        mean: of red, green, blue on the 0–1 scale.
+        std: likewise.
+    """
+
+    level_bits: torch.Tensor
+
+    def __init__(self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> None:
+        super().__init__()
+        # float64 for 1/255, float32 from there on: the arithmetic of transformers' image processors
+        unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+        columns = [(unit - np.float32(m)) / np.float32(s) for m, s in zip(mean, std, strict=True)]
+        # kept as integers: a model that is cast to bfloat16 would cast a table of floats with it
+        bits = torch.from_numpy(np.stack(columns).reshape(-1).view(np.int32))
+        self.register_buffer("level_bits", bits, persistent=False)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str) -> PixelNormalizer:
+        """Makes the normalizer of the image encoder `name_or_path`; see `read_pixel_statistics`."""
+        statistics = read_pixel_statistics(name_or_path)
+        return cls(statistics.mean, statistics.std)
+
+    def forward(self, pixels: torch.Tensor, low_res_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalises and resizes I pictures.
+
+        Args:
+            pixels: (I, 3, S, S) uint8 RGB; I may be 0.
+            low_res_size: side s of the low-resolution pictures.
+
+        Returns:
+            high (I, 3, S, S) and low (I, 3, s, s), both float32 whatever the model's type.
+        """
+        first_level = torch.arange(3, device=pixels.device, dtype=torch.int32).mul_(256).view(1, 3, 1, 1)
+        high = self.level_bits.view(torch.float32)[pixels.int() + first_level]
+        size = (low_res_size, low_res_size)
+        if not len(pixels):
+            return high, high.new_zeros((0, 3, *size))
+        return high, functional.interpolate(high, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Stage 1: trains the connectors on captions.
+#   bash script/train_pretrain.sh CONFIG [--dry-run] [-- arguments of xtuner train]
+# CONFIG is a path, a name, or a path that does not exist here but whose file name is a config's.
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+
+parse_arguments "$@"
+if [ ${#POSITIONAL[@]} -ne 1 ]; then fail "expected one CONFIG, got ${#POSITIONAL[@]}: see --help"; fi
+read -ra options <<<"${PRETRAIN_OPTIONS:-}"
+
+inspect "${POSITIONAL[0]}" "${options[@]}" "${OPTIONS[@]}"
+train_stage "${POSITIONAL[0]}" "${options[@]}"

@@ -1,0 +1,40 @@
+"""Packaging: ``pip install -e '.[all]'``. Tool settings stand in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def requirements(name: str) -> list[str]:
+    """Returns the lines of requirements/<name>.txt that name a package."""
+    lines = (HERE / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith(("#", "-r"))]
+
+
+def version() -> str:
+    """Reads ``__version__`` without importing the package."""
+    text = (HERE / "xtuner" / "__init__.py").read_text(encoding="utf-8")
+    return text.split('__version__ = "')[1].split('"')[0]
+
+
+tests = requirements("tests")
+extras = {"tests": tests, "gpu": requirements("gpu")}
+
+setup(
+    name="mg-llava-xtuner",
+    version=version(),
+    description="MG-LLaVA on an XTuner-style training framework: Python configs, DeepSpeed, two stages, evaluation, chat.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    # the configs travel inside xtuner, so that an installed package finds them; top-level names stay free for the user
+    packages=[*find_packages(include=["mg_llava*", "xtuner*"]), "xtuner._configs"],
+    package_dir={"xtuner._configs": "configs"},
+    package_data={"xtuner._configs": ["**/*.py", "**/*.json"], "mg_llava": ["py.typed"], "xtuner": ["py.typed"]},
+    install_requires=requirements("runtime"),
+    # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`
+    extras_require={**extras, "all": tests},
+    entry_points={"console_scripts": ["xtuner=xtuner.cli:main"]},
+)

@@ -1,0 +1,140 @@
+"""Every shipped config: loads, checks, dumps, reloads, and holds the published settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xtuner.config import check_config, dump_config, load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LEAVES = sorted(path for path in CONFIGS.glob("**/*.py") if path.parent.name not in ("_base_", "tiny"))
+TINY = sorted(CONFIGS.glob("tiny/*.py"))
+LLMS = ("phi3", "vicuna7b", "vicuna13b", "llama3_8b", "yi34b")
+
+# name: llm, template, deepspeed, then (lr, per device, accumulation) of pretrain and of SFT
+PUBLISHED = {
+    "phi3": ("microsoft/Phi-3-mini-4k-instruct", "phi3_chat", 2, (1e-3, 32, 1), (2e-5, 8, 1)),
+    "vicuna7b": ("lmsys/vicuna-7b-v1.5", "vicuna", 2, (1e-3, 32, 1), (2e-5, 16, 1)),
+    "vicuna13b": ("lmsys/vicuna-13b-v1.5", "vicuna", 2, (1e-3, 32, 1), (2e-5, 8, 2)),
+    "llama3_8b": ("meta-llama/Meta-Llama-3-8B-Instruct", "llama3_chat", 2, (1e-3, 16, 1), (1e-5, 4, 2)),
+    "yi34b": ("01-ai/Yi-1.5-34B-Chat", "chatml", 3, (2e-3, 16, 1), (2e-5, 4, 1)),
+}
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def config_name(kind: str, llm: str, stage: str) -> str:
+    return f"{kind}_{llm}_clip_L_14_336_{stage}_padding"
+
+
+class TestInventory:
+    def test_every_llm_has_both_kinds_and_stages(self) -> None:
+        expected = {
+            config_name(k, m, s) for k in ("fuse", "llava") for m in LLMS for s in ("pretrain", "sft")
+        }
+        assert len(LEAVES) == 20
+        assert {path.stem for path in LEAVES} == expected
+
+    @pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
+    def test_leaf_is_short(self, path: Path) -> None:
+        assert lines_of(path) <= 20
+
+    def test_all_configs_are_short(self) -> None:
+        assert sum(lines_of(path) for path in CONFIGS.glob("**/*.py")) <= 700
+
+
+@pytest.mark.parametrize("path", LEAVES + TINY, ids=lambda path: path.stem)
+def test_loads_checks_dumps_and_reloads(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert check_config(config) == []
+    for which, source in (("resolved", config), ("as_written", config.as_written)):
+        copy = tmp_path / which / path.name
+        copy.parent.mkdir()
+        dump_config(source, copy)
+        again = load_config(copy)
+        assert again.pretty_text == config.pretty_text
+
+
+class TestPublishedSettings:
+    @pytest.mark.parametrize("kind", ["fuse", "llava"])
+    @pytest.mark.parametrize("llm", LLMS)
+    @pytest.mark.parametrize("stage", ["pretrain", "sft"])
+    def test_what_differs(self, kind: str, llm: str, stage: str) -> None:
+        config = load_config(config_name(kind, llm, stage), check=False)
+        name, template, zero, *stages = PUBLISHED[llm]
+        lr, batch_size, accumulation = stages[stage == "sft"]
+        assert config.model.llm.name_or_path == config.tokenizer.name_or_path == name
+        assert config.train_dataset.prompt_template == template
+        assert config.deepspeed == f"deepspeed_zero{zero}"
+        assert config.optimizer.lr == lr
+        assert config.train_dataloader.batch_size == batch_size
+        assert config.optimizer.accumulative_counts == accumulation
+
+    @pytest.mark.parametrize("stage", ["pretrain", "sft"])
+    def test_what_is_common(self, stage: str) -> None:
+        config = load_config(config_name("fuse", "vicuna7b", stage), check=False)
+        assert config.schedule.max_epochs == 1 and config.schedule.warmup_ratio == 0.03
+        assert tuple(config.optimizer.betas) == (0.9, 0.999)
+        assert config.optimizer.weight_decay == 0 and config.optimizer.max_norm == 1
+        assert config.train_dataset.max_length == 2048 - 576
+        assert config.runtime.save_steps == {"pretrain": 500, "sft": 1000}[stage]
+        boxes = config.train_dataset.boxes
+        assert (boxes.iou_threshold, boxes.limit_num, boxes.limit_mode) == (0.2, 100, "per_image")
+
+    def test_vicuna13b_sft_makes_128_samples_a_step_on_8_gpus(self) -> None:
+        config = load_config(config_name("fuse", "vicuna13b", "sft"), check=False)
+        assert config.train_dataloader.batch_size * config.optimizer.accumulative_counts * 8 == 128
+
+
+class TestParts:
+    def parts(self, kind: str, stage: str) -> tuple[set[str], set[str]]:
+        config = load_config(config_name(kind, "yi34b", stage), check=False)
+        nodes = {key for key, value in config.model.items() if hasattr(value, "get") and value.get("type")}
+        return nodes, set(config.model.trainable)
+
+    def test_mg_llava_trains_connectors_first_then_the_llm_too(self) -> None:
+        connectors = {"fusion", "projector", "object_encoder"}
+        everything = connectors | {"llm", "low_res_encoder", "high_res_encoder"}
+        assert self.parts("fuse", "pretrain") == (everything, connectors)
+        assert self.parts("fuse", "sft") == (everything, connectors | {"llm"})
+
+    def test_baseline_has_low_resolution_only(self) -> None:
+        everything = {"llm", "low_res_encoder", "projector"}
+        assert self.parts("llava", "pretrain") == (everything, {"projector"})
+        assert self.parts("llava", "sft") == (everything, {"projector", "llm"})
+        config = load_config(config_name("llava", "yi34b", "sft"), check=False)
+        assert config.image_processor.image_size == 336
+        assert config.train_dataset.box_json_path is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reached"),
+    [
+        ("llm_name_or_path", "other/llm", ["model.llm.name_or_path", "tokenizer.name_or_path"]),
+        (
+            "visual_encoder_name_or_path",
+            "other/clip",
+            ["model.low_res_encoder.name_or_path", "train_dataset.image_processor.name_or_path"],
+        ),
+        ("visual_encoder_aux_path", "other/convnext", ["model.high_res_encoder.path"]),
+        ("data_path", "other.json", ["train_dataset.data_path"]),
+        ("image_folder", "other/images", ["train_dataset.image_folder"]),
+        ("box_json_path", "other_boxes.json", ["train_dataset.box_json_path"]),
+        ("prompt_template", "plain", ["train_dataset.prompt_template"]),
+        ("batch_size", 3, ["train_dataloader.batch_size"]),
+        ("max_epochs", 2, ["schedule.max_epochs"]),
+        ("lr", 0.5, ["optimizer.lr"]),
+        ("pretrained_pth", "a.pth", ["model.pretrained_pth"]),
+    ],
+)
+def test_one_setting_reaches_everything_built_from_it(setting: str, value: Any, reached: list[str]) -> None:
+    config = load_config(config_name("fuse", "vicuna7b", "sft"), {setting: value}, check=False)
+    for dotted in reached:
+        node: Any = config
+        for key in dotted.split("."):
+            node = node[key]
+        assert node == value

@@ -1,0 +1,170 @@
+"""Makes the tiny world: pictures, LLaVA and box JSON, test questions, and the parts of a tiny model.
+
+    python tools/tiny_world/make.py --out work_dirs/tiny_world [--seed 0] [--scenes 3000]
+
+The same seed gives the same data files everywhere. A folder left half-made by a killed run is made anew; a
+finished one with the same settings is reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tools.tiny_world.boxes import detect  # noqa: E402
+from tools.tiny_world.dice import Dice  # noqa: E402
+from tools.tiny_world.drawing import save_picture  # noqa: E402
+from tools.tiny_world.parts import PART_NAMES, SHIPPED, make_part  # noqa: E402
+from tools.tiny_world.questions import majority_baseline  # noqa: E402
+from tools.tiny_world.records import pretrain_record, sft_records, test_questions  # noqa: E402
+from tools.tiny_world.scenes import Scene, make_scene  # noqa: E402
+
+WORLD_VERSION = 1
+"""Raise it when the same seed gives other files than before: worlds made earlier are then made anew."""
+_TEST_SHARE = 12
+"""One test scene for so many training scenes."""
+_BOX_STREAM = 4
+_MARKER, _MANIFEST = ".tiny_world", "manifest.json"
+_PARTIAL_SUFFIX = ".part"
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(path.name + _PARTIAL_SUFFIX)
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _settings(seed: int, scenes: int) -> dict[str, Any]:
+    shipped = {str(path.relative_to(SHIPPED)): _digest(path) for path in sorted(SHIPPED.rglob("*.safetensors"))}
+    return {"version": WORLD_VERSION, "seed": seed, "scenes": scenes, "shipped_parts": shipped}
+
+
+def _scenes(seed: int, scenes: int) -> dict[str, list[Scene]]:
+    """Returns train and test scenes; a test scene that equals a training scene in content is left out."""
+    counts = {"train": scenes, "test": max(4, scenes // _TEST_SHARE)}
+    made = {split: [make_scene(seed, split, n) for n in range(count)] for split, count in counts.items()}
+    seen = {(scene.things, scene.letter) for scene in made["train"]}
+    made["test"] = [scene for scene in made["test"] if (scene.things, scene.letter) not in seen]
+    return made
+
+
+def make_data(folder: Path, seed: int, scenes: int, console: Console) -> dict[str, float]:
+    """Writes pictures, pretrain.json, sft.json, boxes.json and test.json below ``folder``.
+
+    Args:
+        folder: The image folder of the configs; emptied first.
+        seed: The world's seed.
+        scenes: Number of training scenes.
+        console: Where progress goes.
+
+    Returns:
+        The majority-answer baseline of the test questions, per kind and overall.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "images").mkdir(parents=True)
+    made = _scenes(seed, scenes)
+    everything = [*made["train"], *made["test"]]
+    for scene in track(everything, description="drawing", console=console):
+        save_picture(scene, folder)
+    _write_json(folder / "pretrain.json", [pretrain_record(scene) for scene in made["train"]])
+    _write_json(folder / "sft.json", sft_records(made["train"], seed))
+    _write_json(folder / "boxes.json", [detect(s, Dice(*s.noise_keys, _BOX_STREAM)) for s in everything])
+    questions = test_questions(made["test"], seed)
+    _write_json(folder / "test.json", questions)
+    return majority_baseline((question["kind"], question["answer"]) for question in questions)
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the manifest if it stands, was made with these settings, and its files are unchanged."""
+    path = out / _MANIFEST
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest["settings"] != settings:
+        return None
+    whole = all((out / name).is_file() and _digest(out / name) == sha for name, sha in manifest["files"].items())
+    return manifest if whole else None
+
+
+def make_world(out: Path, seed: int, scenes: int, console: Console) -> dict[str, Any]:
+    """Makes the world below ``out`` unless a finished one with the same settings stands there.
+
+    Args:
+        out: The world's folder.
+        seed: Seed of scenes and of random parts.
+        scenes: Number of training scenes.
+        console: Where progress goes.
+
+    Returns:
+        The manifest: settings, files with their sha256, parts, baseline.
+
+    Raises:
+        SystemExit: ``out`` holds something that is not a tiny world.
+    """
+    settings = _settings(seed, scenes)
+    manifest = _finished(out, settings)
+    if manifest:
+        console.print(f"The tiny world in {out} stands already (seed {seed}, {scenes} scenes): reused.")
+        return manifest
+    if out.is_dir() and any(out.iterdir()) and not (out / _MARKER).exists():
+        raise SystemExit(f"{out} is not empty and not a tiny world. Name another folder with --out, or empty it.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARKER).touch()
+    (out / _MANIFEST).unlink(missing_ok=True)
+    baseline = make_data(out / "data", seed, scenes, console)
+    origins = {}
+    for name in track(PART_NAMES, description="making parts", console=console):
+        origins[name] = make_part(name, out / "parts" / name, seed)
+    files = sorted(path for folder in ("data", "parts") for path in (out / folder).rglob("*") if path.is_file())
+    manifest = {
+        "settings": settings,
+        "parts": origins,
+        "majority_baseline": baseline,
+        "files": {path.relative_to(out).as_posix(): _digest(path) for path in files},
+    }
+    # Written last: a folder without it was left by a killed run.
+    _write_json(out / _MANIFEST, manifest)
+    return manifest
+
+
+def _report(manifest: dict[str, Any], console: Console) -> None:
+    table = Table("kind of question", "always the commonest answer", title="What guessing gets")
+    for kind, share in manifest["majority_baseline"].items():
+        table.add_row(kind, f"{share:.1%}")
+    console.print(table)
+    parts = ", ".join(f"{name} ({origin})" for name, origin in manifest["parts"].items())
+    console.print(f"Parts: {parts}. Files: {len(manifest['files'])}.")
+
+
+def main() -> None:
+    """Parses the command line and makes the world."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/tiny_world"), help="folder of the world")
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another world")
+    parser.add_argument("--scenes", type=int, default=3000, help="number of training scenes")
+    arguments = parser.parse_args()
+    if arguments.seed < 0 or arguments.scenes < 1:
+        parser.error("--seed must be 0 or more, --scenes 1 or more")
+    console = Console(stderr=True)
+    manifest = make_world(arguments.out, arguments.seed, arguments.scenes, console)
+    _report(manifest, console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""``--cfg-options``: reading them and putting them into a config, refusing names that are not there."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from xtuner.config.plain import to_plain
+from xtuner.config.references import has_reference, whole_reference
+from xtuner.config.schema import RESOLVED_FROM, allowed_keys, top_level_names
+from xtuner.errors import ProblemsError, nearest
+from xtuner.registry import is_node
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+_BRACKETS = {"[": "]", "(": ")"}
+
+
+def parse_overrides(options: Iterable[str]) -> dict[str, Any]:
+    """Reads ``key=value`` words: numbers, True/False/None, lists and tuples (``[a,b]``), quoted text; else plain text.
+
+    Spaces and commas are kept: ``image_folder=/data/my pictures`` is one path. A key given twice takes the last value.
+
+    Raises:
+        ProblemsError: words without ``=`` or without a key.
+    """
+    overrides: dict[str, Any] = {}
+    problems = []
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"'{option}' is not of the form key=value, e.g. batch_size=4.")
+            continue
+        overrides[key.strip()] = _parse_value(text.strip())
+    if problems:
+        raise ProblemsError("--cfg-options", problems)
+    return overrides
+
+
+def _parse_value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass
+    if text and _BRACKETS.get(text[0]) == text[-1]:  # [tensorboard,wandb]: a shell eats quotes, so words need none
+        items = [_parse_value(item.strip()) for item in _split(text[1:-1]) if item.strip()]
+        return tuple(items) if text[0] == "(" else items
+    return text
+
+
+def _split(text: str) -> list[str]:
+    """Splits at the commas outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in _BRACKETS) - (letter in _BRACKETS.values())
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def apply_overrides(root: dict[str, Any], overrides: Mapping[str, Any], problems: list[str]) -> None:
+    """Puts `overrides` into the config `root`, in place.
+
+    Args:
+        root: the config as written, plain data.
+        overrides: dotted key to value. A dict with ``type`` replaces what stands there; a dict without is merged in.
+        problems: gets a sentence for each key that the config does not have.
+    """
+    for key, value in _flatten(overrides):
+        plain = to_plain(value, key, problems)
+        parts = key.split(".")
+        if parts[0] not in top_level_names(root):
+            problems.append(f"'{parts[0]}' is not in this config.{nearest(parts[0], root)}")
+        elif root.get(RESOLVED_FROM) and not isinstance(root.get(parts[0]), (dict, list, tuple)):
+            problems.append(
+                f"'{key}' would reach nothing: this config is resolved (from '{root[RESOLVED_FROM]}'). Override the place "
+                f"of use, e.g. optimizer.{parts[0]}, or take the config as written."
+            )
+        else:
+            _put(root, parts, plain, [], problems)
+
+
+def _flatten(overrides: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and value and not is_node(value):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _put(container: Any, parts: Sequence[str], value: Any, walked: list[str], problems: list[str]) -> Any:
+    """Returns `container` with `value` at the path `parts`; dicts and lists are changed in place, tuples replaced."""
+    here, part, rest = ".".join(walked), parts[0], parts[1:]
+    name = whole_reference(container)
+    if name is not None:
+        problems.append(f"'{'.'.join([*walked, *parts])}': {here} is '{container}'. Override {'.'.join([name, *parts])}.")
+        return container
+    if isinstance(container, tuple):
+        return tuple(_put(list(container), parts, value, walked, problems))
+    if isinstance(container, list):
+        if not part.isdigit() or int(part) >= len(container):
+            problems.append(f"'{'.'.join([*walked, part])}': {here} has {len(container)} items, counted from 0.")
+            return container
+        index = int(part)
+        container[index] = _put(container[index], rest, value, [*walked, part], problems) if rest else value
+        return container
+    if not isinstance(container, dict):
+        problems.append(f"'{'.'.join([*walked, *parts])}': {here} is {container!r} and has no '{part}'.")
+        return container
+    if part not in container and (rest or part not in allowed_keys(container, here)):
+        choices = {*container, *allowed_keys(container, here)}
+        problems.append(f"'{'.'.join([*walked, part])}' is not in this config.{nearest(part, choices)}")
+        return container
+    container[part] = _put(container[part], rest, value, [*walked, part], problems) if rest else value
+    return container
+
+
+def has_references(overrides: Mapping[str, Any]) -> bool:
+    """Returns whether a value refers to a setting by ``'${name}'``."""
+    return any(has_reference(value) for value in overrides.values())

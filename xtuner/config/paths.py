@@ -1,0 +1,92 @@
+"""Where configs are: by path, by name, or by the file name of a path that does not exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xtuner
+from xtuner.errors import XTunerError, nearest
+from xtuner.log import get_logger
+
+_NOT_CONFIGS = {"_base_", "deepspeed", "architectures"}
+"""Folders below the root that hold no config of their own: shared parts and JSON files."""
+
+
+def config_root() -> Path:
+    """Returns the folder of the shipped configs: ``configs/`` of a checkout, else the copy installed with the package."""
+    package = Path(xtuner.__file__).resolve().parent
+    checkout = package.parent / "configs"
+    # a folder `configs` beside an installed package may be anyone's: only a checkout has our setup.py beside it
+    if checkout.is_dir() and (package.parent / "setup.py").is_file():
+        return checkout
+    return package / "_configs"
+
+
+def config_name(name: str | Path) -> str:
+    """Returns a config's name: the file name without ``.py`` (``v1.5`` keeps its dot)."""
+    return Path(name).name.removesuffix(".py")
+
+
+def list_configs(root: Path | None = None) -> dict[str, Path]:
+    """Returns the shipped configs, name to file, sorted by file.
+
+    Args:
+        root: another folder than `config_root`.
+
+    Raises:
+        XTunerError: two files have the same name, so that a name would not say which is meant.
+    """
+    root = root or config_root()
+    configs: dict[str, Path] = {}
+    for path in sorted(root.rglob("*.py")):
+        if path.name == "__init__.py" or _NOT_CONFIGS & set(path.relative_to(root).parts):
+            continue
+        name = config_name(path)
+        if name in configs:
+            raise XTunerError(f"Two configs are named '{name}': {configs[name]} and {path}. Rename one of them.")
+        configs[name] = path
+    return configs
+
+
+def find_config(name: str | Path, root: Path | None = None) -> Path:
+    """Finds a config by its path, by its name, or, where the path does not exist, by its file name.
+
+    Args:
+        name: e.g. ``configs/vicuna/x.py``, ``x``, or ``some/older/place/x.py``.
+        root: folder to search for names instead of `config_root`.
+
+    Raises:
+        XTunerError: no such file or name; the message suggests the nearest name.
+    """
+    path = Path(name)
+    if path.is_file():
+        if path.suffix != ".py":
+            raise XTunerError(f"'{path}' is not a config: expected a Python file (.py) or one of `xtuner list-cfg`.")
+        return path
+    configs = list_configs(root)
+    wanted = config_name(path)
+    if wanted not in configs:
+        hint = nearest(wanted, configs) or " `xtuner list-cfg` lists all."
+        raise XTunerError(f"There is no config '{name}': neither a file nor a known name.{hint}")
+    if len(path.parts) > 1:
+        get_logger().info("'%s' does not exist; taking the config of that name, %s", name, configs[wanted])
+    return configs[wanted]
+
+
+def find_deepspeed(name: str | Path, root: Path | None = None) -> Path:
+    """Finds a DeepSpeed setting by the path of a JSON file or by name, e.g. ``deepspeed_zero2``.
+
+    Raises:
+        XTunerError: no such file or name; the message suggests the nearest name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in sorted(((root or config_root()) / "deepspeed").glob("*.json"))}
+    wanted = path.name.removesuffix(".json")
+    if wanted not in shipped:
+        hint = nearest(wanted, shipped)
+        raise XTunerError(
+            f"There is no DeepSpeed setting '{name}': expected a JSON file or one of {', '.join(shipped)}.{hint}"
+        )
+    return shipped[wanted]

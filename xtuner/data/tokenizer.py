@@ -1,0 +1,56 @@
+"""Loading tokenizers, with the padding and special tokens that training and generation need."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Literal
+
+from xtuner.errors import XTunerError
+from xtuner.log import get_logger
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def build_tokenizer(
+    name_or_path: str, padding_side: Literal["right", "left"] = "right"
+) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer; one without a padding token pads with unk, else with eos.
+
+    Args:
+        name_or_path: a folder with the tokenizer's files, or a name on the Hugging Face hub.
+        padding_side: "right" for training, "left" where batches are generated.
+
+    Raises:
+        XTunerError: it cannot be read, or has no eos token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name_or_path, padding_side=padding_side, trust_remote_code=False
+        )
+    # transformers raises OSError, ValueError, KeyError, ImportError and others for unreadable files
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise XTunerError(
+            f"the tokenizer '{name_or_path}' cannot be read: {reason[0]} Expected a folder with "
+            "tokenizer.json or tokenizer.model and tokenizer_config.json, or a hub name that this machine "
+            "can reach; check llm_name_or_path."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise XTunerError(
+            f"the tokenizer '{name_or_path}' has no eos token, so answers would never end: "
+            "set 'eos_token' in its tokenizer_config.json."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token if tokenizer.unk_token_id is None else tokenizer.unk_token
+        _tell_once(
+            f"The tokenizer '{name_or_path}' has no padding token: padding with {tokenizer.pad_token!r}."
+        )
+    return tokenizer
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    get_logger().info(message)

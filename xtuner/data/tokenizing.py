@@ -1,0 +1,142 @@
+"""Token ids and labels of conversations, tokenised piece by piece.
+
+Each piece of a rendered conversation is tokenised on its own, so where an answer begins and ends is known
+exactly and a prompt's ids are the beginning of the ids that were trained. Many conversations share one call
+of the tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.data.conversations import Conversation
+from xtuner.data.templates import Piece, PieceKind, PromptTemplate, Turn
+from xtuner.errors import XTunerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Ids and labels of one conversation.
+
+    Attributes:
+        input_ids: T token ids; `IMAGE_TOKEN_INDEX` at the place of each picture.
+        labels: T ids, `IGNORE_INDEX` where there is no loss.
+        num_truncated: tokens that `max_length` cut off.
+        num_truncated_labels: supervised tokens that `max_length` cut off.
+        num_truncated_images: pictures whose place `max_length` cut off.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    num_truncated: int = 0
+    num_truncated_labels: int = 0
+    num_truncated_images: int = 0
+
+    @property
+    def num_supervised(self) -> int:
+        """Tokens that carry loss."""
+        return len(self.labels) - self.labels.count(IGNORE_INDEX)
+
+
+def encode_conversation(
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, max_length: int
+) -> Encoded:
+    """`encode_conversations` of one conversation."""
+    return encode_conversations([conversation], tokenizer, template, max_length)[0]
+
+
+def encode_conversations(
+    conversations: Sequence[Conversation],
+    tokenizer: PreTrainedTokenizerBase,
+    template: PromptTemplate,
+    max_length: int,
+) -> list[Encoded]:
+    """Tokenises answered conversations.
+
+    Args:
+        conversations: each with at least one turn.
+        tokenizer: any; bos is left out where it has none.
+        template: words around the turns.
+        max_length: ids beyond it are cut off; a picture counts as one.
+
+    Returns:
+        One `Encoded` per conversation, in order. Unsupervised results are returned too: the caller drops
+        and counts them.
+    """
+    rendered = [template.render(conversation.turns) for conversation in conversations]
+    ids_of = _tokenize((piece.text for pieces in rendered for piece in pieces if piece.text), tokenizer)
+    return [_join(pieces, ids_of, tokenizer, max_length) for pieces in rendered]
+
+
+def encode_prompt(
+    turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: PromptTemplate
+) -> list[int]:
+    """Returns the ids of a prompt, ending where the answer to the last turn (`output` None) starts."""
+    return encode_prompts([turns], tokenizer, template)[0]
+
+
+def encode_prompts(
+    prompts: Sequence[Sequence[Turn]], tokenizer: PreTrainedTokenizerBase, template: PromptTemplate
+) -> list[list[int]]:
+    """`encode_prompt` of many prompts with one call of the tokenizer."""
+    rendered = [template.render(turns, add_generation_prompt=True) for turns in prompts]
+    ids_of = _tokenize((piece.text for pieces in rendered for piece in pieces if piece.text), tokenizer)
+    return [_join(pieces, ids_of, tokenizer, max_length=None).input_ids for pieces in rendered]
+
+
+def _tokenize(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """Ids of each distinct text; separators and short answers repeat often."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return {}
+    # verbose: a piece longer than the tokenizer's model_max_length is cut by max_length, no need to warn
+    ids = tokenizer(
+        distinct,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    return dict(zip(distinct, ids, strict=True))
+
+
+def _join(
+    pieces: Sequence[Piece],
+    ids_of: dict[str, list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+) -> Encoded:
+    input_ids: list[int] = []
+    labels: list[int] = []
+    for piece in pieces:
+        ids = ids_of[piece.text] if piece.kind is PieceKind.TEXT else _special(piece.kind, tokenizer)
+        input_ids += ids
+        labels += ids if piece.supervised else [IGNORE_INDEX] * len(ids)
+    if max_length is None or len(input_ids) <= max_length:
+        return Encoded(input_ids, labels)
+    cut = labels[max_length:]
+    return Encoded(
+        input_ids[:max_length],
+        labels[:max_length],
+        num_truncated=len(cut),
+        num_truncated_labels=len(cut) - cut.count(IGNORE_INDEX),
+        num_truncated_images=input_ids[max_length:].count(IMAGE_TOKEN_INDEX),
+    )
+
+
+def _special(kind: PieceKind, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if kind is PieceKind.IMAGE:
+        return [IMAGE_TOKEN_INDEX]
+    if kind is PieceKind.BOS:
+        return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    if tokenizer.eos_token_id is None:
+        raise XTunerError(
+            "the tokenizer has no eos token, so answers would never end: set 'eos_token' in its config."
+        )
+    return [tokenizer.eos_token_id]

@@ -1,0 +1,88 @@
+"""From a checked config to a runner that is ready to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xtuner.engine.checkpoint import CheckpointFolder
+from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
+from xtuner.engine.environment import Environment, seed_everything
+from xtuner.engine.loader import build_train_dataloader
+from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
+from xtuner.log import get_logger
+from xtuner.registry import build
+
+
+def assemble(
+    cfg: Any,
+    name: str,
+    work_dir: Path,
+    environment: Environment,
+    deepspeed: str | None = None,
+    resume: str | None = None,
+) -> TrainingMixin:
+    """Builds data, model, optimizer, schedule and runner from a config.
+
+    Args:
+        cfg: resolved and checked.
+        name: of the run.
+        work_dir: the run's folder.
+        environment: this process.
+        deepspeed: name or path of DeepSpeed's settings; None for plain torch.
+        resume: a checkpoint's path, ``auto`` or None.
+
+    Raises:
+        XTunerError: a checkpoint or DeepSpeed setting that does not exist.
+    """
+    # cheap things first, so that a mistake in them does not cost the loading of a model
+    settings = build(cfg.runtime)
+    schedule = build(cfg.schedule)
+    deepspeed_settings = read_deepspeed(deepspeed) if deepspeed else None
+    found = CheckpointFolder(work_dir).find(resume) if resume else None
+    _say_start(resume, found, work_dir)
+
+    dataset = build(cfg.train_dataset)
+    grad_accum = cfg.optimizer.get("accumulative_counts", 1)
+    dataloader = build_train_dataloader(cfg.train_dataloader, dataset, grad_accum, environment, settings.seed)
+    batch_size = cfg.train_dataloader.batch_size
+    max_iters = schedule.total_steps(dataloader.batch_sampler.steps_per_epoch)
+
+    # the same start on every rank: parts made anew must agree
+    seed_everything(settings.seed)
+    model = build(cfg.model)
+    optimizer = build(
+        cfg.optimizer,
+        model=model,
+        device=environment.device,
+        cpu_offload=deepspeed_settings is not None and offloads_optimizer(deepspeed_settings),
+    )
+    if deepspeed_settings is not None:
+        on_gpu = environment.device.type == "cuda"
+        deepspeed_settings = engine_config(
+            deepspeed_settings, optimizer.precision, optimizer.max_norm, grad_accum, batch_size, on_gpu
+        )
+    plan = RunPlan(
+        name=name,
+        work_dir=work_dir,
+        environment=environment,
+        settings=settings,
+        schedule=schedule,
+        max_iters=max_iters,
+        global_batch=environment.world_size * grad_accum * batch_size,
+        resume=found,
+        deepspeed=deepspeed_settings,
+    )
+    get_logger().info(
+        "%d samples, %d per step, %d steps (%d an epoch), precision %s",
+        len(dataset), plan.global_batch, max_iters, dataloader.batch_sampler.steps_per_epoch, optimizer.precision.name,
+    )  # fmt: skip
+    return make_runner(model, optimizer, dataloader, plan)
+
+
+def _say_start(resume: str | None, found: Path | None, work_dir: Path) -> None:
+    """Warns where a fresh start may not be what was meant."""
+    if resume and found is None:
+        get_logger().info("--resume auto: no complete checkpoint in %s, starting anew", work_dir)
+    if not resume and CheckpointFolder(work_dir).complete():
+        get_logger().warning("%s holds checkpoints of a former run; starting anew (--resume auto goes on).", work_dir)

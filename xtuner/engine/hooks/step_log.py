@@ -1,0 +1,106 @@
+"""The log line: what the steps since the last one cost and brought."""
+
+from __future__ import annotations
+
+import datetime
+import resource
+import time
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+
+from xtuner.engine.step import StepResult, check_counts
+from xtuner.log import get_logger
+
+
+class StepLogHook(Hook):
+    """Writes a line and the scalars every `interval` optimizer steps, over all steps since the last line and all ranks.
+
+    Between lines everything is added up on the device; only the steps with a line wait for it.
+
+    Args:
+        interval: optimizer steps between lines.
+    """
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        self._since = 0.0
+        self._first = 0
+        self._started = 0.0
+        self._reset()
+
+    def before_train(self, runner: Any) -> None:
+        """Starts the clock."""
+        self._started = self._since = time.perf_counter()
+        self._first = runner.iter
+        self._reset()
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: StepResult | None = None
+    ) -> None:
+        """Adds the step's numbers; writes where a line is due, always for the last step."""
+        assert outputs is not None
+        self._add(outputs, runner.train_loop.data_wait)
+        step = runner.iter + 1
+        if step % self.interval == 0 or step == runner.max_iters or runner.interrupted:
+            scalars = self._summarise(runner, outputs)
+            self._write(runner, step, scalars)
+            self._since = time.perf_counter()
+            self._reset()
+
+    def _reset(self) -> None:
+        self._device: torch.Tensor | None = None
+        self._host = {"supervised": 0.0, "samples": 0.0, "positions": 0, "expected": 0, "data_wait": 0.0, "steps": 0}
+
+    def _add(self, result: StepResult, data_wait: float) -> None:
+        numbers = torch.stack([result.loss_sum.double(), result.num_tokens.double(), result.counted.double()])
+        self._device = numbers if self._device is None else self._device + numbers
+        self._host["supervised"] += result.num_supervised
+        self._host["samples"] += result.num_samples
+        self._host["positions"] += result.num_positions
+        self._host["expected"] += result.expected
+        self._host["data_wait"] += data_wait
+        self._host["steps"] += 1
+
+    def _summarise(self, runner: Any, result: StepResult) -> dict[str, float]:
+        """Brings the sums to the host (the one wait) and turns them into what the line says."""
+        assert self._device is not None
+        loss, tokens, counted = self._device.tolist()
+        elapsed = time.perf_counter() - self._since
+        check_counts(counted, self._host["expected"])
+        loss, tokens, positions = runner.collective.sum([loss, tokens, self._host["positions"]])
+        steps = self._host["steps"]
+        return {
+            "loss": loss / max(1.0, self._host["supervised"]),
+            "lr": runner.learning_rate,
+            "grad_norm": float("nan") if result.grad_norm is None else float(result.grad_norm),
+            "step_time": elapsed / steps,
+            "data_wait": self._host["data_wait"] / steps,
+            "samples_per_second": self._host["samples"] / elapsed,
+            "tokens_per_second": tokens / elapsed,
+            "padding_share": 1 - tokens / max(1.0, positions),
+            "memory_gb": _peak_memory_gb(runner.plan.environment.device),
+        }
+
+    def _write(self, runner: Any, step: int, scalars: dict[str, float]) -> None:
+        per_step = (time.perf_counter() - self._started) / (step - self._first)
+        eta = datetime.timedelta(seconds=round(per_step * (runner.max_iters - step)))
+        share = scalars["data_wait"] / scalars["step_time"]
+        get_logger().info(
+            f"step {step}/{runner.max_iters}  loss {scalars['loss']:.4f}  lr {scalars['lr']:.3e}  "
+            f"grad_norm {scalars['grad_norm']:.3f}  step {scalars['step_time']:.3f} s  "
+            f"data wait {scalars['data_wait']:.3f} s ({share:.0%})  {scalars['samples_per_second']:.2f} samples/s  "
+            f"{scalars['tokens_per_second']:.0f} tokens/s  padding {scalars['padding_share']:.1%}  "
+            f"memory {scalars['memory_gb']:.2f} GB  eta {eta}"
+        )
+        runner.visualizer.add_scalars({f"train/{name}": value for name, value in scalars.items()}, step=step)
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    """Peak of this process in 10^9 bytes: what torch holds on the GPU, or the process's memory on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

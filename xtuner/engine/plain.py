@@ -1,0 +1,83 @@
+"""Training by plain torch: one process, or DDP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from xtuner.engine.environment import Collective, Environment
+from xtuner.engine.optim import StepOptimizer
+from xtuner.engine.precision import cast_parameters
+from xtuner.model.checkpoints import save_file_atomic
+
+
+def wrap_plain(model: nn.Module, optimizer: StepOptimizer, environment: Environment) -> nn.Module:
+    """Casts the parameters for the precision, moves the model to the device and, with several processes, wraps it in DDP."""
+    cast_parameters(model, optimizer.precision)
+    model = model.to(environment.device)
+    if environment.world_size == 1:
+        return model
+    devices = [environment.device] if environment.device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+class PlainBackend:
+    """What a step does without DeepSpeed; see `TrainBackend`.
+
+    Args:
+        model: as `wrap_plain` returned it.
+        optimizer: over its trainable parameters.
+        device: where it is.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: StepOptimizer, device: torch.device) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.device = device
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs the model's data preprocessor."""
+        return self.module.data_preprocessor(batch, True)
+
+    def accumulate(self, batch: dict[str, Any], weight: float, last: bool) -> dict[str, torch.Tensor]:
+        """Adds the gradients of ``weight * loss_sum``; ranks meet at the `last` micro-batch only."""
+        alone = isinstance(self.model, DistributedDataParallel) and not last
+        with self.model.no_sync() if alone else nullcontext():
+            with self.optimizer.precision.autocast(self.device):
+                output = self.model(**batch, mode="loss")
+            self.optimizer.backward(output["loss_sum"].float() * weight)
+        return output
+
+    def update(self) -> torch.Tensor:
+        """Clips, updates and clears; returns the gradients' norm before clipping."""
+        return self.optimizer.update()
+
+    def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
+        """Rank 0 writes the trained weights, the optimizer and `trainer` to one file, whole or not at all."""
+        if collective.rank == 0:
+            state = {"state_dict": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "trainer": trainer}
+            save_file_atomic(state, path)
+        collective.barrier()
+
+    def read_trainer(self, path: Path) -> dict[str, Any]:
+        """Returns the `trainer` part of a checkpoint."""
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["trainer"]
+
+    def load(self, path: Path) -> None:
+        """Takes the trained weights and the optimizer's state from a checkpoint."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.module.load_state_dict(state["state_dict"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,256 @@
+"""The two runners: mmengine's Runner for plain torch, its FlexibleRunner for DeepSpeed, with one way to train."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import Runner
+from mmengine.runner._flexible_runner import FlexibleRunner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from xtuner import __version__
+from xtuner.engine.checkpoint import CheckpointFolder, capture_rng, check_resumable, restore_rng
+from xtuner.engine.environment import Collective, Environment, seed_everything
+from xtuner.engine.hooks.progress import ProgressHook
+from xtuner.engine.hooks.save import SaveHook
+from xtuner.engine.hooks.step_log import StepLogHook
+from xtuner.engine.hooks.stop import StopHook
+from xtuner.engine.loops import TrainLoop
+from xtuner.engine.optim import StepOptimizer, set_learning_rate
+from xtuner.engine.plain import PlainBackend, wrap_plain
+from xtuner.engine.schedule import WarmupCosine
+from xtuner.engine.settings import RuntimeSettings
+from xtuner.engine.step import StepResult, run_step
+from xtuner.log import get_logger
+
+
+@dataclass
+class RunPlan:
+    """What a run needs beside model, optimizer and data.
+
+    Attributes:
+        name: of the run, in logs.
+        work_dir: the run's folder.
+        environment: this process.
+        settings: saving, logging, seed.
+        schedule: of the learning rate.
+        max_iters: optimizer steps of the whole run.
+        global_batch: samples of an optimizer step, all processes together.
+        resume: checkpoint to go on from, if any.
+        deepspeed: DeepSpeed's complete settings; None trains by plain torch.
+    """
+
+    name: str
+    work_dir: Path
+    environment: Environment
+    settings: RuntimeSettings
+    schedule: WarmupCosine
+    max_iters: int
+    global_batch: int
+    resume: Path | None = None
+    deepspeed: dict[str, Any] | None = None
+
+
+class TrainingMixin:
+    """What both runners share: the step, exact resuming, saving. Mixed into mmengine's runners, whose parts it uses.
+
+    Attributes:
+        plan: of the run.
+        collective: exchange between the ranks' hosts.
+        backend: plain or DeepSpeed; see `xtuner.engine.step.TrainBackend`.
+        stop_requested: this rank got a signal.
+        interrupted: all ranks agreed to stop; true after `train` where a signal ended it.
+    """
+
+    plan: RunPlan
+    backend: Any
+    train_loop: TrainLoop
+    visualizer: Any
+    logger: Any
+    call_hook: Any
+    log_dir: str
+    timestamp: str
+    rank: int
+
+    def begin(self, plan: RunPlan) -> None:
+        """Sets what mmengine's constructors do not know of."""
+        self.plan = plan
+        self.collective = Collective()
+        self.checkpoints = CheckpointFolder(plan.work_dir, plan.settings.save_total_limit)
+        self.stop_requested = False
+        self.interrupted = False
+        self._random_numbers: dict[str, Any] | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The model without wrappers."""
+        return self.backend.module
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the first parameter group in the running step."""
+        return self.backend.optimizer.optimizer.param_groups[0]["lr"]
+
+    def train(self) -> nn.Module:
+        """Trains from the start or the checkpoint to the last step, or until a signal; returns the model."""
+        loop = self.train_loop
+        self.backend = self.make_backend()
+        self._share_log_file()
+        if self.plan.resume is not None:
+            self._resume(self.plan.resume, loop)
+        self.call_hook("before_run")
+        try:
+            loop.run()
+        finally:
+            self.call_hook("after_run")
+            self.visualizer.close()
+        return self.module
+
+    def make_backend(self) -> Any:
+        """Returns what the steps run on."""
+        raise NotImplementedError
+
+    def train_step(self, micro_batches: Sequence[Mapping[str, Any]]) -> StepResult:
+        """Runs one optimizer step on this rank's micro-batches."""
+        factor = self.plan.schedule.factor(self.train_loop.iter, self.plan.max_iters)
+        set_learning_rate(self.backend.optimizer.optimizer, factor)
+        result = run_step(self.backend, micro_batches, self.collective, self.stop_requested)
+        self.interrupted = result.stop
+        return result
+
+    def start_random_numbers(self) -> None:
+        """Puts the generators where they stood in the checkpoint, or at ``seed + rank`` in a new run."""
+        if self._random_numbers is None:
+            seed_everything(self.plan.settings.seed + self.collective.rank)
+        else:
+            restore_rng(self._random_numbers)
+
+    def save_run(self, step: int) -> None:
+        """Writes the checkpoint after `step` optimizer steps and points ``last_checkpoint`` at it."""
+        path = self.checkpoints.path(step)
+        self.backend.save(path, self._facts(step), self.collective)
+        if self.collective.rank == 0:
+            self.checkpoints.commit(path)
+        get_logger().info("Saved %s", path)
+
+    def dump_config(self) -> None:
+        """Does nothing: the command has written the config, as written and as resolved."""
+
+    def _log_env(self, *_: Any) -> None:
+        """Says in one line what runs where; mmengine's page is left out."""
+        here = self.plan.environment
+        get_logger().info("xtuner %s: %d process(es), %s, work_dir %s", __version__, here.world_size, here.device,
+                          self.plan.work_dir)  # fmt: skip
+
+    def _facts(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of itself; the random states are every rank's."""
+        trained = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        return {
+            "iter": step,
+            "max_iters": self.plan.max_iters,
+            "global_batch": self.plan.global_batch,
+            "world_size": self.collective.world_size,
+            "seed": self.plan.settings.seed,
+            "parameters": {n: list(getattr(p, "ds_shape", p.shape)) for n, p in trained.items()},
+            "rng": self.collective.gather(capture_rng()),
+            "xtuner": __version__,
+        }
+
+    def _resume(self, path: Path, loop: TrainLoop) -> None:
+        trainer = self.backend.read_trainer(path)
+        # gathering the random states here too would cost nothing, but says nothing either
+        check_resumable(trainer, self._facts(trainer["iter"]), path)
+        self.backend.load(path)
+        loop.start_at(trainer["iter"])
+        if trainer["world_size"] == self.collective.world_size:
+            self._random_numbers = trainer["rng"][self.collective.rank]
+        else:
+            get_logger().warning("%s is of %d processes: dropout starts from the seed again.", path, trainer["world_size"])
+        get_logger().info("Resumed from %s at step %d", path, loop.iter)
+
+    def _share_log_file(self) -> None:
+        """Sends the framework's lines to mmengine's log file, and mmengine's own below a warning to that file only."""
+        for handler in self.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                get_logger().addHandler(handler)
+            else:
+                handler.setLevel(logging.WARNING)
+
+
+def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOptimizer) -> dict[str, Any]:
+    """Arguments that both of mmengine's runners take; its default hooks are replaced by ours."""
+    backends = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend"}
+    kinds = ["LocalVisBackend", *(backends[name] for name in plan.settings.visualizers)]
+    defaults = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+    return dict(
+        work_dir=str(plan.work_dir),
+        train_dataloader=dataloader,
+        train_cfg=dict(type=TrainLoop, max_iters=plan.max_iters),
+        optim_wrapper=optimizer,
+        default_hooks={name: None for name in defaults},
+        custom_hooks=[
+            StopHook(),
+            StepLogHook(plan.settings.logging_interval),
+            SaveHook(plan.settings.save_steps),
+            ProgressHook(),
+        ],
+        launcher=plan.environment.launcher,
+        visualizer=dict(type="Visualizer", vis_backends=[dict(type=kind) for kind in kinds]),
+        randomness=dict(seed=plan.settings.seed),
+        experiment_name=plan.name,
+    )
+
+
+class PlainRunner(TrainingMixin, Runner):
+    """Trains by plain torch: one process, or several under DDP.
+
+    Args:
+        model: on the CPU, with its trainable parts set.
+        optimizer: over its trainable parameters.
+        dataloader: see `build_train_dataloader`.
+        plan: of the run.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
+        self.begin(plan)
+        Runner.__init__(self, model=model, **_runner_arguments(plan, dataloader, optimizer))
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Casts, moves and wraps the model; see `wrap_plain`."""
+        return wrap_plain(model, self.optim_wrapper, self.plan.environment)
+
+    def make_backend(self) -> PlainBackend:
+        """Returns the plain backend."""
+        return PlainBackend(self.model, self.optim_wrapper, self.plan.environment.device)
+
+
+class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
+    """Trains by DeepSpeed. Arguments as for `PlainRunner`; ``plan.deepspeed`` holds DeepSpeed's settings."""
+
+    def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
+        from xtuner.engine.strategy import ZeroStrategy
+
+        self.begin(plan)
+        assert plan.deepspeed is not None
+        strategy = ZeroStrategy(plan.deepspeed, plan.environment, plan.settings.seed, str(plan.work_dir), plan.name)
+        arguments = _runner_arguments(plan, dataloader, optimizer)
+        FlexibleRunner.__init__(self, model=model, strategy=strategy, **arguments)
+
+    def make_backend(self) -> Any:
+        """Starts DeepSpeed's engine and returns the backend on it."""
+        from xtuner.engine.strategy import DeepSpeedBackend
+
+        self.strategy.prepare(self.model, optim_wrapper=self.optim_wrapper, dispatch_kwargs={})
+        self.model = self.strategy.model
+        return DeepSpeedBackend(self.model.model, self.optim_wrapper, self.plan.environment.device)
+
+
+def make_runner(model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> TrainingMixin:
+    """Returns the runner that `plan` asks for."""
+    kind = PlainRunner if plan.deepspeed is None else DeepSpeedRunner
+    return kind(model, optimizer, dataloader, plan)

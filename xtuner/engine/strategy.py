@@ -1,0 +1,161 @@
+"""mmengine's DeepSpeed strategy without what breaks it, and the training backend on top of its engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine._strategy.deepspeed import DeepSpeedStrategy, MMDeepSpeedEngineWrapper
+from torch import distributed, nn
+
+from xtuner.compat import mend
+from xtuner.engine.checkpoint import TRAINER_FILE
+from xtuner.engine.environment import Collective, Environment
+from xtuner.engine.optim import StepOptimizer
+from xtuner.errors import XTunerError
+from xtuner.model.checkpoints import save_file_atomic
+
+mend("mmengine._strategy.deepspeed")
+mend("deepspeed.ops")
+
+
+class ZeroStrategy(DeepSpeedStrategy):
+    """DeepSpeed's engine around a model and optimizer that are built already.
+
+    Differs from mmengine's: no ``init_weights`` (it would overwrite loaded weights), any device, no MPI, and a process
+    group that exists (`setup_environment` makes it, also for one process).
+
+    Args:
+        config: of DeepSpeed, complete: see `deepspeed_settings.engine_config`.
+        environment: this process.
+        seed: start of all random numbers.
+        work_dir: the run's folder.
+        experiment_name: names the log.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], environment: Environment, seed: int, work_dir: str, experiment_name: str
+    ) -> None:
+        from deepspeed import comm
+
+        # adopts the process group that is there: auto_mpi_discovery would want mpi4py
+        comm.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False)
+        super().__init__(
+            config=config,
+            gradient_accumulation_steps=config["gradient_accumulation_steps"],
+            exclude_frozen_parameters=True,
+            work_dir=work_dir,
+            experiment_name=experiment_name,
+            env_kwargs=dict(launcher=environment.launcher, randomness=dict(seed=seed)),
+        )
+
+    def _init_model_weights(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def _wrap_model(self, model: nn.Module) -> MMDeepSpeedEngineWrapper:
+        import deepspeed
+
+        engine, self.optim_wrapper.optimizer, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=self.optim_wrapper.optimizer,  # type: ignore[attr-defined]
+            config=self.config,
+            dist_init_required=False,
+        )
+        return MMDeepSpeedEngineWrapper(model=engine)
+
+
+class DeepSpeedBackend:
+    """What a step does with DeepSpeed's engine; see `TrainBackend`.
+
+    Args:
+        engine: of DeepSpeed.
+        optimizer: the wrapper whose inner optimizer is the engine's.
+        device: where the engine computes.
+    """
+
+    def __init__(self, engine: Any, optimizer: StepOptimizer, device: torch.device) -> None:
+        self.engine = engine
+        self.optimizer = optimizer
+        self.device = device
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself; under ZeRO-3 its parameters are partitioned."""
+        return self.engine.module
+
+    def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs the model's data preprocessor."""
+        return self.module.data_preprocessor(batch, True)
+
+    def accumulate(self, batch: dict[str, Any], weight: float, last: bool) -> dict[str, torch.Tensor]:
+        """Adds the gradients of ``weight * loss_sum``; after the `last` micro-batch the engine clips and updates."""
+        output = self.engine(**batch, mode="loss")
+        # the engine divides by the accumulation, which the weight holds already
+        self.engine.backward(output["loss_sum"].float() * (weight * self.engine.gradient_accumulation_steps()))
+        if last != self.engine.is_gradient_accumulation_boundary():
+            raise XTunerError("DeepSpeed and the loop disagree about the step's end: use a fresh runner.")
+        self.engine.step()
+        return output
+
+    def update(self) -> torch.Tensor | float | None:
+        """Returns the gradients' norm before clipping; the engine has updated already."""
+        return self.engine.get_global_grad_norm()
+
+    def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
+        """All ranks write their shards below a temporary name; rank 0 adds `trainer`, flushes and renames."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        if collective.rank == 0 and temporary.exists():
+            shutil.rmtree(temporary)
+        collective.barrier()
+        self.engine.save_checkpoint(
+            str(path.parent), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
+        )
+        for shard in temporary.glob(f"*rank_{collective.rank}_*"):
+            _flush(shard)
+        collective.barrier()
+        if collective.rank == 0:
+            for shard in temporary.glob("mp_rank_*"):
+                _flush(shard)
+            save_file_atomic({"trainer": trainer}, temporary / TRAINER_FILE)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+            _flush(path.parent)
+        collective.barrier()
+
+    def read_trainer(self, path: Path) -> dict[str, Any]:
+        """Returns the `trainer` part of a checkpoint.
+
+        Raises:
+            XTunerError: it was made without DeepSpeed, or by another number of processes.
+        """
+        if not path.is_dir():
+            raise XTunerError(f"{path} was made without DeepSpeed: resume it without --deepspeed.")
+        trainer = torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
+        if trainer["world_size"] != self.engine.world_size:
+            raise XTunerError(
+                f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: its shards "
+                "fit that number only. Start as many, or convert it with 'python -m deepspeed.checkpoint.ds_to_universal' "
+                "and set checkpoint.load_universal in the DeepSpeed settings."
+            )
+        return trainer
+
+    def load(self, path: Path) -> None:
+        """Takes weights and optimizer state from this rank's shards. They are pickles: only load a run of your own."""
+        # strict would ask for the frozen weights, which checkpoints leave out
+        found, _ = self.engine.load_checkpoint(str(path.parent), tag=path.name, load_module_strict=False)
+        if found is None:
+            raise XTunerError(f"{path} holds no shards that DeepSpeed can read: take an older checkpoint.")
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's or folder's contents are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,100 @@
+"""What every trainable model of this framework has in common: parts that are trained or frozen, and what is saved of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from xtuner.errors import XTunerError, nearest
+from xtuner.log import get_logger
+
+
+class TrainableParts(BaseModel):
+    """A model made of named parts, each wholly trained or wholly frozen.
+
+    Freezing is one method, `set_trainable`: it decides what gets gradients, what stays in eval mode and what checkpoints
+    hold. Subclasses say their parts in `part_names`.
+    """
+
+    part_names: tuple[str, ...] = ()
+    """Attributes that hold the parts, in the order of the forward pass; None stands for a part that a model goes without."""
+
+    def __init__(self, data_preprocessor: nn.Module | None = None) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        self._trainable: tuple[str, ...] = ()
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Names of the parts that are trained."""
+        return self._trainable
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Returns the parts that this model has, by name."""
+        return {name: part for name in self.part_names if (part := getattr(self, name)) is not None}
+
+    def set_trainable(self, names: Collection[str]) -> None:
+        """Trains the parts `names`, freezes all others, and logs each with its number of parameters.
+
+        Raises:
+            XTunerError: a name that is no part of this kind of model. One that this very model goes without is skipped.
+        """
+        for name in names:
+            if name not in self.part_names:
+                raise XTunerError(
+                    f"'{name}' in trainable is no part of {type(self).__name__}: expected some of "
+                    f"{', '.join(self.part_names)}.{nearest(name, self.part_names)}"
+                )
+        parts = self.parts()
+        self._trainable = tuple(name for name in parts if name in names)
+        for name, part in parts.items():
+            trained = name in self._trainable
+            for parameter in part.parameters():
+                if parameter.is_floating_point():
+                    parameter.requires_grad_(trained)
+            count = sum(getattr(p, "ds_numel", p.numel()) for p in part.parameters())
+            get_logger().info("%-18s %-9s %10.2f M parameters", name, "trained" if trained else "frozen", count / 1e6)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TrainableParts:
+        """Sets the mode; frozen parts stay in eval mode, so that no DropPath or dropout acts in them."""
+        super().train(mode)
+        for name, part in self.parts().items():
+            if name not in self._trainable:
+                part.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Does nothing: every part comes initialised or loaded, and mmengine's runner would overwrite them."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Returns the weights of the trained parts: what checkpoints hold."""
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        state = super().state_dict(*args, **kwargs)
+        kept = tuple(f"{prefix}{name}." for name in self._trainable)
+        for key in [key for key in state if key.startswith(prefix) and not key.startswith(kept)]:
+            del state[key]
+        return state
+
+    def full_state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns the weights of all parts, frozen ones too."""
+        return {
+            f"{name}.{key}": value for name, part in self.parts().items() for key, value in part.state_dict().items()
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Loads weights by name; frozen parts may be absent, since checkpoints do not hold them.
+
+        Raises:
+            RuntimeError: with `strict`, a weight of a trained part is absent, or one is unknown (torch's convention).
+        """
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        kept = tuple(f"{name}." for name in self._trainable)
+        missing = [key for key in result.missing_keys if key.startswith(kept)]
+        if strict and (missing or result.unexpected_keys):
+            raise RuntimeError(f"missing weights: {missing}; unexpected weights: {result.unexpected_keys}")
+        result.missing_keys[:] = missing
+        return result

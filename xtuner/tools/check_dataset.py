@@ -1,0 +1,51 @@
+"""``xtuner check-dataset CONFIG``: finds every fault of the training data in one pass."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from rich.console import Console
+
+from xtuner.config import load_config, parse_overrides
+from xtuner.registry import resolve_type
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("config", help="path or name of the config whose train_dataset is checked")
+    parser.add_argument(
+        "-n", "--show", type=int, default=10, help="examples to show of each kind (default: 10)"
+    )
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to override"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the problems by kind; returns 1 if there are any."""
+    node = load_config(args.config, parse_overrides(args.cfg_options)).train_dataset
+    problems = resolve_type(node["type"]).check_records(node)
+    out = Console(soft_wrap=True, markup=False, highlight=False)
+    if not problems:
+        out.print("The training data has no problems.")
+        return 0
+    kinds = by_kind(problems)
+    for kind, found in kinds.items():
+        out.print(f"{kind}: {len(found):,}", style="bold")
+        for problem in found[: args.show]:
+            out.print(f"  - {problem}")
+        if len(found) > args.show:
+            out.print(f"  ... and {len(found) - args.show:,} more (--show {len(found)} shows them)")
+    counts = ", ".join(f"{kind} {len(found):,}" for kind, found in kinds.items())
+    out.print(f"{len(problems):,} problem(s): {counts}.", style="bold red")
+    return 1
+
+
+def by_kind(problems: Iterable[str]) -> dict[str, list[str]]:
+    """Groups ``"kind: sentence"`` by kind, the most frequent first; without a kind it is "other"."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kind, colon, sentence = problem.partition(": ")
+        kinds.setdefault(kind if colon else "other", []).append(sentence if colon else problem)
+    return dict(sorted(kinds.items(), key=lambda entry: -len(entry[1])))

@@ -1,0 +1,72 @@
+"""``xtuner log-dataset CONFIG``: samples as the model is trained on them, what carries loss in colour."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from xtuner.config import load_config, parse_overrides
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.registry import build
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SUPERVISED = "bold green"
+_PICTURE = "bold magenta"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("config", help="path or name of the config whose train_dataset is shown")
+    parser.add_argument("-n", "--num", type=int, default=3, help="samples to show (default: 3)")
+    parser.add_argument("--start", type=int, default=0, help="first sample (default: 0)")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to override"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints samples of the config's training data."""
+    cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    tokenizer = build(cfg.tokenizer)
+    dataset = build(cfg.train_dataset)
+    out = Console(soft_wrap=True, highlight=False)
+    out.print(
+        f"{len(dataset):,} samples. ",
+        Text("With loss", _SUPERVISED),
+        " / without / ",
+        Text("picture", _PICTURE),
+    )
+    for index in range(args.start, min(args.start + args.num, len(dataset))):
+        sample = dataset[index]
+        input_ids, labels = list(map(int, sample["input_ids"])), list(map(int, sample["labels"]))
+        supervised = len(labels) - labels.count(IGNORE_INDEX)
+        out.print(Rule(f"sample {index}, id {sample['sample_id']}"))
+        out.print(render_supervision(input_ids, labels, tokenizer))
+        out.print(
+            f"{len(input_ids)} ids, {supervised} with loss, {input_ids.count(IMAGE_TOKEN_INDEX)} picture(s)"
+        )
+        out.print(dataset.describe(index), markup=False)
+    return 0
+
+
+def render_supervision(
+    input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> Text:
+    """Decodes `input_ids`, special tokens included; what carries loss is coloured."""
+    text = Text()
+    styles = [
+        _PICTURE if token == IMAGE_TOKEN_INDEX else _SUPERVISED if label != IGNORE_INDEX else ""
+        for token, label in zip(input_ids, labels, strict=True)
+    ]
+    for style, run_of_ids in groupby(zip(input_ids, styles, strict=True), key=lambda pair: pair[1]):
+        ids = [token for token, _ in run_of_ids]
+        text.append(IMAGE_TOKEN * len(ids) if style == _PICTURE else tokenizer.decode(ids), style)
+    return text

@@ -1,0 +1,90 @@
+"""``xtuner train CONFIG``: trains what a config describes, on one process or many."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+LAUNCHERS = ("none", "pytorch", "slurm")
+
+EXIT_INTERRUPTED = 75
+"""Exit code after a signal: the checkpoint is saved, ``--resume auto`` goes on (sysexits' "try again later")."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``xtuner train``."""
+    parser.description = (
+        "Train a model. With NPROC_PER_NODE > 1 (or NNODES > 1, with NODE_RANK, ADDR, PORT) in the environment, the command "
+        f"starts itself under torchrun. Exit code: 0 trained, {EXIT_INTERRUPTED} stopped by a signal after saving, else 1."
+    )
+    parser.add_argument("config", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
+    parser.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/<config name>)")
+    parser.add_argument(
+        "--deepspeed", metavar="NAME", help="deepspeed_zero{1,2,3}[_offload] or a JSON file; left out: plain torch"
+    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, help="who started the processes (default: found out)")
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", metavar="PATH", help="go on from a checkpoint; 'auto': the newest, if any"
+    )
+    parser.add_argument("--seed", type=int, help="start of all random numbers (default: the config's)")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; returns the exit code."""
+    # 1. several processes asked for by environment variables: become torchrun
+    from xtuner.launch import replace_process, torchrun_command
+
+    command = torchrun_command(_to_argv(args), os.environ) if args.launcher != "slurm" else None
+    if command is not None:
+        replace_process(command)
+
+    # 2. the config, with every mistake in it at once
+    from xtuner.config import dump_config, load_config, parse_overrides
+
+    overrides = parse_overrides(args.cfg_options)
+    if args.seed is not None:
+        overrides["seed"] = args.seed
+    cfg = load_config(args.config, overrides)
+    name = Path(cfg.filename).stem
+
+    # 3. what it needs, before anything is built
+    from xtuner.engine.preflight import preflight
+
+    preflight(cfg, name)
+
+    # 4. this process among the others
+    from xtuner.engine.environment import setup_environment
+
+    environment = setup_environment(args.launcher, always_group=args.deepspeed is not None)
+    work_dir = Path(args.work_dir or Path("work_dirs") / name)
+    if environment.rank == 0:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        dump_config(cfg.as_written, work_dir / f"{name}.py")
+        dump_config(cfg, work_dir / f"{name}_resolved.py")
+
+    # 5. model, optimizer, data, runner
+    from xtuner.engine.assemble import assemble
+
+    runner = assemble(cfg, name, work_dir, environment, args.deepspeed, args.resume)
+
+    # 6. train
+    runner.train()
+    return EXIT_INTERRUPTED if runner.interrupted else 0
+
+
+def _to_argv(args: argparse.Namespace) -> list[str]:
+    """Writes the arguments out again, for a process that torchrun starts."""
+    argv = ["train", args.config, "--launcher", "pytorch"]
+    options: dict[str, Any] = {
+        "--work-dir": args.work_dir,
+        "--deepspeed": args.deepspeed,
+        "--resume": args.resume,
+        "--seed": args.seed,
+    }
+    for option, value in options.items():
+        if value is not None:
+            argv += [option, str(value)]
+    return argv + (["--cfg-options", *args.cfg_options] if args.cfg_options else [])
