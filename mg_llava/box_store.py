@@ -41,9 +41,10 @@ class BoxRecord:
 class BoxStore:
     """The boxes of a box file, found by picture path, or by sample id as published files have it.
 
-    The file is a JSON list of records ``{"image"?, "id"?, "boxes": [[x0, y0, x1, y1], ...], "labels", "scores", "width"?,
-    "height"?}`` (boxes in pixels of the original picture; `image` relative to the image folder), or an object of them whose keys
-    are the pictures or ids. A picture without a record has no boxes; that is normal.
+    The file is a JSON list of records ``{"image"?, "id"?, "boxes": [[x0, y0, x1, y1], ...], "labels",
+    "scores", "width"?, "height"?}`` (boxes in pixels of the original picture; `image` relative to the image
+    folder), or an object of them whose keys are the pictures or ids. A picture without a record has no boxes;
+    that is normal.
 
     Args:
         path: the box file.
@@ -86,8 +87,8 @@ class BoxStore:
             num_images: pictures of the sample; an id cannot say which of several it means.
 
         Raises:
-            XTunerError: the key that fits stands for several records with different boxes, or an id is all that fits a sample
-                of several pictures.
+            XTunerError: the key that fits stands for several records with different boxes, or an id is all
+                that fits a sample of several pictures.
         """
         record = self.find(image_path, sample_id, num_images)
         return no_boxes() if record is None else record.found
@@ -105,8 +106,8 @@ class BoxStore:
             return None
         if num_images > 1:
             raise XTunerError(
-                f"box file '{self.path}' has boxes for id '{id_key}' only, but that sample has {num_images} pictures: "
-                "give each box record the path of its picture as 'image'."
+                f"box file '{self.path}' has boxes for id '{id_key}' only, but that sample has {num_images} "
+                "pictures: give each box record the path of its picture as 'image'."
             )
         self._refuse_repeated(f"id {id_key}")
         return self._by_id[id_key]
@@ -117,7 +118,8 @@ class BoxStore:
         first, other = self._repeated[name]
         key, _, value = name.partition(" ")
         raise XTunerError(
-            f"box file '{self.path}' holds {key} '{value}' several times with different boxes ({first} and {other}): "
+            f"box file '{self.path}' holds {key} '{value}' several times with different boxes "
+            f"({first} and {other}): "
             + (
                 "keep one of them."
                 if key == "image"
@@ -131,7 +133,7 @@ class BoxStore:
             raise XTunerError(
                 f"{where} is a {type(value).__name__}: expected an object with boxes, labels and scores."
             )
-        # the keys of an object may be paths or ids: what the record does not say itself is looked up under its key
+        # the keys of an object may be paths or ids: they stand for what the record does not say itself
         image, sample_id = value.get("image", key), value.get("id", key)
         if image is None and sample_id is None:
             raise XTunerError(f"{where} has neither 'image' nor 'id': add the picture's path as 'image'.")
@@ -149,6 +151,18 @@ class BoxStore:
             self._repeated.setdefault(f"{kind} {key}", (first.where, record.where))
 
 
+def other_size_message(image_path: str, size: tuple[int, int], record: BoxRecord) -> str:
+    """Says that a picture of (width, height) `size` is not the one that the boxes of `record` were made for.
+
+    They would point at the wrong places, so nobody should go on with them.
+    """
+    made_for = "x".join(map(str, record.size or ()))
+    return (
+        f"picture '{image_path}' has {size[0]}x{size[1]} pixels, but {record.where} was made for {made_for}: "
+        "make the boxes again, or set the image processor's apply_exif_orientation as it was for them."
+    )
+
+
 def _image_key(path: str) -> str:
     return posixpath.normpath(path.replace("\\", "/"))
 
@@ -160,7 +174,8 @@ def _entries(path: str) -> Iterator[tuple[str | None, int, Any]]:
             content = json.load(file)
     except OSError as error:
         raise XTunerError(
-            f"box file '{path}' cannot be read ({error.strerror}): check box_json_path, or set it to None to train without boxes."
+            f"box file '{path}' cannot be read ({error.strerror}): check box_json_path, or set it to None "
+            "to train without boxes."
         ) from error
     except json.JSONDecodeError as error:
         raise XTunerError(
@@ -193,7 +208,8 @@ def _parse(value: Mapping[str, Any], where: str) -> BoxRecord:
         )
     if scores.shape != (count,) or len(value["labels"]) != count:
         raise XTunerError(
-            f"{where}: {count} boxes, {len(value['labels'])} labels, {len(value['scores'])} scores; expected as many of each."
+            f"{where}: {count} boxes, {len(value['labels'])} labels, {len(value['scores'])} scores; "
+            "expected as many of each."
         )
     labels = tuple(str(label) for label in value["labels"])
     return BoxRecord(where, PictureBoxes(boxes.reshape(-1, 4), labels, scores), _size(value, where))

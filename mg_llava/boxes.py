@@ -1,7 +1,7 @@
 """Box geometry and the choice of boxes that become object tokens: pure functions.
 
-Everywhere: `boxes` is (N, 4) float32 ``[x0, y0, x1, y1]`` in pixels, x to the right, y down, (0, 0) the outer corner of the
-first pixel, so that a picture of width w reaches from x = 0 to x = w. Frames:
+Everywhere: `boxes` is (N, 4) float32 ``[x0, y0, x1, y1]`` in pixels, x to the right, y down, (0, 0) the outer
+corner of the first pixel, so that a picture of width w reaches from x = 0 to x = w. Frames:
 
 - *picture*: the original picture, as detectors write boxes;
 - *padded*: the square of side max(w, h) with the picture in its middle;
@@ -60,7 +60,9 @@ def valid_boxes(boxes: np.ndarray) -> np.ndarray:
 
 
 def pad_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Returns boxes of the picture frame in the padded frame: moved by whole pixels, an odd rest falls right or below.
+    """Returns boxes of the picture frame in the padded frame: moved by whole pixels.
+
+    An odd pixel of padding stands at the right or below.
 
     Args:
         boxes: (N, 4) in the frame of a picture of `width` x `height` pixels.
@@ -73,7 +75,7 @@ def pad_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def resize_boxes(boxes: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
-    """Returns boxes of a frame of `from_size` (width, height) pixels in the same frame resized to `to_size`."""
+    """Returns boxes of a frame of `from_size` (width, height) pixels, resized with it to `to_size`."""
     # divided first: the other order is one unit in the last place away from the published boxes
     return boxes / np.array(from_size * 2, np.float32) * np.array(to_size * 2, np.float32)
 
@@ -82,8 +84,9 @@ def clip_boxes(boxes: np.ndarray, width: int, height: int) -> tuple[np.ndarray, 
     """Cuts boxes at the edges of a frame of `width` x `height` pixels.
 
     Returns:
-        (M, 4) the boxes that remain, and (N,) bool which these are. A box that reaches over an edge and keeps no area inside is
-        dropped; a box without area that lies inside is the detector's own and stays, as in the published method.
+        (M, 4) the boxes that remain, and (N,) bool which these are. A box that reaches over an edge and keeps
+        no area inside is dropped; a box without area that lies inside is the detector's own and stays, as in
+        the published method.
     """
     clipped = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
     cut = (clipped != boxes).any(axis=1)
@@ -124,9 +127,9 @@ def limit_boxes(
 ) -> np.ndarray:
     """Chooses among boxes that stand in order of score, best first.
 
-    `per_image`: the `limit_num` best, 20 where `tight`. `per_category`: where there are more than `limit_num` or it is `tight`,
-    the K best of each class, classes in the order in which they first appear; K = 1 where `tight`, else 20 for a `limit_num` of
-    50 and more, 5 below.
+    `per_image`: the `limit_num` best, 20 where `tight`. `per_category`: where there are more than `limit_num`
+    or it is `tight`, the K best of each class, classes in the order in which they first appear; K = 1 where
+    `tight`, else 20 for a `limit_num` of 50 and more, 5 below.
 
     Returns:
         Indices of the chosen boxes, in their new order.
@@ -146,7 +149,7 @@ def limit_boxes(
 
 
 def drop_lowest(scores: np.ndarray, room: int) -> np.ndarray:
-    """Returns the indices, in rising order, of the `room` boxes with the best scores (all where there is room)."""
+    """Returns the indices, rising, of the `room` boxes with the best scores (of all if there are fewer)."""
     if len(scores) <= room:
         return np.arange(len(scores))
     return np.sort(np.argsort(-scores, kind="stable")[: max(room, 0)])
@@ -197,7 +200,8 @@ class BoxSelection:
             training: long texts keep few boxes only in training.
 
         Returns:
-            The chosen boxes in the frame of `boxes`, best score first (`per_category` over its limit: class by class).
+            The chosen boxes in the frame of `boxes`, best score first (`per_category` over its limit: class
+            by class).
         """
         found = PictureBoxes(boxes, tuple(labels), scores).take(valid_boxes(boxes))
         found = found.take(nms_per_class(*found, iou_threshold=self.iou_threshold))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from mg_llava.box_store import BoxStore
-from mg_llava.boxes import valid_boxes
+from mg_llava.box_store import BoxStore, other_size_message
+from mg_llava.boxes import clip_boxes, valid_boxes
 from mg_llava.images import open_picture
 from mg_llava.text_folders import as_paths, open_text
 from xtuner.data.conversations import iter_conversations
@@ -141,14 +141,11 @@ def _check_boxes(
         size = sizes.get(use.path)
         problems += _box_faults(record.where, record.found.boxes, size)
         if size is not None and record.size not in (None, size):
-            problems.append(
-                f"boxes of another size: {record.where} says {record.size}, picture '{use.path}' has {size} pixels: "
-                "make the boxes again, or set apply_exif_orientation as it was for them."
-            )
+            problems.append(f"boxes of another size: {other_size_message(use.path, size, record)}")
     if uses and without == len(uses):
         problems.append(
-            f"boxes without pictures: box file '{box_path}' fits none of the {len(uses):,} pictures by path or id: "
-            "is it the file of this data set?"
+            f"boxes without pictures: box file '{box_path}' fits none of the {len(uses):,} pictures by path "
+            "or id: is it the file of this data set?"
         )
     elif without:
         get_logger().info(
@@ -161,15 +158,16 @@ def _box_faults(where: str, boxes: np.ndarray, size: tuple[int, int] | None) -> 
     valid = valid_boxes(boxes)
     for index in np.flatnonzero(~valid):
         yield (
-            f"inverted box: {where}, box number {index + 1} is {boxes[index].tolist()}: expected x0 <= x1 and y0 <= y1 "
-            "(corners, not width and height); it is left out."
+            f"inverted box: {where}, box number {index + 1} is {boxes[index].tolist()}: expected x0 <= x1 "
+            "and y0 <= y1 (corners, not width and height); it is left out."
         )
     if size is None:
         return
     width, height = size
-    outside = valid & ((boxes[:, 2] < 0) | (boxes[:, 3] < 0) | (boxes[:, 0] > width) | (boxes[:, 1] > height))
+    outside = valid.copy()
+    outside[valid] = ~clip_boxes(boxes[valid], width, height)[1]
     for index in np.flatnonzero(outside):
         yield (
-            f"box outside the picture: {where}, box number {index + 1} is {boxes[index].tolist()}, the picture has "
-            f"{width}x{height} pixels: were the boxes made for this version of it?"
+            f"box outside the picture: {where}, box number {index + 1} is {boxes[index].tolist()}, the "
+            f"picture has {width}x{height} pixels: were the boxes made for this version of it?"
         )

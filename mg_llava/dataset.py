@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rich.progress import track
 
-from mg_llava.box_store import BoxStore
+from mg_llava.box_store import BoxRecord, BoxStore, other_size_message
 from mg_llava.boxes import BoxSelection, PictureBoxes, drop_lowest, no_boxes, valid_boxes
 from mg_llava.data_check import check_training_data
 from mg_llava.images import picture_size
@@ -25,6 +25,7 @@ from xtuner.model.llm import read_llm_config
 from xtuner.registry import build
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
@@ -38,24 +39,27 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
     - ``pixel_values``: (n, 3, S, S) uint8 RGB, one per ``<image>``; n may be 0;
     - ``boxes``: n tensors (N, 4) float32, xyxy in pixels of the S x S frame, the objects that become tokens.
 
-    Where text, image and object tokens would pass the language model's context, the lowest-scored boxes of the sample go.
-    What is dropped or cut is counted and logged.
+    Where text, image and object tokens would pass the language model's context, the lowest-scored boxes of
+    the sample go. What is dropped or cut is counted and logged.
 
     Args:
-        data_path: LLaVA JSON or JSONL, or a list of such files; None where `offline_processed_text_folder` is given.
+        data_path: LLaVA JSON or JSONL, or a list of such files; None where `offline_processed_text_folder` is
+            given.
         image_folder: folder that the records' picture paths are relative to.
         tokenizer: or the config node that builds it.
         image_processor: or the config node that builds it.
         prompt_template: name, template or config node.
         max_length: most text tokens of a sample, a picture counting as one.
         box_json_path: see `BoxStore`; None = no object tokens.
-        boxes: which boxes become tokens, or the config node that builds it; None = the defaults of `BoxSelection`.
+        boxes: which boxes become tokens, or the config node that builds it; None = the defaults of
+            `BoxSelection`.
         llm_name_or_path: language model whose context length bounds a sample; None = no bound.
         offline_processed_text_folder: use exactly this prepared text; None = prepare it in the cache.
 
     Attributes:
-        lengths: (number of samples,) int64 tokens of each: text, image and object tokens. Boxes that only turn out to lie outside
-            their picture when it is opened are counted too.
+        lengths: (number of samples,) int64 tokens of each: text, image and object tokens. Exact where the box
+            file gives the pictures' sizes; elsewhere boxes that lie outside their picture, or are cut off
+            with its margins, count too.
         modality: (number of samples,) bool: has a picture.
         report: what was dropped or cut, by kind.
 
@@ -118,8 +122,9 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Joins B samples.
 
         Returns:
-            ``input_ids``, ``labels``, ``attention_mask`` (B, T) and ``sample_ids`` as `xtuner.data.collate.collate`;
-            ``pixel_values`` (I, 3, S, S) uint8: all pictures in order of appearance, I may be 0; ``boxes``: I tensors (N, 4).
+            ``input_ids``, ``labels``, ``attention_mask`` (B, T) and ``sample_ids`` as
+            `xtuner.data.collate.collate`; ``pixel_values`` (I, 3, S, S) uint8: all pictures in order of
+            appearance, I may be 0; ``boxes``: I tensors (N, 4).
         """
         batch = collate(samples, self.tokenizer.pad_token_id)
         batch["pixel_values"] = torch.cat([sample["pixel_values"] for sample in samples])
@@ -145,12 +150,12 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     @classmethod
     def check_records(cls, node: Mapping[str, Any]) -> list[str]:
-        """Returns every problem of the data that `node` (a config's ``train_dataset``) names, as ``"kind: sentence"``."""
+        """Returns every problem of the data of a config's ``train_dataset``, as ``"kind: sentence"``."""
         return check_training_data(node)
 
     @classmethod
     def prepare(cls, node: Mapping[str, Any], out_folder: str, num_proc: int | None = None) -> dict[str, int]:
-        """Tokenises the text of a config's ``train_dataset`` into `out_folder`; returns counts of what was kept and dropped.
+        """Tokenises the text of a config's ``train_dataset`` into `out_folder`; returns counts.
 
         Raises:
             XTunerError: as `xtuner.data.prepare.prepare_text`.
@@ -164,12 +169,14 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             num_proc,
         )
 
-    def _select(self, path: str, record_id: str, num_ids: int, num_images: int) -> PictureBoxes:
+    def _box_record(self, path: str, sample_id: str, num_images: int) -> BoxRecord | None:
+        return None if self.box_store is None else self.box_store.find(path, sample_id, num_images)
+
+    def _select(self, boxes: BoxRecord | None, num_ids: int) -> PictureBoxes:
         """Boxes of one picture in its own frame, chosen as in training."""
-        if self.box_store is None:
+        if boxes is None:
             return no_boxes()
-        found = self.box_store.lookup(path, record_id, num_images)
-        return self.selection(*found, num_ids=num_ids, max_length=self.max_length, training=True)
+        return self.selection(*boxes.found, num_ids=num_ids, max_length=self.max_length, training=True)
 
     def _pictures(self, record: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[PictureBoxes]]:
         """Pixels and boxes, both in the S x S frame, of a sample's pictures."""
@@ -178,22 +185,15 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         found: list[PictureBoxes] = []
         for path in paths:
             image = self.image_processor.open(os.path.join(self.image_folder, path))
-            self._check_size(path, record["id"], len(paths), image.size)
-            chosen = self._select(path, record["id"], num_ids, len(paths))
+            boxes = self._box_record(path, record["id"], len(paths))
+            if boxes is not None and boxes.size not in (None, image.size):
+                raise XTunerError(other_size_message(path, image.size, boxes))
+            chosen = self._select(boxes, num_ids)
             mapped, kept = self.image_processor.map_boxes(chosen.boxes, image.size)
             found.append(chosen.take(kept)._replace(boxes=mapped))
             pixels.append(self.image_processor.pixels(image))
         room = self._room(num_ids, len(paths)) if paths else None
         return pixels, found if room is None else _keep_best(found, room)
-
-    def _check_size(self, path: str, record_id: str, num_images: int, size: tuple[int, int]) -> None:
-        """Boxes made for another version of the picture would point at the wrong places."""
-        record = None if self.box_store is None else self.box_store.find(path, record_id, num_images)
-        if record is not None and record.size not in (None, size):
-            raise XTunerError(
-                f"picture '{path}' has {size[0]}x{size[1]} pixels, but its boxes were made for {record.size}: "
-                "make the boxes again, or set apply_exif_orientation as it was for them."
-            )
 
     def _room(self, num_ids: int, num_images: int) -> int | None:
         """Object tokens for which the context has room; None without a bound."""
@@ -203,45 +203,47 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         return self.context_length - num_ids - image_tokens
 
     def _survey(self) -> None:
-        """Counts every sample's tokens; samples whose text and pictures alone pass the context are left out."""
+        """Counts every sample's tokens; what passes the context without any box is left out."""
         text_lengths = column(self.text, "length").astype(np.int64)
         lengths = text_lengths.copy()
         fits = np.ones(len(lengths), dtype=bool)
         modality = np.zeros(len(lengths), dtype=bool)
-        ids, images = self.text.data.column("id"), self.text.data.column("images")
-        for row in track(
-            range(len(lengths)),
-            "Counting tokens",
-            console=console,
-            transient=True,
-            disable=os.environ.get("RANK", "0") != "0",
-        ):
-            paths = images[row].as_py()
+        names = zip(_values(self.text, "id"), _values(self.text, "images"), strict=True)
+        # every rank counts, one shows it
+        hidden = os.environ.get("RANK", "0") != "0"
+        watched = track(
+            names, "Counting tokens", len(lengths), console=console, transient=True, disable=hidden
+        )
+        for row, (sample_id, paths) in enumerate(watched):
             num_ids = int(text_lengths[row])
-            modality[row] = bool(paths)
             room = self._room(num_ids, len(paths))
             fits[row] = room is None or room >= 0
             if not fits[row] or not paths:
                 continue
-            found = sum(self._count(path, ids[row].as_py(), num_ids, len(paths)) for path in paths)
+            modality[row] = True
+            found = sum(self._count(path, sample_id, num_ids, len(paths)) for path in paths)
             objects = found if room is None else min(found, room)
             self.report["boxes cut for the context"] += found - objects
             lengths[row] += len(paths) * (self.image_processor.num_image_tokens - 1) + objects
-        self.report["samples longer than the context"] += int((~fits).sum())
+        self.report["samples longer than the context left out"] += int((~fits).sum())
         self._rows = np.flatnonzero(fits)
         self.lengths, self.modality = lengths[fits], modality[fits]
         self._log_report()
 
-    def _count(self, path: str, record_id: str, num_ids: int, num_images: int) -> int:
-        """Number of a picture's chosen boxes; what is odd about them goes into the report."""
+    def _count(self, path: str, sample_id: str, num_ids: int, num_images: int) -> int:
+        """Number of a picture's object tokens; what is odd about its boxes goes into the report."""
         self.report["pictures"] += 1
-        if self.box_store is None:
+        boxes = self._box_record(path, sample_id, num_images)
+        if boxes is None or not len(boxes.found.labels):
+            self.report["pictures without boxes"] += self.box_store is not None
             return 0
-        found = self.box_store.lookup(path, record_id, num_images)
-        self.report["pictures without boxes"] += not len(found.labels)
-        self.report["malformed boxes"] += int((~valid_boxes(found.boxes)).sum())
-        chosen = self.selection(*found, num_ids=num_ids, max_length=self.max_length, training=True)
-        return len(chosen.labels)
+        self.report["inverted boxes left out"] += int((~valid_boxes(boxes.found.boxes)).sum())
+        chosen = self._select(boxes, num_ids)
+        if boxes.size is None:
+            return len(chosen.labels)
+        kept = self.image_processor.map_boxes(chosen.boxes, boxes.size)[1]
+        self.report["boxes outside the picture left out"] += int((~kept).sum())
+        return int(kept.sum())
 
     def _log_report(self) -> None:
         if not len(self):
@@ -251,6 +253,11 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             )
         counts = ", ".join(f"{count:,} {kind}" for kind, count in self.report.items() if count)
         get_logger().info("Training data: %s samples%s", f"{len(self):,}", f"; {counts}" if counts else "")
+
+
+def _values(dataset: Dataset, name: str) -> Iterator[Any]:
+    """Yields a column's values one by one; they never stand in memory all at once."""
+    return (value.as_py() for chunk in dataset.data.column(name).chunks for value in chunk)
 
 
 def _context_length(llm_name_or_path: str | None) -> int | None:

@@ -51,7 +51,7 @@ class LowResEncoder(nn.Module):
             Layers above it are not built into the model.
 
     Attributes:
-        channels: C. grid: (h, w) with V = h·w. num_tokens: V. image_size: s, in pixels.
+        name_or_path: as given. channels: C. grid: (h, w) with V = h·w. num_tokens: V. image_size: s, in pixels.
 
     Raises:
         XTunerError: the folder cannot be read, or has fewer layers than `select_layer` asks for.
@@ -70,6 +70,7 @@ class LowResEncoder(nn.Module):
         # older transformers wrap the transformer once more
         encoder = getattr(self.clip, "vision_model", self.clip).encoder
         del encoder.layers[kept:]
+        self.name_or_path = name_or_path
         self.channels: int = config.hidden_size
         self.image_size: int = config.image_size
         side = config.image_size // config.patch_size

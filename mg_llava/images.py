@@ -19,8 +19,9 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.Decompressio
 def to_rgb(image: Image.Image) -> Image.Image:
     """Returns `image` as 8-bit RGB.
 
-    Transparency is dropped (the colour under it counts), 16-bit grey keeps its upper 8 bits, CMYK and palettes are converted by
-    Pillow, of an animation the frame that is current (the first, after opening) is taken.
+    Transparency is dropped (the colour under it counts), 16-bit grey keeps its upper 8 bits, CMYK and
+    palettes are converted by Pillow, of an animation the frame that is current (the first, after opening) is
+    taken.
     """
     if image.mode == "RGB":
         return image
@@ -37,9 +38,11 @@ def open_picture(path: PictureSource, apply_exif_orientation: bool = False) -> I
     """Reads a picture file as 8-bit RGB.
 
     Args:
-        path: file, or its bytes as an open stream: JPEG, PNG, WebP, GIF (first frame) or anything else that Pillow reads.
-        apply_exif_orientation: turn the picture as its EXIF tag says. Boxes hold for the pixels as they were when the boxes were
-            made, and the published ones were made without turning; so the default leaves the pixels as stored.
+        path: file, or its bytes as an open stream: JPEG, PNG, WebP, GIF (first frame) or anything else that
+            Pillow reads.
+        apply_exif_orientation: turn the picture as its EXIF tag says. Boxes hold for the pixels as they were
+            when the boxes were made, and the published ones were made without turning; so the default leaves
+            the pixels as stored.
 
     Raises:
         XTunerError: the file is missing or does not decode.

@@ -47,6 +47,8 @@ def pool_boxes(
         XTunerError: the numbers of pictures differ, or a map is not square.
     """
     _check(stage_maps, boxes)
+    if not boxes:
+        return []
     counts = [len(box) for box in boxes]
     finest = max(stage_map.shape[-1] for stage_map in stage_maps)
     device = stage_maps[0].device
@@ -108,13 +110,12 @@ def _sample_positions(
     # with several samples a bin they lie at least half a cell apart, so this many reach from one side to the other
     window = max(_BINS, 2 * (size + 1) + 8)
     first = ((-1 - start) / step - 3).floor().clamp(min=0)
-    index = first.unsqueeze(-1).double() + torch.arange(window, device=start.device)
+    index = first.unsqueeze(-1) + torch.arange(window, device=start.device)
     bin_index = (index / per_bin.unsqueeze(-1)).floor()
-    within = (index - bin_index * per_bin.unsqueeze(-1)).float()
+    within = index - bin_index * per_bin.unsqueeze(-1)
     bin_extent = (extent / _BINS).unsqueeze(-1)
-    positions = (
-        start.unsqueeze(-1) + bin_index.float() * bin_extent + (within + 0.5) * bin_extent / per_bin.unsqueeze(-1)
-    )
+    within_bin = (within + 0.5) * bin_extent / per_bin.unsqueeze(-1)
+    positions = start.unsqueeze(-1) + bin_index * bin_extent + within_bin
     valid = (index < total.unsqueeze(-1)) & (positions >= -1) & (positions <= size)
     return positions, valid.float(), total
 

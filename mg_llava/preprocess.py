@@ -1,9 +1,9 @@
 """Pictures and boxes to what the encoders take: the only copy, used by training, evaluation and chat.
 
-In the workers a picture becomes a uint8 square of `image_size` pixels (`ImageProcessor`); on the device that becomes the
-normalised high-resolution picture and, from it, the low-resolution one (`PixelNormalizer`). Checked against the published
-preprocessing in tests/parity/test_pixels.py. transformers' default (torchvision) CLIP processor differs by up to one grey level;
-the arithmetic here is that of its Pillow one.
+In the workers a picture becomes a uint8 square of `image_size` pixels (`ImageProcessor`); on the device that
+becomes the normalised high-resolution picture and, from it, the low-resolution one (`PixelNormalizer`).
+Checked against the published preprocessing in tests/parity/test_pixels.py. transformers' default
+(torchvision) CLIP processor differs by up to one grey level; the arithmetic here is that of its Pillow one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class PixelStatistics:
     Attributes:
         mean: of red, green, blue, on the 0–1 scale.
         std: likewise.
-        crops: pictures keep their shape and lose their margins (CLIP); else they are squeezed to a square (SigLIP).
+        crops: pictures keep their shape and lose their margins (CLIP); else they are squeezed to a square
+            (SigLIP).
     """
 
     mean: tuple[float, float, float]
@@ -65,27 +66,24 @@ def read_pixel_statistics(name_or_path: str) -> PixelStatistics:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise XTunerError(
             f"the image preprocessing of '{name_or_path}' cannot be read: {reason[0]} Expected a folder with "
-            "preprocessor_config.json, or a hub name that this machine can reach; check visual_encoder_name_or_path."
+            "preprocessor_config.json, or a hub name that can be reached: visual_encoder_name_or_path."
         ) from error
-    mean, std = content.get("image_mean"), content.get("image_std")
-    if not _is_triple(mean) or not _is_triple(std):
-        raise XTunerError(
-            f"preprocessor_config.json of '{name_or_path}': image_mean={mean!r}, image_std={std!r}; expected three numbers each."
-        )
+    mean = _three_numbers(content, "image_mean", name_or_path)
+    std = _three_numbers(content, "image_std", name_or_path)
     # absent in SigLIP's files, true in CLIP's
-    return PixelStatistics(tuple(mean), tuple(std), bool(content.get("do_center_crop", False)))
+    return PixelStatistics(mean, std, bool(content.get("do_center_crop", False)))
 
 
-def _is_triple(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 3
-        and all(isinstance(v, (int, float)) for v in value)
-    )
+def _three_numbers(content: Mapping[str, Any], key: str, name: str) -> tuple[float, float, float]:
+    value = content.get(key)
+    if not (isinstance(value, (list, tuple)) and len(value) == 3):
+        raise XTunerError(f"preprocessor_config.json of '{name}': {key}={value!r}, expected three numbers.")
+    red, green, blue = map(float, value)
+    return red, green, blue
 
 
 def read_num_image_tokens(name_or_path: str) -> int:
-    """Returns how many tokens a low-resolution encoder makes of a picture (class token not counted), from its config.json.
+    """Returns how many tokens a low-resolution encoder makes of a picture, from its config.json.
 
     Raises:
         XTunerError: the file cannot be read.
@@ -94,22 +92,25 @@ def read_num_image_tokens(name_or_path: str) -> int:
     from mg_llava.encoders import read_clip_config
 
     config = read_clip_config(name_or_path)
-    return (config.image_size // config.patch_size) ** 2
+    sides: tuple[Any, Any] = (config.image_size, config.patch_size)
+    return (sides[0] // sides[1]) ** 2
 
 
 class ImageProcessor:
     """Pictures of any shape to the square that the encoders see, and boxes with them.
 
-    Steps: pad to a square with the mean colour (where `pad_to_square`), resize with Pillow's bicubic filter so that the shorter
-    side has `image_size` pixels, cut the middle square out. Boxes go the same way, are rounded to whole pixels (half to even)
-    and cut at the edges. An encoder whose preprocessing does not crop (SigLIP) squeezes instead and leaves boxes fractional.
+    Steps: pad to a square with the mean colour (where `pad_to_square`), resize with Pillow's bicubic filter
+    so that the shorter side has `image_size` pixels, cut the middle square out. Boxes go the same way, are
+    rounded to whole pixels (half to even) and cut at the edges. An encoder whose preprocessing does not crop
+    (SigLIP) squeezes instead and leaves boxes fractional.
 
     Args:
-        name_or_path: low-resolution encoder: a folder (or hub name) with preprocessor_config.json and config.json.
+        name_or_path: low-resolution encoder: a folder (or hub name) with preprocessor_config.json and
+            config.json.
         image_size: side of the square in pixels (768 for the published models).
         pad_to_square: keep the whole picture; otherwise its margins are cut off.
-        apply_exif_orientation: turn pictures as their EXIF tag says. Boxes hold for the pixels as they were when the boxes were
-            made; the published ones were made without turning.
+        apply_exif_orientation: turn pictures as their EXIF tag says. Boxes hold for the pixels as they were
+            when the boxes were made; the published ones were made without turning.
 
     Attributes:
         statistics: mean, deviation and shape rule of the encoder.
@@ -135,7 +136,7 @@ class ImageProcessor:
 
     @property
     def num_image_tokens(self) -> int:
-        """Tokens that the low-resolution encoder makes of one picture; read from its config.json when first asked."""
+        """Tokens that the low-resolution encoder makes of one picture, class token not counted."""
         if self._num_image_tokens is None:
             self._num_image_tokens = read_num_image_tokens(self.name_or_path)
         return self._num_image_tokens
@@ -191,7 +192,8 @@ class ImageProcessor:
         target = (self.image_size, self.image_size)
         if not self.statistics.crops:
             return clip_boxes(resize_boxes(boxes, (width, height), target), *target)
-        # one scale for both sides: the longer side of the resized picture is rounded down, boxes do not follow that
+        # one scale for both sides: the longer side of the resized picture is rounded down, boxes do not
+        # follow that
         shorter = min(width, height)
         boxes = np.round(resize_boxes(boxes, (shorter, shorter), target))
         left, top = self._margins(*self._resized((width, height)))
@@ -213,9 +215,9 @@ class ImageProcessor:
 class PixelNormalizer(nn.Module):
     """8-bit pictures to the two inputs of the encoders, on the device that holds the pictures.
 
-    high = (u8 / 255 − mean) / std per channel, from a table of all 256 levels, so that every device gives the same bits;
-    low = `high` resized bilinearly without antialias, as the published method does. Holds no parameters and nothing in its state
-    dict.
+    high = (u8 / 255 − mean) / std per channel, from a table of all 256 levels, so that every device gives the
+    same bits; low = `high` resized bilinearly without antialias, as the published method does. Holds no
+    parameters and nothing in its state dict.
 
     Args:
         mean: of red, green, blue on the 0–1 scale.

@@ -29,7 +29,7 @@ def open_text(
     max_length: int,
     folder: str | None,
 ) -> Dataset:
-    """Opens the text of all `paths`, one after the other, as one data set; see `xtuner.data.prepare.load_text`."""
+    """Opens the text of all `paths`, in this order, as one data set; see `xtuner.data.prepare.load_text`."""
     from datasets import concatenate_datasets
 
     if len(paths) < 2:
@@ -53,7 +53,9 @@ def prepare_text_folders(
     max_length: int,
     num_proc: int | None,
 ) -> dict[str, int]:
-    """Prepares the text of all `paths` in `out_folder` (of several files, in numbered folders below it); returns the counts.
+    """Prepares the text of all `paths` and returns the counts.
+
+    One file goes to `out_folder` itself, several to numbered folders below it.
 
     Raises:
         XTunerError: no path is given; or as `xtuner.data.prepare.prepare_text`.

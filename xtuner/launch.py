@@ -11,12 +11,13 @@ from xtuner.errors import XTunerError
 
 
 def torchrun_command(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str] | None:
-    """Returns the command that runs ``xtuner`` with `arguments` under torchrun, or None where one process is meant.
+    """Returns the command that runs ``xtuner`` with `arguments` under torchrun, or None where one process is
+    meant.
 
     Args:
         arguments: of ``xtuner``, the command's name first.
-        environ: NPROC_PER_NODE (a number, ``gpu`` or ``auto``), NNODES, NODE_RANK, ADDR, PORT. A process that torchrun
-            started already (it has LOCAL_RANK) is never multiplied again.
+        environ: NPROC_PER_NODE (a number, ``gpu`` or ``auto``), NNODES, NODE_RANK, ADDR, PORT. A process that
+            torchrun started already (it has LOCAL_RANK) is never multiplied again.
 
     Raises:
         XTunerError: several nodes without ADDR, or a variable that is not a number.
@@ -32,7 +33,9 @@ def torchrun_command(arguments: Sequence[str], environ: Mapping[str, str]) -> li
         command.append("--standalone")  # picks a free port
     else:
         if nodes > 1 and "ADDR" not in environ:
-            raise XTunerError(f"NNODES is {nodes}, but ADDR is not set: give the address of the node with NODE_RANK=0.")
+            raise XTunerError(
+                f"NNODES is {nodes}, but ADDR is not set: give the address of the node with NODE_RANK=0."
+            )
         command += [
             f"--nnodes={nodes}",
             f"--node_rank={_number(environ, 'NODE_RANK', 0)}",

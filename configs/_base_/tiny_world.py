@@ -1,4 +1,6 @@
-"""The tiny world of tools/tiny_world: data, parts and sizes that all tiny configs share. Read after a stage."""
+"""The tiny world of tools/tiny_world: data, parts and sizes of all tiny configs. Read after a stage."""
+
+from mg_llava.evaluation import ShortAnswer
 
 llm_name_or_path = "work_dirs/tiny_world/parts/llm"
 visual_encoder_name_or_path = "work_dirs/tiny_world/parts/clip"
@@ -13,3 +15,19 @@ activation_checkpointing = False
 dataloader_num_workers = 0
 deepspeed = None
 logging_interval = 20
+
+# paths below are relative to where the commands run, like those above
+benchmark_folder = ""
+benchmark_box_folder = None
+evaluation_batch_size = 64
+benchmarks = [
+    dict(
+        type=ShortAnswer,
+        name="tiny_world",
+        data_root="${benchmark_folder}",
+        data_file="work_dirs/tiny_world/data/test.json",
+        image_folder="${image_folder}",
+        box_json_path="${box_json_path}",
+        box_folder="${benchmark_box_folder}",
+    )
+]

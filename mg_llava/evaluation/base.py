@@ -99,6 +99,7 @@ class Prediction:
         return {key: value for key, value in asdict(self).items() if key != "error" or value is not None}
 
 
+@dataclass(kw_only=True, eq=False)
 class Benchmark(ABC):
     """Questions with a way to ask them and a way to score the answers.
 
@@ -106,35 +107,54 @@ class Benchmark(ABC):
 
     Args:
         name: folder of its results, and what ``--benchmarks`` takes.
-        data_file: the authors' file, relative to `data_root`.
-        data_root: folder that all paths are relative to.
+        data_file: the authors' file, or files, relative to `data_root`.
+        data_root: folder that paths are relative to.
         image_folder: folder of the pictures, or None where the file holds them.
-        box_json_path: box file; None = no object tokens.
+        box_json_path: box file, relative to `data_root`; None = no object tokens, unless there is a `box_folder`.
+        box_folder: folder of ``<name>.json`` box files, for a table of benchmarks; None = none.
         max_new_tokens: answers are cut there; choose what the benchmark's answers need.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data_file: str,
-        data_root: str = "",
-        image_folder: str | None = None,
-        box_json_path: str | None = None,
-        max_new_tokens: int = 16,
-    ) -> None:
-        self.name = name
-        self.data_root = data_root
-        self.data_file = self._below_root(data_file)
-        self.image_folder = None if image_folder is None else self._below_root(image_folder)
-        self.box_json_path = None if box_json_path is None else self._below_root(box_json_path)
-        self.max_new_tokens = max_new_tokens
+    name: str
+    data_file: str | Sequence[str]
+    data_root: str = ""
+    image_folder: str | None = None
+    box_json_path: str | None = None
+    box_folder: str | None = None
+    max_new_tokens: int = 16
 
-    def _below_root(self, path: str) -> str:
+    def path(self, path: str) -> str:
+        """Returns a path below `data_root`."""
         return os.path.join(self.data_root, path)
+
+    @property
+    def data_paths(self) -> list[str]:
+        """The authors' files."""
+        files = [self.data_file] if isinstance(self.data_file, str) else self.data_file
+        return [self.path(file) for file in files]
+
+    @property
+    def data_path(self) -> str:
+        """The only one of the authors' files.
+
+        Raises:
+            XTunerError: there are several.
+        """
+        if len(self.data_paths) != 1:
+            raise XTunerError(f"benchmark '{self.name}': {type(self).__name__} takes one data_file, found {self.data_file!r}.")
+        return self.data_paths[0]
+
+    @property
+    def box_path(self) -> str | None:
+        """The box file, or None."""
+        if self.box_json_path is not None:
+            return self.path(self.box_json_path)
+        return None if self.box_folder is None else os.path.join(self.box_folder, f"{self.name}.json")
 
     def files(self) -> list[str]:
         """Returns the files and folders that the benchmark cannot do without."""
-        return [path for path in (self.data_file, self.image_folder, self.box_json_path) if path is not None]
+        image_folder = None if self.image_folder is None else self.path(self.image_folder)
+        return [*self.data_paths, *(path for path in (image_folder, self.box_path) if path is not None)]
 
     def missing_files(self) -> list[str]:
         """Returns those of `files` that do not exist."""
@@ -144,7 +164,7 @@ class Benchmark(ABC):
     def _questions(self) -> list[Question]:
         questions = self.read_questions()
         if not questions:
-            raise XTunerError(f"benchmark '{self.name}': '{self.data_file}' holds no question.")
+            raise XTunerError(f"benchmark '{self.name}': {', '.join(self.data_paths)} holds no question.")
         return questions
 
     def questions(self) -> list[Question]:
@@ -192,7 +212,7 @@ class Benchmark(ABC):
 
     def picture(self, name: str) -> Picture:
         """Returns the picture of that name in the picture folder."""
-        return Picture(key=name, path=os.path.join(self.image_folder or self.data_root, name))
+        return Picture(key=name, path=os.path.join(self.path(self.image_folder or ""), name))
 
 
 def mean_by_groups(hits: Iterable[tuple[Mapping[str, str], float]]) -> dict[str, Any]:

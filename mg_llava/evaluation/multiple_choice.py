@@ -6,6 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mg_llava.evaluation.answers import option_letter
@@ -21,6 +22,7 @@ _LONGEST_REFERENCE = 64
 """An image cell this short is the index of the row that holds the picture."""
 
 
+@dataclass(kw_only=True, eq=False)
 class MultipleChoice(Benchmark):
     """A TSV of ``index, image, question, hint?, A…I, answer?, category?, l2-category?, split?``.
 
@@ -32,24 +34,13 @@ class MultipleChoice(Benchmark):
         (others): see `Benchmark`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data_file: str,
-        data_root: str = "",
-        image_folder: str | None = None,
-        box_json_path: str | None = None,
-        max_new_tokens: int = 16,
-        circular: bool = False,
-    ) -> None:
-        super().__init__(name, data_file, data_root, image_folder, box_json_path, max_new_tokens)
-        self.circular = circular
+    circular: bool = False
 
     def read_questions(self) -> list[Question]:
         """Reads the table; a row without index, question or options is named by its number."""
-        rows = read_table(self.data_file)
+        rows = read_table(self.data_path)
         for number, row in enumerate(rows, start=1):
-            require(row, ("index", "question", "A"), f"'{self.data_file}' row {number}")
+            require(row, ("index", "question", "A"), f"'{self.data_path}' row {number}")
         pictures = {row["index"]: row["image"] for row in rows if len(row.get("image", "")) > _LONGEST_REFERENCE}
         return [
             self._question(unique_id, row, pictures)
@@ -78,7 +69,7 @@ class MultipleChoice(Benchmark):
         if len(image) <= _LONGEST_REFERENCE:
             if image not in pictures:
                 raise XTunerError(
-                    f"'{self.data_file}' row with index {row['index']}: its image is that of row {image}, which holds none. "
+                    f"'{self.data_path}' row with index {row['index']}: its image is that of row {image}, which holds none. "
                     "Download the file again."
                 )
             image = pictures[image]
@@ -112,7 +103,7 @@ class MultipleChoice(Benchmark):
             return int(float(question.box_id)) % _ROTATION
         except ValueError as error:
             raise XTunerError(
-                f"'{self.data_file}': index '{question.box_id}' is not a number, but circular scoring finds the rotations of a "
+                f"'{self.data_path}': index '{question.box_id}' is not a number, but circular scoring finds the rotations of a "
                 f"question by its number modulo {_ROTATION}. Set circular=False for this file."
             ) from error
 

@@ -4,80 +4,100 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from mg_llava.evaluation.base import Prediction
 from xtuner.log import get_logger
 
-_FIELDS = ("id", "prompt", "output", "parsed", "hit")
+_FIELDS = ("id", "prompt", "output", "parsed", "hit", "error")
 
 
-class PredictionFile:
-    """A benchmark's predictions on disk, one JSON object a line.
+class PredictionFiles:
+    """A benchmark's predictions on disk, one JSON object a line; each process has a file of its own while it writes.
 
-    Predictions of an earlier, cut-off evaluation are taken up only if it was the same one: `facts` (checkpoint, config, …)
-    stand beside them in ``run.json``; those of another are moved aside to ``predictions.previous.jsonl``. Use as a context.
+    Predictions of an earlier, cut-off evaluation are taken up only if it was the same one: `facts` (checkpoint,
+    config, …) stand beside them in ``run.json``; those of another are moved aside.
 
     Args:
         folder: of the benchmark's results; made if absent.
         facts: what the predictions depend on, as JSON values.
+        rank: of this process; 0 writes ``predictions.jsonl``, others ``predictions.rank<n>.jsonl``.
     """
 
-    def __init__(self, folder: str | Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, facts: Mapping[str, Any], rank: int = 0) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "predictions.jsonl"
         self.facts = json.loads(json.dumps(facts))
-        self.done: dict[str, Prediction] = {}
+        self._own = self.path if rank == 0 else self.folder / f"predictions.rank{rank}.jsonl"
 
-    def __enter__(self) -> PredictionFile:
+    def prepare(self) -> None:
+        """Makes the folder ready; by rank 0, before any other process reads or writes there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         facts_file = self.folder / "run.json"
-        if self.path.exists():
-            known = json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.exists() else None
-            if known == self.facts:
-                self.done = _read(self.path)
-            else:
-                get_logger().info("'%s' is of another checkpoint or config: moved aside, asking anew.", self.path)
-                self.path.replace(self.path.with_name("predictions.previous.jsonl"))
+        if self.path.exists() and (not facts_file.exists() or _read_json(facts_file) != self.facts):
+            get_logger().info("%s is of another checkpoint or config: moved aside, asking anew", self.path)
+            self.merge()
+            self.path.replace(self.folder / "predictions.previous.jsonl")
         facts_file.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")
-        # rewritten, so that a half line of a killed run is gone
-        lines = [_line(prediction) for prediction in self.done.values()]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(lines), encoding="utf-8")
+        self.merge()
+
+    def read(self) -> dict[str, Prediction]:
+        """Returns the predictions in ``predictions.jsonl`` by id; a line that was cut off is not one."""
+        return _read(self.path)
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Appends predictions of this process; they are on disk when this returns."""
+        with self._own.open("a", encoding="utf-8") as file:
+            file.write("".join(map(_line, predictions)))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def merge(self, order: Sequence[str] = ()) -> dict[str, Prediction]:
+        """Gathers the files of all processes in ``predictions.jsonl``; by rank 0, while no other writes.
+
+        Args:
+            order: ids in the order that the file shall have; others stay behind them.
+
+        Returns:
+            All predictions by id.
+        """
+        parts = sorted(self.folder.glob("predictions.rank*.jsonl"))
+        found: dict[str, Prediction] = {}
+        for path in (self.path, *parts):
+            found |= _read(path)
+        ordered = {key: found[key] for key in (*order, *found) if key in found}
+        partial = self.folder / "predictions.partial"
+        partial.write_text("".join(map(_line, ordered.values())), encoding="utf-8")
         partial.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def add(self, predictions: list[Prediction]) -> None:
-        """Appends predictions; they are on disk when this returns."""
-        for prediction in predictions:
-            self.done[prediction.id] = prediction
-            self._file.write(_line(prediction))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        for path in parts:
+            path.unlink()
+        return ordered
 
 
 def _line(prediction: Prediction) -> str:
     return json.dumps(prediction.to_json(), ensure_ascii=False) + "\n"
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None
+
+
 def _read(path: Path) -> dict[str, Prediction]:
+    if not path.exists():
+        return {}
     done = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # not splitlines: answers may hold line separators that JSON does not escape
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            # only the last line of a killed run can be cut off; its question is asked again
+            # the last line of a killed run may be cut off; its question is asked again
             continue
-        # an answer that a missing picture prevented is tried again
-        if all(key in row for key in _FIELDS) and row["output"] is not None:
-            done[row["id"]] = Prediction(**{key: row[key] for key in _FIELDS})
+        prediction = Prediction(**{key: row.get(key) for key in _FIELDS})
+        done[prediction.id] = prediction
     return done

@@ -14,10 +14,11 @@ from mg_llava.assistant import Assistant, Prompt
 from mg_llava.box_store import BoxStore
 from mg_llava.boxes import BoxSelection
 from mg_llava.evaluation.base import Benchmark, Prediction, Question
-from mg_llava.evaluation.predictions import PredictionFile
+from mg_llava.evaluation.predictions import PredictionFiles
 from mg_llava.preprocess import ImageProcessor
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.templates import PromptTemplate, Turn
+from xtuner.engine.environment import Collective
 from xtuner.errors import XTunerError
 from xtuner.log import console, get_logger
 from xtuner.registry import build
@@ -29,19 +30,20 @@ if TYPE_CHECKING:
 
 
 class EvaluationRunner:
-    """Runs benchmarks on a model: left-padded batches, greedy, resumable.
+    """Runs benchmarks on a model: left-padded batches, greedy, resumable, questions dealt out to all processes.
 
     Args:
         tokenizer: the model's, or its config node.
         image_processor: as in training, or its config node.
         prompt_template: as in training.
+        model: supplied by the command: in eval mode, on its device.
+        collective: supplied by the command: this process among the others; None = alone.
         boxes: which boxes become object tokens, or its config node.
         batch_size: questions a batch.
         num_workers: processes that read and resize pictures; 0 = none besides this one.
-        model: supplied by the command, in eval mode on its device.
     """
 
-    provided_by_parent: ClassVar[tuple[str, ...]] = ("model",)
+    provided_by_parent: ClassVar[tuple[str, ...]] = ("model", "collective")
 
     def __init__(
         self,
@@ -49,13 +51,14 @@ class EvaluationRunner:
         image_processor: ImageProcessor | Mapping[str, Any],
         prompt_template: str | PromptTemplate,
         model: MGLLaVA,
+        collective: Collective | None = None,
         boxes: BoxSelection | Mapping[str, Any] | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
     ) -> None:
-        self.assistant = Assistant(
-            model, build(tokenizer), build(image_processor), prompt_template, None if boxes is None else build(boxes)
-        )
+        selection = None if boxes is None else build(boxes)
+        self.assistant = Assistant(model, build(tokenizer), build(image_processor), prompt_template, selection)
+        self.collective = collective or Collective()
         self.batch_size = batch_size
         self.num_workers = num_workers
 
@@ -71,30 +74,49 @@ class EvaluationRunner:
             limit: ask only the first so many questions.
 
         Returns:
-            What ``metrics.json`` holds: ``overall`` (0–1 or None), ``groups``, counts, and `facts`.
+            What ``metrics.json`` holds: ``overall`` (0–1 or None), ``groups``, counts, and `facts`; on ranks other
+            than 0 nothing.
 
         Raises:
             XTunerError: a file of the benchmark is malformed, or no question could be asked.
         """
         questions = benchmark.questions()[:limit]
-        box_store = None if benchmark.box_json_path is None else BoxStore(benchmark.box_json_path)
-        with PredictionFile(folder, {**facts, "benchmark": benchmark.name}) as file:
-            open_questions = [question for question in questions if question.id not in file.done]
-            if len(open_questions) < len(questions):
-                get_logger().info("%s: %d answers stand already", benchmark.name, len(questions) - len(open_questions))
-            dataset = _Prompts(self.assistant, benchmark, open_questions, box_store)
-            for predictions in _progress(self._answer(benchmark, dataset), benchmark.name, len(open_questions)):
-                file.add(predictions)
-            predictions = [file.done[question.id] for question in questions if question.id in file.done]
-        metrics = self._metrics(benchmark, predictions, box_store, facts)
+        store = None if benchmark.box_path is None else BoxStore(benchmark.box_path)
+        rank, world_size = self.collective.rank, self.collective.world_size
+        facts = {**facts, "benchmark": benchmark.name, "prompt_template": self.assistant.template.name}
+        files = PredictionFiles(folder, facts, rank)
+        # 1. what an earlier evaluation left
+        if rank == 0:
+            files.prepare()
+        self.collective.barrier()
+        # what a missing picture prevented is tried again
+        done = {key for key, prediction in files.read().items() if prediction.error is None}
+        to_ask = [question for question in questions if question.id not in done]
+        if rank == 0 and len(to_ask) < len(questions):
+            get_logger().info("%s: %d answers stand already", benchmark.name, len(questions) - len(to_ask))
+        # 2. this process's share
+        self.collective.barrier()
+        own = to_ask[rank::world_size]
+        for predictions in _progress(self._answer(benchmark, own, store), benchmark.name, len(own), rank):
+            files.add(predictions)
+        # 3. everything together
+        self.collective.barrier()
+        if rank != 0:
+            return {}
+        answered = files.merge([question.id for question in questions])
+        predictions = [answered[question.id] for question in questions]
+        metrics = {**self._metrics(benchmark, predictions, store), **facts}
         metrics["files"] = [Path(path).name for path in benchmark.write_files(str(folder), predictions)]
         (Path(folder) / "metrics.json").write_text(
             json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         return metrics
 
-    def _answer(self, benchmark: Benchmark, dataset: _Prompts) -> Iterator[list[Prediction]]:
+    def _answer(
+        self, benchmark: Benchmark, questions: Sequence[Question], store: BoxStore | None
+    ) -> Iterator[list[Prediction]]:
         """Yields the predictions batch by batch."""
+        dataset = _Prompts(self.assistant, benchmark, questions, store)
         loader = DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=list)
         for batch in loader:
             asked = [(question, words, prompt) for question, words, prompt in batch if isinstance(prompt, Prompt)]
@@ -113,8 +135,7 @@ class EvaluationRunner:
         self,
         benchmark: Benchmark,
         predictions: Sequence[Prediction],
-        box_store: BoxStore | None,
-        facts: Mapping[str, Any],
+        store: BoxStore | None,
     ) -> dict[str, Any]:
         failed = [prediction for prediction in predictions if prediction.error is not None]
         if failed:
@@ -126,16 +147,14 @@ class EvaluationRunner:
             raise XTunerError(f"benchmark '{benchmark.name}': no question could be asked; the first: {failed[0].error}")
         pairs = benchmark.pairs(predictions)
         without_boxes = sum(
-            box_store is None or box_store.find(_box_key(question), question.box_id) is None for question, _ in pairs
+            store is None or store.find(_box_key(question), question.box_id) is None for question, _ in pairs
         )
         metrics = {
             **benchmark.score(predictions),
             "num_questions": len(predictions),
-            "num_unparsed": sum(prediction.parsed is None and prediction.error is None for prediction in predictions),
+            "num_unparsed": sum(p.parsed is None and p.error is None for p in predictions),
             "num_failed": len(failed),
             "num_without_boxes": without_boxes,
-            "prompt_template": self.assistant.template.name,
-            **facts,
         }
         if metrics["overall"] is None:
             get_logger().info("%s: not scored, its answers are not public; predictions are written.", benchmark.name)
@@ -146,12 +165,12 @@ class _Prompts(Dataset):
     """The prompts of questions, made where the loader's workers run; a question's fault stands in its prompt's place."""
 
     def __init__(
-        self, assistant: Assistant, benchmark: Benchmark, questions: Sequence[Question], box_store: BoxStore | None
+        self, assistant: Assistant, benchmark: Benchmark, questions: Sequence[Question], store: BoxStore | None
     ) -> None:
         self.assistant = assistant
         self.benchmark = benchmark
         self.questions = questions
-        self.box_store = box_store
+        self.store = store
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -166,7 +185,7 @@ class _Prompts(Dataset):
             picture = question.picture.open(self.assistant.image_processor)
         except XTunerError as error:
             return question, words, str(error)
-        found = None if self.box_store is None else self.box_store.lookup(_box_key(question), question.box_id)
+        found = None if self.store is None else self.store.lookup(_box_key(question), question.box_id)
         return question, words, self.assistant.prepare([Turn(words)], [picture], [found])
 
 
@@ -178,11 +197,11 @@ def _unanswered(question: Question, words: str, error: str) -> Prediction:
     return Prediction(question.id, words, None, None, None if question.answer is None else 0.0, error)
 
 
-def _progress(batches: Iterator[list[Prediction]], name: str, total: int) -> Iterator[list[Prediction]]:
+def _progress(batches: Iterator[list[Prediction]], name: str, total: int, rank: int) -> Iterator[list[Prediction]]:
     """Shows a bar with the share of right answers while the batches pass through."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hits: list[float] = []
-    with Progress(*columns, console=console, disable=total == 0) as progress:
+    with Progress(*columns, console=console, disable=total == 0 or rank != 0) as progress:
         task = progress.add_task(name, total=total)
         for predictions in batches:
             yield predictions

@@ -16,13 +16,13 @@ class ShortAnswer(Benchmark):
 
     def read_questions(self) -> list[Question]:
         """Reads the JSON list; a record without question or answer is named by its number."""
-        rows = read_json(self.data_file)
+        rows = read_json(self.data_path)
         if not isinstance(rows, list):
-            raise XTunerError(f"'{self.data_file}': expected a JSON list of questions, found {type(rows).__name__}.")
+            raise XTunerError(f"'{self.data_path}': expected a JSON list of questions, found {type(rows).__name__}.")
         for number, row in enumerate(rows):
             absent = {"id", "question", "answer"} - set(row) if isinstance(row, dict) else {"id", "question", "answer"}
             if absent:
-                raise XTunerError(f"'{self.data_file}' record {number}: no {', '.join(sorted(absent))}; every record needs it.")
+                raise XTunerError(f"'{self.data_path}' record {number}: no {', '.join(sorted(absent))}; every record needs it.")
         return [
             Question(
                 id=unique_id,

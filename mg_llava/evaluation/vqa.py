@@ -6,6 +6,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mg_llava.evaluation.base import Benchmark, Prediction, Question, unique_ids
@@ -16,6 +17,7 @@ from xtuner.errors import XTunerError
 _OCR_HINT = "Reference OCR token:"
 
 
+@dataclass(kw_only=True, eq=False)
 class VQA(Benchmark):
     """JSON lines of ``{question_id, image, text}``; the text already holds the request for a short answer.
 
@@ -27,29 +29,23 @@ class VQA(Benchmark):
         (others): see `Benchmark`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data_file: str,
-        image_folder: str,
-        answer_file: str | None = None,
-        data_root: str = "",
-        box_json_path: str | None = None,
-        max_new_tokens: int = 16,
-    ) -> None:
-        super().__init__(name, data_file, data_root, image_folder, box_json_path, max_new_tokens)
-        self.answer_file = None if answer_file is None else self._below_root(answer_file)
+    answer_file: str | None = None
+
+    @property
+    def answer_path(self) -> str | None:
+        """The authors' answers, or None."""
+        return None if self.answer_file is None else self.path(self.answer_file)
 
     def files(self) -> list[str]:
         """Returns question file, answers, picture folder and box file."""
-        return [*super().files(), *([] if self.answer_file is None else [self.answer_file])]
+        return [*super().files(), *([] if self.answer_path is None else [self.answer_path])]
 
     def read_questions(self) -> list[Question]:
         """Reads questions and answers; a line without its fields is named."""
-        rows = read_json_lines(self.data_file)
+        rows = read_json_lines(self.data_path)
         for number, row in enumerate(rows, start=1):
-            require(row, ("question_id", "image", "text"), f"'{self.data_file}' question {number}")
-        answers = {} if self.answer_file is None else self.read_answers(self.answer_file)
+            require(row, ("question_id", "image", "text"), f"'{self.data_path}' question {number}")
+        answers = {} if self.answer_path is None else self.read_answers(self.answer_path)
         return [
             self.question(unique_id, row, answers)
             for unique_id, row in zip(unique_ids(row["question_id"] for row in rows), rows, strict=True)
@@ -82,6 +78,7 @@ class VQA(Benchmark):
         return None if question.answer is None or parsed is None else vqa_accuracy(parsed, question.answer)
 
 
+@dataclass(kw_only=True, eq=False)
 class VQAv2(VQA):
     """VQAv2: writes ``upload.json`` for the server; scored here where `answer_file` gives annotations.
 
@@ -91,32 +88,21 @@ class VQAv2(VQA):
         (others): see `VQA`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data_file: str,
-        image_folder: str,
-        answer_file: str | None = None,
-        upload_questions: str | None = None,
-        data_root: str = "",
-        box_json_path: str | None = None,
-        max_new_tokens: int = 16,
-    ) -> None:
-        super().__init__(name, data_file, image_folder, answer_file, data_root, box_json_path, max_new_tokens)
-        self.upload_questions = None if upload_questions is None else self._below_root(upload_questions)
+    upload_questions: str | None = None
 
     def files(self) -> list[str]:
         """Returns the files of `VQA` and the list of questions to upload."""
-        return [*super().files(), *([] if self.upload_questions is None else [self.upload_questions])]
+        return [*super().files(), *([] if self.upload_questions is None else [self.path(self.upload_questions)])]
 
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
         """Writes ``upload.json``: ``[{"question_id", "answer"}]``."""
         answers = {prediction.id: prediction.parsed or "" for prediction in predictions}
-        rows = read_json_lines(self.upload_questions or self.data_file)
+        rows = read_json_lines(self.data_path if self.upload_questions is None else self.path(self.upload_questions))
         upload = [{"question_id": row["question_id"], "answer": answers.get(str(row["question_id"]), "")} for row in rows]
         return [_write_json(os.path.join(folder, "upload.json"), upload)]
 
 
+@dataclass(kw_only=True, eq=False)
 class TextVQA(VQA):
     """TextVQA validation: answers from ``TextVQA_0.5.1_val.json``, found by picture and question, as ids differ between files.
 
@@ -125,19 +111,7 @@ class TextVQA(VQA):
         (others): see `VQA`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data_file: str,
-        image_folder: str,
-        answer_file: str | None = None,
-        ocr_hints: bool = True,
-        data_root: str = "",
-        box_json_path: str | None = None,
-        max_new_tokens: int = 16,
-    ) -> None:
-        super().__init__(name, data_file, image_folder, answer_file, data_root, box_json_path, max_new_tokens)
-        self.ocr_hints = ocr_hints
+    ocr_hints: bool = True
 
     def read_answers(self, path: str) -> dict[str, Any]:
         """Reads ``{"data": [{"image_id", "question", "answers"}]}`` by picture and question."""
@@ -153,7 +127,7 @@ class TextVQA(VQA):
         key = _textvqa_key(row["question_id"], lines[0])
         if answers and key not in answers:
             raise XTunerError(
-                f"'{self.data_file}' question {unique_id}: '{lines[0]}' has no answers in '{self.answer_file}': the two files "
+                f"'{self.data_path}' question {unique_id}: '{lines[0]}' has no answers in '{self.answer_path}': the two files "
                 "are of different versions; take TextVQA 0.5.1."
             )
         return Question(

@@ -16,31 +16,13 @@ from mg_llava.evaluation.files import read_json_lines, require
 class YesNo(Benchmark):
     """JSON-lines files of ``{question_id, image, text, label}``, one per kind of negative; overall = mean of their F1.
 
-    Args:
-        data_files: the files, relative to `data_root`; each is a group named as the file.
-        (others): see `Benchmark`.
+    Each file is a group named as the file.
     """
-
-    def __init__(
-        self,
-        name: str,
-        data_files: Sequence[str],
-        image_folder: str,
-        data_root: str = "",
-        box_json_path: str | None = None,
-        max_new_tokens: int = 16,
-    ) -> None:
-        super().__init__(name, data_files[0], data_root, image_folder, box_json_path, max_new_tokens)
-        self.data_files = [self._below_root(path) for path in data_files]
-
-    def files(self) -> list[str]:
-        """Returns all question files, the picture folder and the box file."""
-        return [*self.data_files, *(path for path in super().files() if path not in self.data_files)]
 
     def read_questions(self) -> list[Question]:
         """Reads the files; a line without its fields is named."""
         questions = []
-        for path in self.data_files:
+        for path in self.data_paths:
             category = os.path.splitext(os.path.basename(path))[0]
             rows = read_json_lines(path)
             for number, row in enumerate(rows, start=1):

@@ -1,4 +1,4 @@
-"""Random draws that are the same on every machine and with every numpy: whole numbers from raw PCG64 output."""
+"""Random draws that are the same on every machine and with every numpy: whole numbers from raw PCG64."""
 
 from __future__ import annotations
 

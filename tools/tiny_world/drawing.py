@@ -38,7 +38,9 @@ _STORED_BLOCK = 65535
 def _palette() -> list[tuple[int, int, int]]:
     """Ground levels, then each paint in two shades, the second a little darker."""
     shades = [
-        tuple(value - darker * value // 10 for value in _PAINT[colour]) for colour in _INK for darker in (0, 1)
+        tuple(value - darker * value // 10 for value in _PAINT[colour])
+        for colour in _INK
+        for darker in (0, 1)
     ]
     return [*_GROUND, *((r, g, b) for r, g, b in shades)]
 
@@ -55,7 +57,7 @@ def shape_mask(kind: str, width: int, height: int) -> np.ndarray:
     if kind == "circle":
         return radius <= width**2
     if kind == "ring":
-        return (radius <= width**2) & (radius > (width - 8) ** 2)
+        return (radius <= width**2) & (radius > (width - 6) ** 2)
     if kind == "cross":
         return (np.abs(x) <= width // 3) | (np.abs(y) <= height // 3)
     if kind == "triangle":
@@ -64,7 +66,7 @@ def shape_mask(kind: str, width: int, height: int) -> np.ndarray:
 
 
 def draw_indices(scene: Scene) -> np.ndarray:
-    """Returns the (height, width) uint8 palette indices of a scene: noisy ground, then distractors and things."""
+    """Returns the (height, width) uint8 palette indices of a scene: ground, distractors, things."""
     dice = Dice(*scene.noise_keys)
     canvas = dice.bytes_below_8(scene.height, scene.width)
 

@@ -89,12 +89,14 @@ def make_convnext(folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    model = open_clip.CustomTextCLIP(**model_config)
+    model = open_clip.CLIP(**model_config)
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def save_training_note(folder: Path, script: str, arguments: dict[str, object], figures: dict[str, float]) -> None:
+def save_training_note(
+    folder: Path, script: str, arguments: dict[str, object], figures: dict[str, float]
+) -> None:
     """Writes what made a pre-trained part beside it: training.json with script, arguments and figures."""
     kept = {name: value for name, value in arguments.items() if name != "out"}
     note = {"script": f"tools/tiny_world/{script}", "arguments": kept, "figures": figures}

@@ -114,7 +114,8 @@ def train(folder: Path, steps: int, seed: int, batch_size: int, peak_lr: float, 
             schedule.step()
             progress.update(task, advance=1, description=f"reading, loss {loss.item():.3f}")
             if step % 100 == 99:
-                console.print(f"step {step + 1}: loss {loss.item():.3f}, right {token_accuracy(model, reader):.1%}")
+                right = token_accuracy(model, reader)
+                console.print(f"step {step + 1}: loss {loss.item():.3f}, right {right:.1%}")
     accuracy = token_accuracy(model, reader)
     model.save_pretrained(folder)
     return accuracy
@@ -122,7 +123,9 @@ def train(folder: Path, steps: int, seed: int, batch_size: int, peak_lr: float, 
 
 def main() -> None:
     """Parses the command line and trains."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=SHIPPED / "llm")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=1)
@@ -133,7 +136,9 @@ def main() -> None:
     accuracy = train(
         arguments.out, arguments.steps, arguments.seed, arguments.batch_size, arguments.lr, console
     )
-    save_training_note(arguments.out, "pretrain_llm.py", vars(arguments), {"held_out_token_accuracy": accuracy})
+    save_training_note(
+        arguments.out, "pretrain_llm.py", vars(arguments), {"held_out_token_accuracy": accuracy}
+    )
     console.print(f"{arguments.out}: {accuracy:.1%} of the answer tokens on unseen scenes are right.")
 
 

@@ -3,8 +3,8 @@
     python tools/tiny_world/pretrain_towers.py {clip,convnext} [--steps 1500] [--seed 1]
 
 Writes tools/tiny_world/pretrained/<tower>, which make.py then puts into every world. Both towers get the same
-scenes and the same supervision, each at its own resolution: what stands in each of the 6 x 6 cells of the last map,
-and in each box, pooled as the model pools objects. Heads are thrown away.
+scenes and the same supervision, each at its own resolution: what stands in each of the 6 x 6 cells of the
+last map, and in each box. Heads are thrown away.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class TowerWithHeads(nn.Module):
         if isinstance(self.tower, HighResEncoder):
             return self.tower(pixels)
         # As the model makes it: from the normalised picture, without antialias.
-        low = functional.interpolate(pixels, (LOW_RES_SIZE, LOW_RES_SIZE), mode="bilinear", align_corners=False)
+        low = functional.interpolate(pixels, (LOW_RES_SIZE, LOW_RES_SIZE), mode="bilinear")
         return [self.tower(low).transpose(1, 2).unflatten(2, self.tower.grid)]
 
     def forward(self, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +118,9 @@ class TowerWithHeads(nn.Module):
         maps = self._maps(examples.pixels)
         cells = self.cell_head(maps[-1].flatten(2).transpose(1, 2).flatten(0, 1))
         pooled = [
-            roi_align(stage, examples.boxes, 4, stage.shape[-1] / HIGH_RES_SIZE, sampling_ratio=2).mean((2, 3))
+            roi_align(stage, examples.boxes, 4, stage.shape[-1] / HIGH_RES_SIZE, sampling_ratio=2).mean(
+                (2, 3)
+            )
             for stage in maps
         ]
         return cells, self.box_head(torch.cat(pooled, dim=1))
@@ -135,7 +137,8 @@ def loss_of(model: TowerWithHeads, examples: Examples) -> torch.Tensor:
     kinds, paints = examples.kinds.flatten(), examples.paints.flatten()
     # Most cells are bare ground: those with a thing count as much as all others together.
     thing = kinds > 0
-    loss = _loss(cells[thing], kinds[thing], paints[thing]) + 0.3 * _loss(cells[~thing], kinds[~thing], paints[~thing])
+    loss = _loss(cells[thing], kinds[thing], paints[thing])
+    loss = loss + 0.3 * _loss(cells[~thing], kinds[~thing], paints[~thing])
     return loss + _loss(boxes, kinds[examples.box_cells], paints[examples.box_cells])
 
 
@@ -189,7 +192,9 @@ def write_back(tower: LowResEncoder | HighResEncoder, folder: Path) -> None:
 
 def main() -> None:
     """Parses the command line and trains one tower."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tower", choices=("clip", "convnext"))
     parser.add_argument("--out", type=Path, help="default: tools/tiny_world/pretrained/<tower>")
     parser.add_argument("--steps", type=int, default=1500)
@@ -201,7 +206,8 @@ def main() -> None:
     folder = arguments.out or SHIPPED / arguments.tower
     torch.manual_seed(arguments.seed)
     (make_clip if arguments.tower == "clip" else make_convnext)(folder)
-    tower = LowResEncoder(str(folder)) if arguments.tower == "clip" else HighResEncoder(str(folder), HIGH_RES_SIZE)
+    is_clip = arguments.tower == "clip"
+    tower = LowResEncoder(str(folder)) if is_clip else HighResEncoder(str(folder), HIGH_RES_SIZE)
     model = TowerWithHeads(tower.requires_grad_(True))
     train(model, arguments.steps, arguments.seed, arguments.batch_size, arguments.lr, console)
     write_back(tower, folder)

@@ -32,7 +32,7 @@ def _unique(scene: Scene) -> list[tuple[str, str, str]]:
 
 
 def _exist(scene: Scene) -> list[Question]:
-    """Yes for what is there; no only for hard cases, where the colour and the shape are there, but not together."""
+    """Yes for what is there; no only for hard cases: colour and shape are there, but not together."""
     pairs = {(thing.colour, thing.kind) for thing in scene.things}
     crossed = {(colour, kind) for colour, _ in pairs for _, kind in pairs}
     return [
@@ -106,7 +106,7 @@ class BalancedAsker:
         self._used: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
 
     def ask(self, scene: Scene) -> list[Question]:
-        """Returns at most one question of each kind, in random order: those with the rarest answers so far."""
+        """Returns at most one question of each kind, in random order: those with the rarest answers."""
         picked = []
         for kind, candidates in _CANDIDATES.items():
             found = candidates(scene)

@@ -1,16 +1,13 @@
 """What quickstart.sh shows: a question to ask, the table of accuracies, the picture with its boxes drawn.
 
-    python tools/tiny_world/report.py question --world FOLDER [--number N]
-    python tools/tiny_world/report.py table --world FOLDER --metrics FILE
-    python tools/tiny_world/report.py picture --world FOLDER [--number N] --out FILE
-    python tools/tiny_world/report.py lookup --world FOLDER [--number N] --out FILE
+python tools/tiny_world/report.py ask [--number N] --out FOLDER
+python tools/tiny_world/report.py table --metrics FILE
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +21,8 @@ _BOX_COLOUR = (255, 255, 255)
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise SystemExit(f"{path} is missing: run tools/tiny_world/make.py and the steps of script/quickstart.sh first.")
+        raise SystemExit(f"{path} is missing: script/quickstart.sh makes it.")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _question(world: Path, number: int) -> dict[str, str]:
-    questions = _load(world / "data" / "test.json")
-    if not 0 <= number < len(questions):
-        raise SystemExit(f"--number is {number}, but {world} has questions 0 to {len(questions) - 1}.")
-    return questions[number]
-
-
-def _box_record(world: Path, image: str) -> dict[str, Any]:
-    return next(record for record in _load(world / "data" / "boxes.json") if record["image"] == image)
 
 
 def draw_boxes(picture: Image.Image, record: dict[str, Any]) -> Image.Image:
@@ -50,24 +36,62 @@ def draw_boxes(picture: Image.Image, record: dict[str, Any]) -> Image.Image:
     return drawn
 
 
-def accuracy_table(world: Path, predictions: Path, metrics: Path) -> Table:
-    """Returns accuracy per kind of question beside what guessing gets.
+def accuracy_table(world: Path, metrics: Path) -> Table:
+    """Returns the accuracy per kind of question beside what guessing gets.
 
     Args:
         world: The world's folder.
-        predictions: predictions.jsonl of the evaluation; each line has id and correct.
-        metrics: metrics.json with 'overall', 0 to 1.
+        metrics: metrics.json of the evaluation: 'overall' and 'groups' / 'kind', 0 to 1.
     """
-    manifest, questions = _load(world / "manifest.json"), _load(world / "data" / "test.json")
-    kinds = {question["id"]: question["kind"] for question in questions}
-    right: dict[str, list[bool]] = defaultdict(list)
-    for line in predictions.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        right[kinds[entry["id"]]].append(bool(entry["correct"]))
-    table = Table("kind of question", "questions", "right", "guessing", title="Held-out questions")
-    guessing = manifest["majority_baseline"]
-    for kind, marks in right.items():
-        table.add_row(kind, str(len(marks)), f"{sum(marks) / len(marks):.1%}", f"{guessing[kind]:.1%}")
-    overall = _load(metrics)["overall"]
-    table.add_row("all", str(len(questions)), f"{overall:.1%}", f"{guessing['overall']:.1%}", style="bold")
+    guessing = _load(world / "manifest.json")["majority_baseline"]
+    found = _load(metrics)
+    table = Table("kind of question", "right", "always the commonest answer", title="Held-out questions")
+    for kind, share in found["groups"]["kind"].items():
+        table.add_row(kind, f"{share:.1%}", f"{guessing[kind]:.1%}")
+    table.add_row("all", f"{found['overall']:.1%}", f"{guessing['overall']:.1%}", style="bold")
     return table
+
+
+def save_asked(world: Path, number: int, folder: Path) -> None:
+    """Writes what asking test question ``number`` takes below ``folder``.
+
+    picture.png has the boxes drawn; image.txt, question.txt and expected.txt hold one line each; boxes.json
+    has the picture's box record.
+    """
+    questions = _load(world / "data" / "test.json")
+    if not 0 <= number < len(questions):
+        raise SystemExit(f"--number is {number}, but {world} has questions 0 to {len(questions) - 1}.")
+    asked = questions[number]
+    record = next(r for r in _load(world / "data" / "boxes.json") if r["image"] == asked["image"])
+    folder.mkdir(parents=True, exist_ok=True)
+    image = world / "data" / asked["image"]
+    with Image.open(image) as picture:
+        draw_boxes(picture, record).save(folder / "picture.png")
+    texts = {"image": image.as_posix(), "question": asked["question"], "expected": asked["answer"]}
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+    (folder / "boxes.json").write_text(json.dumps([record], indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Parses the command line and reports."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    ask = commands.add_parser("ask", help="write what asking a test question takes")
+    ask.add_argument("--number", type=int, default=0, help="number of the test question")
+    ask.add_argument("--out", type=Path, required=True)
+    table = commands.add_parser("table", help="print the table of accuracies")
+    table.add_argument("--metrics", type=Path, required=True, help="metrics.json of the evaluation")
+    for command in (ask, table):
+        command.add_argument("--world", type=Path, default=Path("work_dirs/tiny_world"))
+    arguments = parser.parse_args()
+    if arguments.command == "ask":
+        save_asked(arguments.world, arguments.number, arguments.out)
+    else:
+        Console().print(accuracy_table(arguments.world, arguments.metrics))
+
+
+if __name__ == "__main__":
+    main()

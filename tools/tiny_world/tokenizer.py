@@ -1,4 +1,4 @@
-"""A fast tokenizer of Llama's kind (BPE with byte fallback, bos, eos, unk) in which every word of the world is one token."""
+"""A fast tokenizer of Llama's kind (BPE with byte fallback), in which each word of the world is one token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _chains(words: list[str]) -> dict[tuple[str, str], None]:
     """Returns the merges that grow each word from its start, one character at a time.
 
     All merges begin at a word's start, so none competes inside a word, and no training is needed that could
-    differ between versions. Words after a line break are known with a capital only: there they begin a prompt.
+    differ between versions. After a line break, where prompts begin, words are known with a capital only.
     """
     merges: dict[tuple[str, str], None] = {}
     for start in _WORD_STARTS:
@@ -41,9 +41,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     vocab = {piece: number for number, piece in enumerate(pieces)}
     bpe = models.BPE(vocab=vocab, merges=list(merges), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(bpe)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xtuner.config.plain import to_plain
-from xtuner.config.references import has_reference, whole_reference
+from xtuner.config.references import whole_reference
 from xtuner.config.schema import RESOLVED_FROM, allowed_keys, top_level_names
 from xtuner.errors import ProblemsError, nearest
 from xtuner.registry import is_node
@@ -17,9 +17,10 @@ _BRACKETS = {"[": "]", "(": ")"}
 
 
 def parse_overrides(options: Iterable[str]) -> dict[str, Any]:
-    """Reads ``key=value`` words: numbers, True/False/None, lists and tuples (``[a,b]``), quoted text; else plain text.
+    """Reads ``key=value``: numbers, True/False/None, lists and tuples (``[a,b]``), quoted or plain text.
 
-    Spaces and commas are kept: ``image_folder=/data/my pictures`` is one path. A key given twice takes the last value.
+    Spaces and commas are kept: ``image_folder=/data/my pictures`` is one path. A key given twice takes the
+    last value.
 
     Raises:
         ProblemsError: words without ``=`` or without a key.
@@ -44,7 +45,9 @@ def _parse_value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
-    if text and _BRACKETS.get(text[0]) == text[-1]:  # [tensorboard,wandb]: a shell eats quotes, so words need none
+    if (
+        text and _BRACKETS.get(text[0]) == text[-1]
+    ):  # [tensorboard,wandb]: a shell eats quotes, so words need none
         items = [_parse_value(item.strip()) for item in _split(text[1:-1]) if item.strip()]
         return tuple(items) if text[0] == "(" else items
     return text
@@ -67,7 +70,8 @@ def apply_overrides(root: dict[str, Any], overrides: Mapping[str, Any], problems
 
     Args:
         root: the config as written, plain data.
-        overrides: dotted key to value. A dict with ``type`` replaces what stands there; a dict without is merged in.
+        overrides: dotted key to value. A dict with ``type`` replaces what stands there; a dict without is
+            merged in.
         problems: gets a sentence for each key that the config does not have.
     """
     for key, value in _flatten(overrides):
@@ -77,7 +81,8 @@ def apply_overrides(root: dict[str, Any], overrides: Mapping[str, Any], problems
             problems.append(f"'{parts[0]}' is not in this config.{nearest(parts[0], root)}")
         elif root.get(RESOLVED_FROM) and not isinstance(root.get(parts[0]), (dict, list, tuple)):
             problems.append(
-                f"'{key}' would reach nothing: this config is resolved (from '{root[RESOLVED_FROM]}'). Override the place "
+                f"'{key}' would reach nothing: this config is resolved (from '{root[RESOLVED_FROM]}'). "
+                "Override the place "
                 f"of use, e.g. optimizer.{parts[0]}, or take the config as written."
             )
         else:
@@ -93,17 +98,21 @@ def _flatten(overrides: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[s
 
 
 def _put(container: Any, parts: Sequence[str], value: Any, walked: list[str], problems: list[str]) -> Any:
-    """Returns `container` with `value` at the path `parts`; dicts and lists are changed in place, tuples replaced."""
+    """Returns `container` with `value` at the path `parts`; dicts and lists change in place."""
     here, part, rest = ".".join(walked), parts[0], parts[1:]
     name = whole_reference(container)
     if name is not None:
-        problems.append(f"'{'.'.join([*walked, *parts])}': {here} is '{container}'. Override {'.'.join([name, *parts])}.")
+        problems.append(
+            f"'{'.'.join([*walked, *parts])}': {here} is '{container}'. Override {'.'.join([name, *parts])}."
+        )
         return container
     if isinstance(container, tuple):
         return tuple(_put(list(container), parts, value, walked, problems))
     if isinstance(container, list):
         if not part.isdigit() or int(part) >= len(container):
-            problems.append(f"'{'.'.join([*walked, part])}': {here} has {len(container)} items, counted from 0.")
+            problems.append(
+                f"'{'.'.join([*walked, part])}': {here} has {len(container)} items, counted from 0."
+            )
             return container
         index = int(part)
         container[index] = _put(container[index], rest, value, [*walked, part], problems) if rest else value
@@ -117,8 +126,3 @@ def _put(container: Any, parts: Sequence[str], value: Any, walked: list[str], pr
         return container
     container[part] = _put(container[part], rest, value, [*walked, part], problems) if rest else value
     return container
-
-
-def has_references(overrides: Mapping[str, Any]) -> bool:
-    """Returns whether a value refers to a setting by ``'${name}'``."""
-    return any(has_reference(value) for value in overrides.values())

@@ -13,10 +13,11 @@ _NOT_CONFIGS = {"_base_", "deepspeed", "architectures"}
 
 
 def config_root() -> Path:
-    """Returns the folder of the shipped configs: ``configs/`` of a checkout, else the copy installed with the package."""
+    """Returns the folder of the shipped configs: a checkout's ``configs/``, else the installed copy."""
     package = Path(xtuner.__file__).resolve().parent
     checkout = package.parent / "configs"
-    # a folder `configs` beside an installed package may be anyone's: only a checkout has our setup.py beside it
+    # a folder `configs` beside an installed package may be anyone's: only a checkout has our setup.py beside
+    # it
     if checkout.is_dir() and (package.parent / "setup.py").is_file():
         return checkout
     return package / "_configs"
@@ -43,7 +44,9 @@ def list_configs(root: Path | None = None) -> dict[str, Path]:
             continue
         name = config_name(path)
         if name in configs:
-            raise XTunerError(f"Two configs are named '{name}': {configs[name]} and {path}. Rename one of them.")
+            raise XTunerError(
+                f"Two configs are named '{name}': {configs[name]} and {path}. Rename one of them."
+            )
         configs[name] = path
     return configs
 
@@ -61,7 +64,9 @@ def find_config(name: str | Path, root: Path | None = None) -> Path:
     path = Path(name)
     if path.is_file():
         if path.suffix != ".py":
-            raise XTunerError(f"'{path}' is not a config: expected a Python file (.py) or one of `xtuner list-cfg`.")
+            raise XTunerError(
+                f"'{path}' is not a config: expected a Python file (.py) or one of `xtuner list-cfg`."
+            )
         return path
     configs = list_configs(root)
     wanted = config_name(path)
@@ -71,22 +76,3 @@ def find_config(name: str | Path, root: Path | None = None) -> Path:
     if len(path.parts) > 1:
         get_logger().info("'%s' does not exist; taking the config of that name, %s", name, configs[wanted])
     return configs[wanted]
-
-
-def find_deepspeed(name: str | Path, root: Path | None = None) -> Path:
-    """Finds a DeepSpeed setting by the path of a JSON file or by name, e.g. ``deepspeed_zero2``.
-
-    Raises:
-        XTunerError: no such file or name; the message suggests the nearest name.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = {file.stem: file for file in sorted(((root or config_root()) / "deepspeed").glob("*.json"))}
-    wanted = path.name.removesuffix(".json")
-    if wanted not in shipped:
-        hint = nearest(wanted, shipped)
-        raise XTunerError(
-            f"There is no DeepSpeed setting '{name}': expected a JSON file or one of {', '.join(shipped)}.{hint}"
-        )
-    return shipped[wanted]

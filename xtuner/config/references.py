@@ -13,7 +13,7 @@ _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 
 def whole_reference(value: Any) -> str | None:
-    """Returns the name in `value` where it is one reference and nothing else, ``'${lr}'`` → ``'lr'``, otherwise None."""
+    """Returns the name if `value` is one reference and nothing else: ``'${lr}'`` → ``'lr'``; else None."""
     match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
     return match.group(1) if match else None
 
@@ -38,8 +38,8 @@ def referenced_names(value: Any) -> Iterator[str]:
 def resolve_references(root: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """Returns a copy of `root` without references; `root` stays as it is.
 
-    A text that is one reference takes the value's type (``'${batch_size}'`` becomes an int; a node becomes a copy of the
-    node); inside a longer text, a plain value is written into it.
+    A text that is one reference takes the value's type (``'${batch_size}'`` becomes an int; a node becomes a
+    copy of the node); inside a longer text, a plain value is written into it.
 
     Args:
         root: the whole config as plain data.
@@ -82,7 +82,9 @@ class _Resolver:
         """Returns whether there is a value of the dotted `name`, and the value, resolved."""
         if name in self.open:
             circle = " → ".join([*self.open[self.open.index(name) :], name])
-            self.problems.append(f"{where}: these refer to one another in a circle: {circle}. Give one of them a value.")
+            self.problems.append(
+                f"{where}: these refer to one another in a circle: {circle}. Give one of them a value."
+            )
             return False, None
         self.open.append(name)
         found, value = self.descend(name, where)
@@ -102,7 +104,9 @@ class _Resolver:
                     return False, None
             names = _names_of(current)
             if part not in names:
-                inside = f"'{'.'.join(walked)}' has no '{part}'" if walked else f"there is no setting '{part}'"
+                inside = (
+                    f"'{'.'.join(walked)}' has no '{part}'" if walked else f"there is no setting '{part}'"
+                )
                 self.problems.append(f"{where}: in '${{{name}}}' {inside}.{nearest(part, names)}")
                 return False, None
             current = names[part]

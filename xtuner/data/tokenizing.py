@@ -7,7 +7,7 @@ of the tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,8 +70,8 @@ def encode_conversations(
         and counts them.
     """
     rendered = [template.render(conversation.turns) for conversation in conversations]
-    ids_of = _tokenize((piece.text for pieces in rendered for piece in pieces if piece.text), tokenizer)
-    return [_join(pieces, ids_of, tokenizer, max_length) for pieces in rendered]
+    ids_of = _ids_of_pieces(rendered, tokenizer)
+    return [_join(pieces, ids_of, max_length) for pieces in rendered]
 
 
 def encode_prompt(
@@ -86,36 +86,39 @@ def encode_prompts(
 ) -> list[list[int]]:
     """`encode_prompt` of many prompts with one call of the tokenizer."""
     rendered = [template.render(turns, add_generation_prompt=True) for turns in prompts]
-    ids_of = _tokenize((piece.text for pieces in rendered for piece in pieces if piece.text), tokenizer)
-    return [_join(pieces, ids_of, tokenizer, max_length=None).input_ids for pieces in rendered]
+    ids_of = _ids_of_pieces(rendered, tokenizer)
+    return [_join(pieces, ids_of, max_length=None).input_ids for pieces in rendered]
 
 
-def _tokenize(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """Ids of each distinct text; separators and short answers repeat often."""
-    distinct = list(dict.fromkeys(texts))
-    if not distinct:
-        return {}
+def _ids_of_pieces(
+    rendered: Sequence[Sequence[Piece]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str | PieceKind, list[int]]:
+    """Ids of each distinct text and of what is no text; separators and short answers repeat often."""
+    texts = list(dict.fromkeys(piece.text for pieces in rendered for piece in pieces if piece.text))
+    kinds = {piece.kind for pieces in rendered for piece in pieces if not piece.text}
+    ids_of: dict[str | PieceKind, list[int]] = {kind: _special(kind, tokenizer) for kind in kinds}
+    ids_of.update(zip(texts, _tokenize(texts, tokenizer), strict=True))
+    return ids_of
+
+
+def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    if tokenizer.is_fast:
+        # the batch call of transformers costs as much again as the tokenising
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     # verbose: a piece longer than the tokenizer's model_max_length is cut by max_length, no need to warn
-    ids = tokenizer(
-        distinct,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
-    return dict(zip(distinct, ids, strict=True))
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _join(
-    pieces: Sequence[Piece],
-    ids_of: dict[str, list[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
+    pieces: Sequence[Piece], ids_of: dict[str | PieceKind, list[int]], max_length: int | None
 ) -> Encoded:
     input_ids: list[int] = []
     labels: list[int] = []
     for piece in pieces:
-        ids = ids_of[piece.text] if piece.kind is PieceKind.TEXT else _special(piece.kind, tokenizer)
+        ids = ids_of[piece.text or piece.kind]
         input_ids += ids
         labels += ids if piece.supervised else [IGNORE_INDEX] * len(ids)
     if max_length is None or len(input_ids) <= max_length:

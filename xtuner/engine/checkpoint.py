@@ -63,7 +63,8 @@ class CheckpointFolder:
             _remove(leftover)
         if self.keep is not None:
             others = [p for p in self.complete() if p != path]
-            # a run started anew in an old folder must not lose its own checkpoints to older ones with more steps
+            # a run started anew in an old folder must not lose its own checkpoints to older ones with more
+            # steps
             others.sort(key=lambda p: p.stat().st_mtime)
             for old in others[: max(0, len(others) + 1 - self.keep)]:
                 _remove(old)
@@ -78,9 +79,13 @@ class CheckpointFolder:
             return self.latest()
         path = Path(resume)
         if not path.exists():
-            raise XTunerError(f"--resume {resume}: no such checkpoint. Give an iter_*.pth, or 'auto' for the newest.")
+            raise XTunerError(
+                f"--resume {resume}: no such checkpoint. Give an iter_*.pth, or 'auto' for the newest."
+            )
         if not is_complete(path):
-            raise XTunerError(f"--resume {resume}: the checkpoint is cut off or not one of a run. Take an older one.")
+            raise XTunerError(
+                f"--resume {resume}: the checkpoint is cut off or not one of a run. Take an older one."
+            )
         return path
 
 
@@ -128,7 +133,8 @@ def restore_rng(state: dict[str, Any]) -> None:
 
 
 def check_resumable(found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
-    """Compares a checkpoint's facts (``parameters``: shape by name, ``global_batch``) with the run that would go on.
+    """Compares a checkpoint's facts (``parameters``: shape by name, ``global_batch``) with the run that would
+    go on.
 
     Raises:
         XTunerError: other trained parameters or another number of samples per step.
@@ -136,7 +142,9 @@ def check_resumable(found: dict[str, Any], expected: dict[str, Any], path: Path)
     theirs, ours = found["parameters"], expected["parameters"]
     missing = sorted(set(ours) - set(theirs))
     surplus = sorted(set(theirs) - set(ours))
-    shapes = [f"{n}: {theirs[n]}, here {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]]
+    shapes = [
+        f"{n}: {theirs[n]}, here {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]
+    ]
     problems = [
         *([f"{len(missing)} trained here but not there, e.g. {missing[0]}"] if missing else []),
         *([f"{len(surplus)} trained there but not here, e.g. {surplus[0]}"] if surplus else []),

@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xtuner.config import config_root
 from xtuner.engine.precision import Precision
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import get_logger
 
-_FOLDER = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
 
-
-def read_deepspeed(name_or_path: str, folder: Path = _FOLDER) -> dict[str, Any]:
+def read_deepspeed(name_or_path: str) -> dict[str, Any]:
     """Reads DeepSpeed's settings: a path to a JSON file, or a shipped name such as ``deepspeed_zero2``.
 
     Raises:
         XTunerError: no such file or name, or no JSON in it.
     """
+    folder = config_root() / "deepspeed"
     path = Path(name_or_path)
     if not path.is_file():
         path = folder / f"{path.name.removesuffix('.json')}.json"
@@ -32,7 +32,9 @@ def read_deepspeed(name_or_path: str, folder: Path = _FOLDER) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise XTunerError(f"{path} is no JSON: {error}. Mend the file.") from error
     if not isinstance(settings, dict):
-        raise XTunerError(f"{path} holds a {type(settings).__name__}: expected a JSON object with DeepSpeed's settings.")
+        raise XTunerError(
+            f"{path} holds a {type(settings).__name__}: expected a JSON object with DeepSpeed's settings."
+        )
     return settings
 
 
@@ -43,9 +45,15 @@ def offloads_optimizer(settings: dict[str, Any]) -> bool:
 
 
 def engine_config(
-    settings: dict[str, Any], precision: Precision, max_norm: float | None, grad_accum: int, batch_size: int, on_gpu: bool
+    settings: dict[str, Any],
+    precision: Precision,
+    max_norm: float | None,
+    grad_accum: int,
+    batch_size: int,
+    on_gpu: bool,
 ) -> dict[str, Any]:
-    """Joins DeepSpeed's settings with those of the config, which win; each contradiction is said once in the log.
+    """Joins DeepSpeed's settings with those of the config, which win; each contradiction is said once in the
+    log.
 
     Args:
         settings: as `read_deepspeed` returned them.
@@ -60,7 +68,10 @@ def engine_config(
         "gradient_accumulation_steps": grad_accum,
         "gradient_clipping": float(max_norm or 0.0),
         "bf16": {"enabled": precision.name == "bf16"},
-        "fp16": {"enabled": precision.name == "fp16", **({"initial_scale_power": 16} if precision.scales_loss else {})},
+        "fp16": {
+            "enabled": precision.name == "fp16",
+            **({"initial_scale_power": 16} if precision.scales_loss else {}),
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }

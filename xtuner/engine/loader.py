@@ -19,8 +19,8 @@ def build_train_dataloader(
 
     Args:
         node: ``dict(batch_size=, num_workers=, sampler=dict(type=...))``.
-        dataset: with ``lengths`` (tokens per sample), ``collate_fn`` and, where samples fall into groups that should not
-            meet in a batch, ``groups``.
+        dataset: with ``lengths`` (tokens per sample), ``collate_fn`` and, where samples fall into groups that
+            should not meet in a batch, ``groups``.
         grad_accum: micro-batches of a rank per optimizer step.
         environment: this process.
         seed: of the order of samples.
@@ -28,7 +28,9 @@ def build_train_dataloader(
     sampler_node = node["sampler"]
     extra: dict[str, Any] = {}
     groups = getattr(dataset, "groups", None)
-    if groups is not None and "groups" in getattr(resolve_type(sampler_node["type"]), "provided_by_parent", ()):
+    if groups is not None and "groups" in getattr(
+        resolve_type(sampler_node["type"]), "provided_by_parent", ()
+    ):
         extra["groups"] = groups
     sampler = build(
         sampler_node,

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 class TrainLoop(BaseLoop):
     """Feeds the runner the micro-batches of each optimizer step.
 
-    The loader's batch sampler is endless and starts where the run stands, so that resuming in mid-epoch decodes nothing
-    that was seen. Hooks follow mmengine's convention: within ``after_train_iter`` the steps done are ``runner.iter + 1``.
+    The loader's batch sampler is endless and starts where the run stands, so that resuming in mid-epoch
+    decodes nothing that was seen. Hooks follow mmengine's convention: within ``after_train_iter`` the steps
+    done are ``runner.iter + 1``.
 
     Args:
         runner: a `PlainRunner` or `DeepSpeedRunner`.

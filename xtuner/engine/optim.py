@@ -14,12 +14,14 @@ from xtuner.errors import XTunerError
 
 
 class StepOptimizer(OptimWrapper):
-    """An optimizer whose `step` is a whole optimizer step: unscale, clip, update, clear; the host never waits.
+    """An optimizer whose `step` is a whole optimizer step: unscale, clip, update, clear; the host never
+    waits.
 
     Args:
         optimizer: over the trainable parameters.
         precision: fp16 adds a dynamic loss scale.
-        max_norm: gradients are scaled down to this 2-norm; None or 0 leaves them alone (the norm is measured all the same).
+        max_norm: gradients are scaled down to this 2-norm; None or 0 leaves them alone (the norm is measured
+            all the same).
         grad_accum: micro-batches per step; read by the runner, which knows how to weigh them.
 
     Attributes:
@@ -76,14 +78,17 @@ def set_learning_rate(optimizer: Any, factor: float) -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Sorts the trainable parameters of `model`: matrices decay, biases and norms (one dimension or none) never do.
+    """Sorts the trainable parameters of `model`: matrices decay, biases and norms (one dimension or none)
+    never do.
 
     Raises:
         XTunerError: nothing is trainable.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
-        raise XTunerError("No parameter of the model is trainable: name at least one part in the model's 'trainable'.")
+        raise XTunerError(
+            "No parameter of the model is trainable: name at least one part in the model's 'trainable'."
+        )
     if weight_decay == 0:
         return [{"params": trainable, "weight_decay": 0.0}]
     # ZeRO-3 leaves a partitioned parameter with one dimension and its true shape in ds_shape

@@ -68,7 +68,11 @@ class PlainBackend:
     def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
         """Rank 0 writes the trained weights, the optimizer and `trainer` to one file, whole or not at all."""
         if collective.rank == 0:
-            state = {"state_dict": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "trainer": trainer}
+            state = {
+                "state_dict": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "trainer": trainer,
+            }
             save_file_atomic(state, path)
         collective.barrier()
 

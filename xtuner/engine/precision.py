@@ -49,15 +49,18 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
         choices = ["auto", *_DTYPES]
         raise XTunerError(f"precision is '{name}': expected one of {choices}.{nearest(name, choices)}")
     if name == "fp16" and device.type == "cpu":
-        raise XTunerError("precision is 'fp16' on the CPU, which cannot train in it: set precision to 'fp32' or 'bf16'.")
+        raise XTunerError(
+            "precision is 'fp16' on the CPU, which cannot train in it: set precision to 'fp32' or 'bf16'."
+        )
     return Precision(name)
 
 
 def cast_parameters(model: nn.Module, precision: Precision) -> None:
-    """Casts in place: trained parameters to float32, frozen ones to the compute format. Buffers stay as they are.
+    """Casts in place: trained parameters to float32, frozen ones to the compute format. Buffers stay as they
+    are.
 
-    Trained weights in half precision would lose every update smaller than their spacing; frozen ones lose nothing that
-    autocast would not lose too. Integer (quantised) parameters are left alone.
+    Trained weights in half precision would lose every update smaller than their spacing; frozen ones lose
+    nothing that autocast would not lose too. Integer (quantised) parameters are left alone.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():

@@ -16,8 +16,9 @@ _NAME_OR_PATH = "_name_or_path"
 def missing_files(settings: Mapping[str, Any]) -> list[str]:
     """Returns one sentence for each top-level setting that names a file or folder which is not there.
 
-    A setting means a file by its name's end (``_path``, ``_folder``, ``_pth``, ``_file``; a list means several). One that
-    ends in ``_name_or_path`` may be a name on the Hub (``owner/name``), so only what cannot be one is looked for.
+    A setting means a file by its name's end (``_path``, ``_folder``, ``_pth``, ``_file``; a list means
+    several). One that ends in ``_name_or_path`` may be a name on the Hub (``owner/name``), so only what
+    cannot be one is looked for.
     """
     problems = []
     for key, value in settings.items():
@@ -27,7 +28,9 @@ def missing_files(settings: Mapping[str, Any]) -> list[str]:
             if key.endswith(_NAME_OR_PATH) and not _is_local(path):
                 continue
             if not Path(path).expanduser().exists():
-                problems.append(f"{key}: '{path}' does not exist. Set it in the config or by --cfg-options {key}=...")
+                problems.append(
+                    f"{key}: '{path}' does not exist. Set it in the config or by --cfg-options {key}=..."
+                )
     return problems
 
 
@@ -42,7 +45,9 @@ def preflight(cfg: Mapping[str, Any], name: str) -> None:
         problems.append("visualizers: 'wandb' is not installed. Run 'pip install wandb', or leave it out.")
     for node in ("model", "train_dataset", "train_dataloader", "optimizer", "schedule", "runtime"):
         if node not in cfg:
-            problems.append(f"{node}: missing. A config for training needs it; take configs/_base_ as its base.")
+            problems.append(
+                f"{node}: missing. A config for training needs it; take configs/_base_ as its base."
+            )
     if problems:
         raise ProblemsError(f"what {name} needs", problems)
 

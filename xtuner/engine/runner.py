@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ class RunPlan:
 
 
 class TrainingMixin:
-    """What both runners share: the step, exact resuming, saving. Mixed into mmengine's runners, whose parts it uses.
+    """What both runners share: the step, exact resuming, saving. Mixed into mmengine's runners, whose parts
+    it uses.
 
     Attributes:
         plan: of the run.
@@ -65,6 +67,7 @@ class TrainingMixin:
         backend: plain or DeepSpeed; see `xtuner.engine.step.TrainBackend`.
         stop_requested: this rank got a signal.
         interrupted: all ranks agreed to stop; true after `train` where a signal ended it.
+        save_seconds: time spent on checkpoints, which the log keeps out of the steps' time.
     """
 
     plan: RunPlan
@@ -84,6 +87,7 @@ class TrainingMixin:
         self.checkpoints = CheckpointFolder(plan.work_dir, plan.settings.save_total_limit)
         self.stop_requested = False
         self.interrupted = False
+        self.save_seconds = 0.0
         self._random_numbers: dict[str, Any] | None = None
 
     @property
@@ -100,15 +104,17 @@ class TrainingMixin:
         """Trains from the start or the checkpoint to the last step, or until a signal; returns the model."""
         loop = self.train_loop
         self.backend = self.make_backend()
-        self._share_log_file()
+        shared = self._share_log_file()
         if self.plan.resume is not None:
-            self._resume(self.plan.resume, loop)
+            self.resume_run(self.plan.resume, loop)
         self.call_hook("before_run")
         try:
             loop.run()
         finally:
             self.call_hook("after_run")
             self.visualizer.close()
+            for handler in shared:
+                get_logger().removeHandler(handler)
         return self.module
 
     def make_backend(self) -> Any:
@@ -132,11 +138,14 @@ class TrainingMixin:
 
     def save_run(self, step: int) -> None:
         """Writes the checkpoint after `step` optimizer steps and points ``last_checkpoint`` at it."""
+        started = time.perf_counter()
         path = self.checkpoints.path(step)
         self.backend.save(path, self._facts(step), self.collective)
         if self.collective.rank == 0:
             self.checkpoints.commit(path)
-        get_logger().info("Saved %s", path)
+        seconds = time.perf_counter() - started
+        self.save_seconds += seconds
+        get_logger().info("Saved %s in %.1f s", path, seconds)
 
     def dump_config(self) -> None:
         """Does nothing: the command has written the config, as written and as resolved."""
@@ -161,25 +170,33 @@ class TrainingMixin:
             "xtuner": __version__,
         }
 
-    def _resume(self, path: Path, loop: TrainLoop) -> None:
+    def resume_run(self, path: Path, loop: TrainLoop) -> None:
+        """Takes weights, optimizer, step and random states from the checkpoint `path`.
+
+        Raises:
+            XTunerError: it does not fit this run; the message says in what.
+        """
         trainer = self.backend.read_trainer(path)
-        # gathering the random states here too would cost nothing, but says nothing either
         check_resumable(trainer, self._facts(trainer["iter"]), path)
         self.backend.load(path)
         loop.start_at(trainer["iter"])
         if trainer["world_size"] == self.collective.world_size:
             self._random_numbers = trainer["rng"][self.collective.rank]
         else:
-            get_logger().warning("%s is of %d processes: dropout starts from the seed again.", path, trainer["world_size"])
+            get_logger().warning(
+                "%s is of %d processes: dropout starts from the seed again.", path, trainer["world_size"]
+            )
         get_logger().info("Resumed from %s at step %d", path, loop.iter)
 
-    def _share_log_file(self) -> None:
-        """Sends the framework's lines to mmengine's log file, and mmengine's own below a warning to that file only."""
+    def _share_log_file(self) -> list[logging.Handler]:
+        """Sends the framework's lines to mmengine's log file too, and mmengine's own below a warning to that file only."""
+        files = [h for h in self.logger.handlers if isinstance(h, logging.FileHandler)]
         for handler in self.logger.handlers:
-            if isinstance(handler, logging.FileHandler):
+            if handler in files:
                 get_logger().addHandler(handler)
             else:
                 handler.setLevel(logging.WARNING)
+        return files
 
 
 def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOptimizer) -> dict[str, Any]:
@@ -216,7 +233,9 @@ class PlainRunner(TrainingMixin, Runner):
         plan: of the run.
     """
 
-    def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan
+    ) -> None:
         self.begin(plan)
         Runner.__init__(self, model=model, **_runner_arguments(plan, dataloader, optimizer))
 
@@ -232,12 +251,16 @@ class PlainRunner(TrainingMixin, Runner):
 class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
     """Trains by DeepSpeed. Arguments as for `PlainRunner`; ``plan.deepspeed`` holds DeepSpeed's settings."""
 
-    def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan
+    ) -> None:
         from xtuner.engine.strategy import ZeroStrategy
 
         self.begin(plan)
         assert plan.deepspeed is not None
-        strategy = ZeroStrategy(plan.deepspeed, plan.environment, plan.settings.seed, str(plan.work_dir), plan.name)
+        strategy = ZeroStrategy(
+            plan.deepspeed, plan.environment, plan.settings.seed, str(plan.work_dir), plan.name
+        )
         arguments = _runner_arguments(plan, dataloader, optimizer)
         FlexibleRunner.__init__(self, model=model, strategy=strategy, **arguments)
 
@@ -250,7 +273,9 @@ class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
         return DeepSpeedBackend(self.model.model, self.optim_wrapper, self.plan.environment.device)
 
 
-def make_runner(model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> TrainingMixin:
+def make_runner(
+    model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan
+) -> TrainingMixin:
     """Returns the runner that `plan` asks for."""
     kind = PlainRunner if plan.deepspeed is None else DeepSpeedRunner
     return kind(model, optimizer, dataloader, plan)

@@ -8,9 +8,9 @@ import math
 class WarmupCosine:
     """Linear warm-up, then half a cosine down to zero.
 
-    With S steps in all and W = ceil(warmup_ratio * S), step s (from 0) uses the peak rate times ``(s + 1) / W`` while
-    s < W, else ``(1 + cos(pi * (s - W) / (S - W))) / 2``: the peak is reached by the last warm-up step, and zero would
-    be reached by the step after the last, so that no step is spent with a rate of zero.
+    With S steps in all and W = ceil(warmup_ratio * S), step s (from 0) uses the peak rate times ``(s + 1) /
+    W`` while s < W, else ``(1 + cos(pi * (s - W) / (S - W))) / 2``: the peak is reached by the last warm-up
+    step, and zero would be reached by the step after the last, so that no step is spent with a rate of zero.
 
     Args:
         warmup_ratio: share of the steps that warm up, 0 to 1.

@@ -16,7 +16,8 @@ class RuntimeSettings:
     Args:
         save_steps: optimizer steps between checkpoints; the last step is always saved.
         save_total_limit: checkpoints kept, the newest ones; None or -1 keeps all.
-        logging_interval: optimizer steps between log lines; also the only steps at which the host waits for the device.
+        logging_interval: optimizer steps between log lines; also the only steps at which the host waits for
+            the device.
         seed: start of all random numbers; rank r trains with ``seed + r``.
         visualizers: any of ``VISUALIZERS``.
 
@@ -37,7 +38,9 @@ class RuntimeSettings:
         if self.save_total_limit == -1:
             self.save_total_limit = None
         if self.save_total_limit is not None and self.save_total_limit < 1:
-            raise ValueError(f"save_total_limit is {self.save_total_limit}: expected 1 or more, or None to keep all.")
+            raise ValueError(
+                f"save_total_limit is {self.save_total_limit}: expected 1 or more, or None to keep all."
+            )
         if isinstance(self.visualizers, str):
             self.visualizers = (self.visualizers,)
         unknown = [name for name in self.visualizers if name not in VISUALIZERS]

@@ -65,12 +65,16 @@ def count_supervised(batch: Mapping[str, Any]) -> int:
 
 
 def run_step(
-    backend: TrainBackend, micro_batches: Sequence[Mapping[str, Any]], collective: Collective, stop: bool = False
+    backend: TrainBackend,
+    micro_batches: Sequence[Mapping[str, Any]],
+    collective: Collective,
+    stop: bool = False,
 ) -> StepResult:
     """Runs one optimizer step: the gradient is that of the mean loss over the supervised tokens of all ranks.
 
-    The number of those tokens is known from the labels before any forward: each micro-batch's summed loss is weighed by
-    ``world_size / tokens``, the world size undoing the mean that DDP and DeepSpeed take over ranks.
+    The number of those tokens is known from the labels before any forward: each micro-batch's summed loss is
+    weighed by ``world_size / tokens``, the world size undoing the mean that DDP and DeepSpeed take over
+    ranks.
 
     Args:
         backend: plain or DeepSpeed.
@@ -98,7 +102,15 @@ def run_step(
         counted += output["num_supervised"]
     grad_norm = backend.update()
     return StepResult(
-        loss_sum, num_supervised, num_samples, num_tokens, num_positions, grad_norm, counted, expected, stops > 0
+        loss_sum,
+        num_supervised,
+        num_samples,
+        num_tokens,
+        num_positions,
+        grad_norm,
+        counted,
+        expected,
+        stops > 0,
     )
 
 

@@ -26,8 +26,8 @@ mend("deepspeed.ops")
 class ZeroStrategy(DeepSpeedStrategy):
     """DeepSpeed's engine around a model and optimizer that are built already.
 
-    Differs from mmengine's: no ``init_weights`` (it would overwrite loaded weights), any device, no MPI, and a process
-    group that exists (`setup_environment` makes it, also for one process).
+    Differs from mmengine's: no ``init_weights`` (it would overwrite loaded weights), any device, no MPI, and
+    a process group that exists (`setup_environment` makes it, also for one process).
 
     Args:
         config: of DeepSpeed, complete: see `deepspeed_settings.engine_config`.
@@ -95,7 +95,9 @@ class DeepSpeedBackend:
         """Adds the gradients of ``weight * loss_sum``; after the `last` micro-batch the engine clips and updates."""
         output = self.engine(**batch, mode="loss")
         # the engine divides by the accumulation, which the weight holds already
-        self.engine.backward(output["loss_sum"].float() * (weight * self.engine.gradient_accumulation_steps()))
+        self.engine.backward(
+            output["loss_sum"].float() * (weight * self.engine.gradient_accumulation_steps())
+        )
         if last != self.engine.is_gradient_accumulation_boundary():
             raise XTunerError("DeepSpeed and the loop disagree about the step's end: use a fresh runner.")
         self.engine.step()

@@ -56,7 +56,7 @@ class TrainableParts(BaseModel):
                 if parameter.is_floating_point():
                     parameter.requires_grad_(trained)
             count = sum(getattr(p, "ds_numel", p.numel()) for p in part.parameters())
-            get_logger().info("%-18s %-9s %10.2f M parameters", name, "trained" if trained else "frozen", count / 1e6)
+            get_logger().info("%-16s %-8s %9.2f M parameters", name, "trained" if trained else "frozen", count / 1e6)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TrainableParts:

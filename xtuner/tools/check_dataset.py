@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 
@@ -25,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the problems by kind; returns 1 if there are any."""
     node = load_config(args.config, parse_overrides(args.cfg_options)).train_dataset
-    problems = resolve_type(node["type"]).check_records(node)
+    dataset_class: Any = resolve_type(node["type"])
+    problems = dataset_class.check_records(node)
     out = Console(soft_wrap=True, markup=False, highlight=False)
     if not problems:
         out.print("The training data has no problems.")

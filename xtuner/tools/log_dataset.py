@@ -68,5 +68,5 @@ def render_supervision(
     ]
     for style, run_of_ids in groupby(zip(input_ids, styles, strict=True), key=lambda pair: pair[1]):
         ids = [token for token, _ in run_of_ids]
-        text.append(IMAGE_TOKEN * len(ids) if style == _PICTURE else tokenizer.decode(ids), style)
+        text.append(IMAGE_TOKEN * len(ids) if style == _PICTURE else str(tokenizer.decode(ids)), style)
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from xtuner.config import load_config, parse_overrides
 from xtuner.log import get_logger
@@ -37,5 +38,6 @@ def run(args: argparse.Namespace) -> int:
 def prepare_llava(config: str, out: str, num_proc: int | None, cfg_options: list[str]) -> None:
     """Lets the data set class that `config` names prepare itself in the folder `out`."""
     node = load_config(config, parse_overrides(cfg_options)).train_dataset
-    resolve_type(node["type"]).prepare(node, out, num_proc)
+    dataset_class: Any = resolve_type(node["type"])
+    dataset_class.prepare(node, out, num_proc)
     get_logger().info("Ready: set offline_processed_text_folder='%s' to train from it.", out)

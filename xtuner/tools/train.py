@@ -20,16 +20,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"starts itself under torchrun. Exit code: 0 trained, {EXIT_INTERRUPTED} stopped by a signal after saving, else 1."
     )
     parser.add_argument("config", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
-    parser.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/<config name>)")
     parser.add_argument(
-        "--deepspeed", metavar="NAME", help="deepspeed_zero{1,2,3}[_offload] or a JSON file; left out: plain torch"
+        "--work-dir", help="folder for checkpoints and logs (default: work_dirs/<config name>)"
     )
-    parser.add_argument("--launcher", choices=LAUNCHERS, help="who started the processes (default: found out)")
     parser.add_argument(
-        "--resume", nargs="?", const="auto", metavar="PATH", help="go on from a checkpoint; 'auto': the newest, if any"
+        "--deepspeed",
+        metavar="NAME",
+        help="deepspeed_zero{1,2,3}[_offload] or a JSON file; left out: plain torch",
+    )
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, help="who started the processes (default: found out)"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="go on from a checkpoint; 'auto': the newest, if any",
     )
     parser.add_argument("--seed", type=int, help="start of all random numbers (default: the config's)")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,13 +54,13 @@ def run(args: argparse.Namespace) -> int:
         replace_process(command)
 
     # 2. the config, with every mistake in it at once
-    from xtuner.config import dump_config, load_config, parse_overrides
+    from xtuner.config import config_name, dump_config, load_config, parse_overrides
 
     overrides = parse_overrides(args.cfg_options)
     if args.seed is not None:
         overrides["seed"] = args.seed
     cfg = load_config(args.config, overrides)
-    name = Path(cfg.filename).stem
+    name = config_name(cfg.filename)
 
     # 3. what it needs, before anything is built
     from xtuner.engine.preflight import preflight

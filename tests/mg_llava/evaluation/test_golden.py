@@ -29,12 +29,24 @@ def benchmark(name: str) -> Benchmark:
         return MultipleChoice(name=name, data_root=root, data_file=file, circular=name == "mmbench_circular")
     if name == "pope":
         files = ["coco_pope_adversarial.json", "coco_pope_popular.json"]
-        return YesNo(name=name, data_root=root, data_files=files, image_folder=IMAGES)
+        return YesNo(name=name, data_root=root, data_file=files, image_folder=IMAGES)
     if name == "textvqa":
-        return TextVQA(name, "llava_textvqa.jsonl", IMAGES, answer_file="TextVQA_ann.json", data_root=root)
+        return TextVQA(name=name, data_file="llava_textvqa.jsonl", image_folder=IMAGES, answer_file="TextVQA_ann.json", data_root=root)
     if name == "gqa":
-        return GQA(name, "llava_gqa.jsonl", IMAGES, answer_file="testdev_balanced_questions.json", data_root=root)
-    return VQAv2(name, "llava_vqav2_dev.jsonl", IMAGES, upload_questions="llava_vqav2_test.jsonl", data_root=root)
+        return GQA(
+            name=name,
+            data_file="llava_gqa.jsonl",
+            image_folder=IMAGES,
+            answer_file="testdev_balanced_questions.json",
+            data_root=root,
+        )
+    return VQAv2(
+        name=name,
+        data_file="llava_vqav2_dev.jsonl",
+        image_folder=IMAGES,
+        upload_questions="llava_vqav2_test.jsonl",
+        data_root=root,
+    )
 
 
 def predictions(name: str, bench: Benchmark) -> list[Prediction]:

@@ -102,14 +102,19 @@ def toy_config(**changes: Any) -> ConfigDict:
 
 
 def train_toy(
-    work_dir: Path, deepspeed: str | None = None, resume: str | None = None, launcher: str | None = None, **changes: Any
+    work_dir: Path,
+    deepspeed: str | None = None,
+    resume: str | None = None,
+    launcher: str | None = None,
+    **changes: Any,
 ) -> Any:
     """Trains the toy in this process; returns the runner."""
     from xtuner.engine.assemble import assemble
     from xtuner.engine.environment import setup_environment
 
     environment = setup_environment(launcher, always_group=deepspeed is not None)
-    runner = assemble(toy_config(**changes), "toy", work_dir, environment, deepspeed, resume)
+    # mmengine keeps its loggers by name and second, and tests run several in one second
+    runner = assemble(toy_config(**changes), work_dir.name, work_dir, environment, deepspeed, resume)
     runner.train()
     return runner
 

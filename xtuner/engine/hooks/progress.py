@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from xtuner.log import console
 
@@ -20,12 +27,20 @@ class ProgressHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Starts the bar."""
         if runner.rank == 0 and console.is_terminal:
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=console)
             self._task = self._bar.add_task("training", total=runner.max_iters, completed=runner.iter)
             self._bar.start()
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         """Moves the bar by one step."""
         if self._bar is not None:
             self._bar.advance(self._task)

@@ -15,7 +15,8 @@ from xtuner.log import get_logger
 
 
 class StepLogHook(Hook):
-    """Writes a line and the scalars every `interval` optimizer steps, over all steps since the last line and all ranks.
+    """Writes a line and the scalars every `interval` optimizer steps, over all steps since the last line and
+    all ranks.
 
     Between lines everything is added up on the device; only the steps with a line wait for it.
 
@@ -28,6 +29,7 @@ class StepLogHook(Hook):
     def __init__(self, interval: int) -> None:
         self.interval = interval
         self._since = 0.0
+        self._saving = 0.0
         self._first = 0
         self._started = 0.0
         self._reset()
@@ -36,6 +38,7 @@ class StepLogHook(Hook):
         """Starts the clock."""
         self._started = self._since = time.perf_counter()
         self._first = runner.iter
+        self._saving = runner.save_seconds
         self._reset()
 
     def after_train_iter(
@@ -49,11 +52,19 @@ class StepLogHook(Hook):
             scalars = self._summarise(runner, outputs)
             self._write(runner, step, scalars)
             self._since = time.perf_counter()
+            self._saving = runner.save_seconds
             self._reset()
 
     def _reset(self) -> None:
         self._device: torch.Tensor | None = None
-        self._host = {"supervised": 0.0, "samples": 0.0, "positions": 0, "expected": 0, "data_wait": 0.0, "steps": 0}
+        self._host = {
+            "supervised": 0.0,
+            "samples": 0.0,
+            "positions": 0,
+            "expected": 0,
+            "data_wait": 0.0,
+            "steps": 0,
+        }
 
     def _add(self, result: StepResult, data_wait: float) -> None:
         numbers = torch.stack([result.loss_sum.double(), result.num_tokens.double(), result.counted.double()])
@@ -69,7 +80,7 @@ class StepLogHook(Hook):
         """Brings the sums to the host (the one wait) and turns them into what the line says."""
         assert self._device is not None
         loss, tokens, counted = self._device.tolist()
-        elapsed = time.perf_counter() - self._since
+        elapsed = time.perf_counter() - self._since - (runner.save_seconds - self._saving)
         check_counts(counted, self._host["expected"])
         loss, tokens, positions = runner.collective.sum([loss, tokens, self._host["positions"]])
         steps = self._host["steps"]

@@ -14,10 +14,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopHook(Hook):
-    """Turns the first SIGTERM, SIGUSR1 (Slurm's warning) or Ctrl-C into a request to stop after the running step.
+    """Turns the first SIGTERM, SIGUSR1 (Slurm's warning) or Ctrl-C into a request to stop after the running
+    step.
 
-    The request travels to all ranks with the next step's token counts, so that all stop after the same step. A second
-    signal acts as it would without this hook.
+    The request travels to all ranks with the next step's token counts, so that all stop after the same step.
+    A second signal acts as it would without this hook.
     """
 
     priority = "VERY_HIGH"

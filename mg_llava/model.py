@@ -1,0 +1,309 @@
+"""MG-LLaVA: low resolution, high resolution and objects, spliced into a language model's input."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from mg_llava.batch import BatchPreprocessor
+from mg_llava.checkpoint_names import is_published_layout, to_our_names
+from mg_llava.preprocess import PixelNormalizer
+from mg_llava.splice import splice
+from xtuner.errors import XTunerError
+from xtuner.model.base import TrainableParts
+from xtuner.model.checkpoints import LoadReport, load_parts, read_state_dict
+from xtuner.model.meta import in_meta_init
+from xtuner.registry import build
+
+_CONNECTORS = ("fusion", "projector", "object_encoder")
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+class MGLLaVA(TrainableParts):
+    """The model of MG-LLaVA (arXiv 2406.17770), and without its high-resolution parts the LLaVA-1.5 baseline.
+
+    The forward pass, and the order of everything here:
+
+    1. low-resolution encoder: (I, 3, s, s) → image tokens (I, V, C);
+    2. high-resolution encoder: (I, 3, S, S) → stage maps (I, C_i, H_i, H_i);
+    3. fusion of the last stage map into the image tokens;
+    4. projector: image tokens to the language model's width, (I, V, D);
+    5. object encoder: one token per box from all stage maps, (ΣN, D);
+    6. splice: each ``<image>`` becomes its V image tokens and then its object tokens;
+    7. language model: loss on supervised tokens, logits, or new tokens.
+
+    Args:
+        llm: node of or built causal language model of transformers.
+        low_res_encoder, high_res_encoder, fusion, projector, object_encoder: nodes or built parts. Sizes are passed on at
+            build: fusion reads the encoders' channels, projector and object encoder also the language model's width.
+            Without a high-resolution encoder there is no fusion and no object encoder.
+        trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders always are frozen.
+        activation_checkpointing: recompute the language model's layers in the backward pass instead of keeping them.
+        pretrained_pth: checkpoint to start from, with this model's or the published one's names; it must hold the
+            connecting parts, and may hold the language model.
+
+    Raises:
+        XTunerError: parts that do not fit together or are half given, or a checkpoint that does not fit.
+    """
+
+    part_names = ("low_res_encoder", "high_res_encoder", *_CONNECTORS, "llm")
+
+    def __init__(
+        self,
+        llm: Mapping[str, Any] | PreTrainedModel,
+        low_res_encoder: Mapping[str, Any] | nn.Module,
+        projector: Mapping[str, Any] | nn.Module,
+        high_res_encoder: Mapping[str, Any] | nn.Module | None = None,
+        fusion: Mapping[str, Any] | nn.Module | None = None,
+        object_encoder: Mapping[str, Any] | nn.Module | None = None,
+        trainable: Collection[str] = _CONNECTORS,
+        activation_checkpointing: bool = True,
+        pretrained_pth: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.low_res_encoder = build(low_res_encoder)
+        self.high_res_encoder = build(high_res_encoder)
+        self._check_parts(fusion, object_encoder)
+        self.llm = build(llm)
+        width = self.llm.get_input_embeddings().embedding_dim
+        self.fusion, self.object_encoder = None, None
+        if self.high_res_encoder is not None:
+            channels = self.high_res_encoder.channels
+            self.fusion = build(fusion, low_channels=self.low_res_encoder.channels, high_channels=channels[-1])
+            self.object_encoder = build(
+                object_encoder,
+                in_channels=sum(channels),
+                out_channels=width,
+                image_size=self.high_res_encoder.image_size,
+            )
+        token_channels = self.low_res_encoder.channels if self.fusion is None else self.fusion.out_channels
+        self.projector = build(projector, in_channels=token_channels, out_channels=width)
+        self.data_preprocessor = self._build_preprocessor()
+        self.set_trainable(trainable)
+        if activation_checkpointing:
+            _checkpoint_activations(self.llm)
+        if pretrained_pth is not None and not in_meta_init():
+            self.load_checkpoint(pretrained_pth)
+
+    def _check_parts(self, fusion: Any, object_encoder: Any) -> None:
+        low, high = self.low_res_encoder, self.high_res_encoder
+        if high is None:
+            for name, part in (("fusion", fusion), ("object_encoder", object_encoder)):
+                if part is not None:
+                    raise XTunerError(f"the model has a {name} but no high_res_encoder to feed it: give both or neither.")
+            return
+        if fusion is None:
+            raise XTunerError("the model has a high_res_encoder but no fusion: name one, ConvGateFusion for instance.")
+        if low.grid != high.grid:
+            raise XTunerError(
+                f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} px), high "
+                f"resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride {high.strides[-1]}). Set "
+                f"image_size_aux to {low.grid[0] * high.strides[-1]}."
+            )
+
+    def _build_preprocessor(self) -> BatchPreprocessor:
+        low, high = self.low_res_encoder, self.high_res_encoder
+        # nothing is read under meta_init, and the statistics change no shape
+        normalizer = PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(low.name_or_path)
+        return BatchPreprocessor(
+            normalizer,
+            image_size=low.image_size if high is None else high.image_size,
+            low_res_size=low.image_size,
+            num_image_tokens=low.num_tokens,
+            vocab_size=self.llm.get_input_embeddings().num_embeddings,
+            with_objects=self.object_encoder is not None,
+        )
+
+    def set_trainable(self, names: Collection[str]) -> None:
+        """Trains the parts `names`, freezes all others.
+
+        Raises:
+            XTunerError: an unknown part, or an encoder, which this method never trains.
+        """
+        encoders = [name for name in names if name in self.part_names and name.endswith("_encoder")]
+        encoders = [name for name in encoders if name not in _CONNECTORS]
+        if encoders:
+            raise XTunerError(f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out.")
+        super().set_trainable(names)
+
+    def train(self, mode: bool = True) -> MGLLaVA:
+        """Sets the mode of the trained parts; a frozen language model still recomputes its layers where that is on."""
+        super().train(mode)
+        if "llm" in self.parts():
+            # transformers only recomputes layers in train mode; their dropout below stays in eval mode
+            for layer in self.llm.modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.training = mode
+        return self
+
+    def load_checkpoint(self, path: str | Path, required: Collection[str] | None = None) -> LoadReport:
+        """Loads weights into the parts that a checkpoint holds and logs the report.
+
+        Args:
+            path: anything `read_state_dict` reads, with this model's or the published names.
+            required: parts that must be in it; by default fusion, projector and object encoder.
+
+        Raises:
+            XTunerError: a part is absent, incomplete or of another shape.
+        """
+        state = read_state_dict(path)
+        if is_published_layout(state):
+            state = to_our_names(state)
+        parts = self.parts()
+        if required is None:
+            required = [name for name in _CONNECTORS if name in parts]
+        report = load_parts(parts, state, required, source=f"checkpoint '{path}'")
+        report.log(str(path))
+        return report
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        high_pixels: torch.Tensor,
+        low_pixels: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        image_positions: torch.Tensor,
+        object_positions: torch.Tensor,
+        target_positions: torch.Tensor,
+        targets: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        mode: str = "loss",
+    ) -> Any:
+        """Runs a batch as `data_preprocessor` makes it; arguments are `SplicePlan`'s and the pixels and boxes.
+
+        Samples are padded on the right, where no token can see the padding, so no mask goes into the language model.
+
+        Args:
+            mode: ``loss`` or ``logits``.
+
+        Returns:
+            ``loss``: ``loss_sum``, the summed cross entropy of the supervised tokens in float32, and ``num_supervised``.
+            ``logits``: (B, T', vocabulary).
+        """
+        embeds = self.embed(
+            input_ids, high_pixels, low_pixels, boxes, image_positions, object_positions
+        )
+        if mode == "logits":
+            return self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).logits
+        if mode != "loss":
+            raise XTunerError(f"mode is '{mode}': expected 'loss' or 'logits'.")
+        logits = self._supervised_logits(embeds, position_ids, target_positions).float()
+        return {
+            "loss_sum": functional.cross_entropy(logits, targets, reduction="sum"),
+            "num_supervised": torch.ones_like(targets).sum(),
+        }
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        high_pixels: torch.Tensor,
+        low_pixels: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        image_positions: torch.Tensor,
+        object_positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """Steps 1–6: what the language model reads, (B, T', D)."""
+        image_tokens, object_tokens = self.encode_images(high_pixels, low_pixels, boxes)
+        text_embeds = self.llm.get_input_embeddings()(input_ids)
+        return splice(text_embeds, image_tokens, object_tokens, image_positions, object_positions)
+
+    def encode_images(
+        self, high_pixels: torch.Tensor, low_pixels: torch.Tensor, boxes: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Steps 1–5: image tokens (I, V, D) and object tokens (ΣN, D) of I normalised pictures; I may be 0.
+
+        Without pictures the encoders do not run, but the trained parts get empty inputs: their gradients are then zero, not
+        absent, so that ranks with and without pictures still exchange the same gradients.
+        """
+        count = len(low_pixels)
+        low_tokens, stage_maps = self._encode(high_pixels, low_pixels)
+        fused = low_tokens if self.fusion is None else self.fusion(low_tokens, stage_maps[-1])
+        image_tokens = self.projector(fused.to(_dtype(self.projector)))
+        if self.object_encoder is None:
+            return image_tokens[:count], image_tokens.new_zeros((0, image_tokens.shape[-1]))
+        return image_tokens[:count], self.object_encoder([stage[:count] for stage in stage_maps], boxes)
+
+    @torch.no_grad()
+    def _encode(self, high_pixels: torch.Tensor, low_pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Steps 1 and 2 under no_grad, since the encoders are frozen."""
+        low, high = self.low_res_encoder, self.high_res_encoder
+        if len(low_pixels) or _is_partitioned(low):
+            if not len(low_pixels):
+                # ZeRO-3 gathers weights in step on all ranks, so every rank has to run the encoders
+                low_pixels = low_pixels.new_zeros((1, *low_pixels.shape[1:]))
+                high_pixels = high_pixels.new_zeros((1, *high_pixels.shape[1:]))
+            return low(low_pixels), [] if high is None else high(high_pixels)
+        low_tokens = low_pixels.new_zeros((0, low.num_tokens, low.channels))
+        if high is None:
+            return low_tokens, []
+        sides = [high.image_size // stride for stride in high.strides]
+        return low_tokens, [
+            high_pixels.new_zeros((0, channels, side, side)) for channels, side in zip(high.channels, sides, strict=True)
+        ]
+
+    def _supervised_logits(
+        self, embeds: torch.Tensor, position_ids: torch.Tensor | None, target_positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (S, vocabulary) at the supervised positions only: with large vocabularies all others would cost most."""
+        config = self.llm.config
+        if any(getattr(config, name, None) is not None for name in _LOGIT_CHANGES):
+            # models that change the logits after the head do it in their own forward
+            logits = self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).logits
+            return logits.flatten(0, 1).index_select(0, target_positions)
+        output = self.llm.get_decoder()(inputs_embeds=embeds, position_ids=position_ids, use_cache=False)
+        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, target_positions)
+        return self.llm.get_output_embeddings()(hidden)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        boxes: Sequence[torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **generation: Any,
+    ) -> torch.Tensor:
+        """Generates after prompts; steps 1–7 as in training.
+
+        Args:
+            input_ids: (B, T) on the CPU, `IMAGE_TOKEN_INDEX` at each picture's place, padded on either side.
+            pixel_values: (I, 3, S, S) uint8, all pictures in order.
+            boxes: I tensors (N, 4), xyxy in pixels of the S frame.
+            attention_mask: (B, T), True = a token; all, if not given.
+            generation: arguments of transformers' ``generate``, ``max_new_tokens`` for instance.
+
+        Returns:
+            (B, T_new) ids of the new tokens only, padded after each answer's end.
+        """
+        data = {"input_ids": input_ids, "pixel_values": pixel_values, "boxes": boxes, "attention_mask": attention_mask}
+        batch = self.data_preprocessor(data, training=False, pad_left=True)
+        for unused in ("labels", "position_ids", "target_positions", "targets"):
+            batch.pop(unused)
+        mask = batch.pop("attention_mask")
+        return self.llm.generate(inputs_embeds=self.embed(**batch), attention_mask=mask.long(), **generation)
+
+
+def _checkpoint_activations(llm: PreTrainedModel) -> None:
+    # the non-reentrant kind: frozen layers pass gradients on even where no input of theirs asks for one
+    kwargs = {"use_reentrant": False}
+    if hasattr(llm, "activation_checkpointing_enable"):
+        llm.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
+    else:  # the name before transformers 5.20
+        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+def _is_partitioned(module: nn.Module) -> bool:
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())

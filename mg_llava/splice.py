@@ -1,0 +1,137 @@
+"""Where text, image and object tokens go: planned on the CPU from the ids alone, carried out on the device by two lookups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.errors import XTunerError
+
+
+@dataclass(frozen=True)
+class SplicePlan:
+    """Positions in the spliced batch (B, T'), T' the longest sample's text + image + object tokens.
+
+    Attributes:
+        input_ids: (B, T') text ids; 0 stands where image and object tokens go, and in padding.
+        labels: (B, T'); `IGNORE_INDEX` on image and object tokens and in padding.
+        attention_mask: (B, T') bool, True = a token.
+        position_ids: (B, T') counted from each sample's first token. Right padding goes on counting, left padding is 0.
+        image_positions: (I·V,) places of the image tokens in the flattened (B·T'), picture after picture.
+        object_positions: (ΣN,) the same for object tokens.
+        target_positions: (S,) places in (B·T') whose output predicts a supervised token.
+        targets: (S,) the ids to be predicted there.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    image_positions: torch.Tensor
+    object_positions: torch.Tensor
+    target_positions: torch.Tensor
+    targets: torch.Tensor
+
+
+def plan_splice(
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    attention_mask: torch.Tensor,
+    num_image_tokens: int,
+    object_counts: Sequence[int],
+    pad_left: bool = False,
+) -> SplicePlan:
+    """Plans how each `IMAGE_TOKEN_INDEX` becomes V image tokens followed by that picture's object tokens.
+
+    Pictures belong to placeholders in order of appearance, sample after sample. A sample without any takes no extra place.
+
+    Args:
+        input_ids: (B, T) on the CPU; placeholders are `IMAGE_TOKEN_INDEX`.
+        labels: (B, T), `IGNORE_INDEX` where not supervised.
+        attention_mask: (B, T) bool, True = a token of the sample.
+        num_image_tokens: V.
+        object_counts: object tokens of each of the I pictures.
+        pad_left: pads on the left, as generation needs; else on the right.
+
+    Raises:
+        XTunerError: the numbers of placeholders and pictures differ.
+    """
+    attention_mask = attention_mask.bool()
+    is_image = (input_ids == IMAGE_TOKEN_INDEX) & attention_mask
+    _check_counts(is_image, len(object_counts))
+    objects = torch.as_tensor(object_counts, dtype=torch.long)
+    widths = attention_mask.long()
+    widths[is_image] = num_image_tokens + objects
+
+    ends = widths.cumsum(dim=1)
+    lengths = ends[:, -1]
+    length = int(lengths.max())
+    shift = (length - lengths if pad_left else torch.zeros_like(lengths)).unsqueeze(1)
+    starts = ends - widths + shift + length * torch.arange(len(input_ids)).unsqueeze(1)
+
+    is_text = attention_mask & ~is_image
+    spliced_ids = _place(input_ids, starts, is_text, length, fill=0)
+    spliced_labels = _place(labels, starts, is_text, length, fill=IGNORE_INDEX)
+    columns = torch.arange(length).unsqueeze(0)
+    image_starts = starts[is_image]
+    # labels of column t are predicted by column t - 1; the first column has no predecessor
+    rows, previous = (spliced_labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    return SplicePlan(
+        input_ids=spliced_ids,
+        labels=spliced_labels,
+        attention_mask=(columns >= shift) & (columns < shift + lengths.unsqueeze(1)),
+        position_ids=(columns - shift).clamp(min=0),
+        image_positions=(image_starts.unsqueeze(1) + torch.arange(num_image_tokens)).flatten(),
+        object_positions=_ranges(image_starts + num_image_tokens, objects),
+        target_positions=rows * length + previous,
+        targets=spliced_labels[rows, previous + 1],
+    )
+
+
+def splice(
+    text_embeds: torch.Tensor,
+    image_tokens: torch.Tensor,
+    object_tokens: torch.Tensor,
+    image_positions: torch.Tensor,
+    object_positions: torch.Tensor,
+) -> torch.Tensor:
+    """Puts image and object tokens into the embedded text; waits for nothing on the device.
+
+    Args:
+        text_embeds: (B, T', D), of the plan's ``input_ids``.
+        image_tokens: (I, V, D).
+        object_tokens: (ΣN, D).
+        image_positions, object_positions: the plan's.
+
+    Returns:
+        (B, T', D) in the type of `text_embeds`.
+    """
+    tokens = torch.cat([image_tokens.flatten(0, 1), object_tokens]).to(text_embeds.dtype)
+    positions = torch.cat([image_positions, object_positions])
+    return text_embeds.flatten(0, 1).index_copy(0, positions, tokens).view_as(text_embeds)
+
+
+def _check_counts(is_image: torch.Tensor, num_pictures: int) -> None:
+    per_sample = is_image.sum(dim=1)
+    if int(per_sample.sum()) != num_pictures:
+        raise XTunerError(
+            f"the batch has {int(per_sample.sum())} {IMAGE_TOKEN} placeholders (by sample: {per_sample.tolist()}) but "
+            f"{num_pictures} pictures: each {IMAGE_TOKEN} needs its own picture."
+        )
+
+
+def _place(
+    values: torch.Tensor, starts: torch.Tensor, chosen: torch.Tensor, length: int, fill: int
+) -> torch.Tensor:
+    placed = values.new_full((len(values) * length,), fill)
+    placed[starts[chosen]] = values[chosen]
+    return placed.view(len(values), length)
+
+
+def _ranges(starts: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """[s, s + 1, …, s + n − 1] for each (s, n), one after the other."""
+    before = counts.cumsum(0) - counts
+    return torch.arange(int(counts.sum())) + torch.repeat_interleave(starts - before, counts)

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs, makes the tiny world, trains both stages on it, evaluates, converts and asks one question about a picture.
+#
+#   bash script/quickstart.sh
+#
+# Needs two CPU cores, no GPU and no download but the packages. What stands from an earlier run is reused.
+# Settings by environment:
+#   OUT=work_dirs/quickstart   where the two runs, the converted model and the answer go
+#   QUESTION=0                 number of the test question that is asked at the end
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common_env.sh"
+
+OUT=${OUT:-work_dirs/quickstart}
+WORLD=work_dirs/tiny_world
+started=$SECONDS
+
+say() { printf '\n==> [%d:%02d] %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$*"; }
+
+# once NAME COMMAND...: runs a step unless it was finished by an earlier run on the same world and configs
+once() {
+    local name=$1 stamp=$OUT/$1.finished
+    shift
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then
+        say "$name: finished by an earlier run, reused"
+        return
+    fi
+    say "$name"
+    "$@"
+    echo "$fingerprint" >"$stamp"
+}
+
+# train NAME CONFIG [SETTING=VALUE...]: continues a run that was cut off
+train() {
+    local dir=$OUT/$1 config=$2
+    shift 2
+    xtuner train "$config" --work-dir "$dir" --resume auto --cfg-options "seed=42" "$@"
+}
+
+say "making the tiny world"
+python tools/tiny_world/make.py --out "$WORLD"
+
+mkdir -p "$OUT"
+fingerprint=$(find configs/tiny configs/_base_ -name '*.py' -print0 | sort -z |
+    xargs -0 cat "$WORLD/manifest.json" | sha256sum | cut -d' ' -f1)
+# Runs on another world or by other configs would be continued from their checkpoints: start anew.
+if [ "$(cat "$OUT/fingerprint" 2>/dev/null)" != "$fingerprint" ]; then
+    rm -rf "$OUT"/{pretrain,sft,test,hf} "$OUT"/*.finished
+    echo "$fingerprint" >"$OUT/fingerprint"
+fi
+
+once pretrain train pretrain configs/tiny/tiny_pretrain.py
+once sft train sft configs/tiny/tiny_sft.py "pretrained_pth=$(cat "$OUT/pretrain/last_checkpoint")"
+checkpoint=$(cat "$OUT/sft/last_checkpoint")
+once test xtuner test configs/tiny/tiny_sft.py --checkpoint "$checkpoint" --work-dir "$OUT/test"
+once convert xtuner convert pth_to_hf configs/tiny/tiny_sft.py "$checkpoint" "$OUT/hf"
+
+say "asking about a picture"
+python tools/tiny_world/report.py ask --world "$WORLD" --number "${QUESTION:-0}" --out "$OUT/answer"
+answer=$(xtuner chat "$OUT/hf" --image "$(cat "$OUT/answer/image.txt")" --boxes "$OUT/answer/boxes.json" \
+    --prompt "$(cat "$OUT/answer/question.txt")")
+
+say "done"
+python tools/tiny_world/report.py table --world "$WORLD" --metrics "$OUT"/test/*/metrics.json
+echo "Picture:  $OUT/answer/picture.png (with the boxes it was given)"
+echo "Question: $(cat "$OUT/answer/question.txt")"
+echo "Answer:   $answer   (expected: $(cat "$OUT/answer/expected.txt"))"

@@ -1,0 +1,69 @@
+"""DDP and ZeRO 1 to 3 on two CPU ranks against one process over the joined batch, and their resuming."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.xtuner.engine.toy import train_toy
+from xtuner.engine.checkpoint import CheckpointFolder
+from xtuner.model.checkpoints import read_state_dict
+
+CASES = ("ddp", "zero1", "zero2", "zero3")
+ROOT = Path(__file__).parents[3]
+pytestmark = [pytest.mark.multi_process, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One launch of two ranks runs every case: 27 seconds, most of it imports and DeepSpeed's start."""
+    folder = tmp_path_factory.mktemp("zero")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "tests.xtuner.engine.zero_ranks", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # the joined batch of 2 ranks x 2 samples
+    train_toy(
+        folder / "plain", weight_decay=0.1, max_norm=0.5, max_iters=6, save_steps=3, size=27, batch_size=4
+    )
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return read_state_dict(folder / "iter_6.pth")
+
+
+def losses(folder: Path) -> list[float]:
+    file = next(folder.glob("*/vis_data/scalars.json"))
+    return [json.loads(line)["train/loss"] for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES)
+class TestRanks:
+    def test_equals_one_process(self, runs: Path, case: str) -> None:
+        ours, plain = weights(runs / case), weights(runs / "plain")
+        assert set(ours) == set(plain)
+        for name, tensor in plain.items():
+            # worst seen 6e-8: sums in another order
+            torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0)
+        assert losses(runs / case) == pytest.approx(losses(runs / "plain"), abs=1e-6)
+
+    def test_resumes_bit_for_bit_with_dropout(self, runs: Path, case: str) -> None:
+        whole, resumed = weights(runs / f"{case}_whole"), weights(runs / f"{case}_resumed")
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+        assert losses(runs / f"{case}_resumed") == losses(runs / f"{case}_whole")[3:]
+
+    def test_leaves_whole_checkpoints(self, runs: Path, case: str) -> None:
+        folder = CheckpointFolder(runs / case)
+        assert [path.name for path in folder.complete()] == ["iter_3.pth", "iter_6.pth"]
+        assert folder.latest() == runs / case / "iter_6.pth"
+        assert not list((runs / case).glob(".*"))

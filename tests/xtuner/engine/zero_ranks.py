@@ -1,0 +1,26 @@
+"""Run by torchrun on two ranks: trains the toy by DDP and every ZeRO stage, each unbroken and resumed in mid-run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.xtuner.engine.toy import train_toy
+
+SETTINGS = dict(max_iters=6, save_steps=3, size=27, batch_size=2, accumulative_counts=2)
+"""7 steps per epoch on two ranks, so that the resumed half is in mid-epoch."""
+
+
+def main(folder: Path) -> None:
+    """Leaves one run's folder per case below `folder`."""
+    for name in ("ddp", "zero1", "zero2", "zero3"):
+        deepspeed = None if name == "ddp" else f"deepspeed_{name}"
+        # weight decay makes two parameter groups; a small norm makes clipping act
+        train_toy(folder / name, deepspeed, weight_decay=0.1, max_norm=0.5, **SETTINGS)
+        train_toy(folder / f"{name}_whole", deepspeed, dropout=0.3, **SETTINGS)
+        middle = folder / f"{name}_whole" / "iter_3.pth"
+        train_toy(folder / f"{name}_resumed", deepspeed, resume=str(middle), dropout=0.3, **SETTINGS)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

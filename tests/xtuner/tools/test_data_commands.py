@@ -1,0 +1,128 @@
+"""``preprocess``, ``check-dataset``, ``log-dataset`` reach the data only through the class in the config."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.tools import check_dataset, log_dataset, preprocess, process_untokenized_llava_data
+
+WORDS = ["<unk>", "a", "dog", "says", "yes"]
+
+
+def build_words() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<unk>")
+
+
+class FakeDataset:
+    """What the commands ask of a data set class."""
+
+    problems: list[str] = []
+    prepared: list[tuple[Any, str, int | None]] = []
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        labels = [IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 3, 4]
+        return {"sample_id": f"s{index}", "input_ids": [IMAGE_TOKEN_INDEX, 1, 2, 3, 4], "labels": labels}
+
+    def describe(self, index: int) -> str:
+        return f"{index + 7} boxes"
+
+    @classmethod
+    def check_records(cls, node: Any) -> list[str]:
+        return cls.problems
+
+    @classmethod
+    def prepare(cls, node: Any, out_folder: str, num_proc: int | None) -> None:
+        cls.prepared.append((node, out_folder, num_proc))
+
+
+@pytest.fixture(autouse=True)
+def config(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    cfg = SimpleNamespace(train_dataset={"type": FakeDataset}, tokenizer={"type": build_words})
+    for module in (check_dataset, log_dataset, preprocess):
+        monkeypatch.setattr(module, "load_config", lambda path, overrides: cfg)
+    monkeypatch.setattr(FakeDataset, "problems", [])
+    monkeypatch.setattr(FakeDataset, "prepared", [])
+    return cfg
+
+
+def run(module: ModuleType, *arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(arguments))
+
+
+class TestCheckDataset:
+    def test_no_problems(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(check_dataset, "c.py") == 0
+        assert "no problems" in capsys.readouterr().out
+
+    def test_problems_are_counted_by_kind(self, capsys: pytest.CaptureFixture[str]) -> None:
+        FakeDataset.problems = [
+            "odd",
+            *(f"unknown role: record {n}: [bold] x" for n in range(12)),
+            "no file: a",
+        ]
+        assert run(check_dataset, "c.py", "--show", "2") == 1
+        out = capsys.readouterr().out
+        assert out.startswith(
+            "unknown role: 12\n  - record 0: [bold] x\n  - record 1: [bold] x\n  ... and 10 more"
+        )
+        assert out.endswith("14 problem(s): unknown role 12, other 1, no file 1.\n")
+
+
+class TestLogDataset:
+    def test_samples_are_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(log_dataset, "c.py", "-n", "5") == 0
+        out = capsys.readouterr().out
+        assert "2 samples." in out
+        assert "sample 1, id s1" in out
+        assert "5 ids, 2 with loss, 1 picture(s)\n8 boxes" in out
+
+    def test_what_carries_loss_is_coloured(self) -> None:
+        sample = FakeDataset()[0]
+        text = log_dataset.render_supervision(sample["input_ids"], sample["labels"], build_words())
+        assert text.plain == "<image>a dogsays yes"
+        styled = {text.plain[span.start : span.end]: span.style for span in text.spans}
+        assert styled == {"<image>": "bold magenta", "says yes": "bold green"}
+
+
+class TestPreprocess:
+    def test_the_class_prepares_itself(self, config: SimpleNamespace) -> None:
+        assert run(preprocess, "llava", "--config", "c.py", "--out", "folder", "--num-proc", "3") == 0
+        assert FakeDataset.prepared == [(config.train_dataset, "folder", 3)]
+
+    def test_the_old_name_passes_its_arguments_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        received: list[list[str]] = []
+        monkeypatch.setattr("xtuner.cli.main", lambda argv: received.append(argv) or 5)
+        assert (
+            process_untokenized_llava_data.main(["c.py", "--save-folder", "f", "--cfg-options", "a=1", "b=2"])
+            == 5
+        )
+        assert received == [
+            ["preprocess", "llava", "--config", "c.py", "--out", "f", "--cfg-options", "a=1", "b=2"]
+        ]
+
+    def test_the_old_script_runs_as_typed(self, tmp_path: Path) -> None:
+        script = Path(process_untokenized_llava_data.__file__)
+        done = subprocess.run(
+            [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0
+        assert "--save-folder" in done.stdout

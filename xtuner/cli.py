@@ -1,0 +1,102 @@
+"""The program ``xtuner``: one module of `xtuner.tools` per command, imported when it is asked for.
+
+A command's module has ``add_arguments(parser)``, ``run(args) -> int`` (the exit code) and ``HELP`` (one
+line). Packages add commands by entry points of the group ``xtuner.plugins``: the entry point's name is the
+command, its value such a module.
+
+Exit codes: 0 done, 1 a mistake in what was given, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from xtuner import __version__
+from xtuner.errors import XTunerError, nearest
+
+COMMANDS = {
+    "train": "train what a config describes; several processes by NPROC_PER_NODE or --launcher",
+    "test": "run a config's benchmarks on a checkpoint",
+    "chat": "ask a checkpoint questions about pictures",
+    "convert": "turn checkpoints into other formats",
+    "list-cfg": "list the shipped configs",
+    "copy-cfg": "copy a config to edit it",
+    "check-cfg": "report a config's mistakes, its parts and the memory that it needs",
+    "log-dataset": "show samples of a config's data set as the model gets them",
+    "check-dataset": "report all mistakes in a config's data",
+    "preprocess": "prepare data before training",
+    "version": "show the versions of xtuner and its libraries",
+}
+"""The built-in commands, in the order of the help, each with its one line."""
+
+PLUGIN_GROUP = "xtuner.plugins"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: the words after ``xtuner``; the process's own if None.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    plugins = {point.name: point for point in importlib.metadata.entry_points(group=PLUGIN_GROUP)}
+    if not words or words[0] in ("-h", "--help"):
+        (sys.stdout if words else sys.stderr).write(help_text(plugins))
+        return 0 if words else 2
+    command, rest = words[0], words[1:]
+    if command == "--version":
+        command = "version"
+    if command not in COMMANDS and command not in plugins:
+        hint = nearest(command, [*COMMANDS, *plugins])
+        sys.stderr.write(f"xtuner: there is no command '{command}'.{hint} `xtuner --help` lists all.\n")
+        return 2
+    try:
+        if command in COMMANDS:
+            module = importlib.import_module(f"xtuner.tools.{command.replace('-', '_')}")
+        else:
+            module = plugins[command].load()
+        return run_command(command, module, rest)
+    except XTunerError as error:
+        sys.stderr.write(f"xtuner {command}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"xtuner {command}: interrupted\n")
+        return 130
+
+
+def run_command(command: str, module: ModuleType, words: Sequence[str]) -> int:
+    """Reads the arguments of a command's module and runs it; argparse's own exits become exit codes."""
+    description = getattr(module, "HELP", None) or COMMANDS.get(command)
+    # no abbreviations: a mistyped option must not be taken for another
+    parser = argparse.ArgumentParser(prog=f"xtuner {command}", description=description, allow_abbrev=False)
+    module.add_arguments(parser)
+    try:
+        args, unknown = parser.parse_known_args(words)
+        if unknown:
+            options = [option for action in parser._actions for option in action.option_strings]
+            parser.error(f"unknown argument '{unknown[0]}'.{nearest(unknown[0].split('=')[0], options)}")
+    except SystemExit as request:
+        return request.code if isinstance(request.code, int) else int(request.code is not None)
+    return module.run(args)
+
+
+def help_text(plugins: dict[str, importlib.metadata.EntryPoint]) -> str:
+    """Returns the list of commands. Plugins are named, not imported: help must come at once."""
+    rows = [f"  {name:<15}{line}" for name, line in COMMANDS.items()]
+    for name, point in sorted(plugins.items()):
+        rows.append(f"  {name:<15}from {point.dist.name if point.dist else point.value}")
+    return "\n".join(
+        [
+            f"xtuner {__version__}: assembles vision-language models from configs and trains them.",
+            "",
+            "usage: xtuner COMMAND [arguments]      `xtuner COMMAND --help` explains one",
+            "",
+            *rows,
+            "",
+        ]
+    )

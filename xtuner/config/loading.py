@@ -1,0 +1,90 @@
+"""Reading a config, overriding, resolving, checking; and writing it so that it loads again."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from xtuner.compat import mend
+from xtuner.config.check import check_plain
+from xtuner.config.overrides import apply_overrides
+from xtuner.config.paths import config_name, find_config
+from xtuner.config.plain import to_plain
+from xtuner.config.references import resolve_references
+from xtuner.config.schema import RESOLVED_FROM
+from xtuner.errors import ProblemsError, XTunerError
+
+mend("mmengine.config")
+
+
+def load_config(
+    path_or_name: str | Path, overrides: Mapping[str, Any] | None = None, check: bool = True
+) -> Config:
+    """Reads a config, applies `overrides`, resolves its references and checks it.
+
+    Args:
+        path_or_name: what `find_config` finds.
+        overrides: dotted key to value, e.g. from `parse_overrides`.
+        check: also look at every node's arguments and for names that nothing uses.
+
+    Returns:
+        The resolved config: no references, types as dotted names, ``resolved_from`` set to the config's name.
+        Its attribute ``as_written`` is the config with the overrides and with its references.
+
+    Raises:
+        ProblemsError: all mistakes at once.
+        XTunerError: no such config, or its Python code fails.
+    """
+    path = find_config(path_or_name)
+    problems: list[str] = []
+    written = to_plain(_read(path)._to_lazy_dict(), "", problems)
+    apply_overrides(written, overrides or {}, problems)
+    resolved = resolve_references(written, problems)
+    if check:
+        problems += check_plain(written, resolved)
+    if problems:
+        raise ProblemsError(f"config {path}", list(dict.fromkeys(problems)))
+    resolved.setdefault(RESOLVED_FROM, config_name(path))
+    cfg = Config(resolved, filename=str(path))
+    # an attribute of the object, not a key of the config: mmengine's own __setattr__ would make it one
+    object.__setattr__(cfg, "as_written", Config(written, filename=str(path)))
+    return cfg
+
+
+def _read(path: Path) -> Config:
+    try:
+        # always lazily, also a dumped file without imports: the other way of mmengine replaces text like '{{
+        # name }}'
+        return Config.fromfile(str(path), lazy_import=True)
+    except Exception as error:  # a config is Python code and may fail in any way
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".py")
+        ]
+        inside = [frame for frame in frames if frame.name == "<module>" and Path(frame.filename).is_file()]
+        last = inside[-1] if inside else None
+        place = f" ({last.filename}, line {last.lineno})" if last and last.filename != __file__ else ""
+        raise XTunerError(f"Config {path} cannot be read{place}: {type(error).__name__}: {error}") from error
+
+
+def dump_config(cfg: Config, path: str | Path) -> None:
+    """Writes `cfg` as one Python file that loads again to an equal config, or replaces it atomically.
+
+    Args:
+        cfg: the resolved config, or its ``as_written``, which later overrides still reach everywhere.
+        path: ends in ``.py``.
+
+    Raises:
+        XTunerError: another ending.
+    """
+    path = Path(path)
+    if path.suffix != ".py":
+        raise XTunerError(f"A config cannot be written to '{path}': expected a name that ends in .py.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(cfg.pretty_text, encoding="utf-8")
+    partial.replace(path)

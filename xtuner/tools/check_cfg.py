@@ -1,0 +1,167 @@
+"""``xtuner check-cfg``: a config's mistakes, else its parts and the memory that training takes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmengine.config import Config
+    from rich.table import Table
+    from torch import nn
+
+    from xtuner.memory_estimate import MemoryEstimate
+
+HELP = "Report all mistakes of a config (exit code 1), else its parts and memory per GPU; reads no weights."
+
+SUPERVISED_SHARE = 0.5
+"""Assumed share of text tokens with a label: of instructions in several turns, half is answer."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's arguments."""
+    parser.add_argument("config", help="name or path of the config")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings to override",
+    )
+    parser.add_argument(
+        "--deepspeed",
+        metavar="NAME",
+        help="for the estimate: a name, a JSON file or 'none' (default: the config's)",
+    )
+    parser.add_argument(
+        "--gpus", type=_positive, default=8, metavar="N", help="for the estimate (default: 8)"
+    )
+    parser.add_argument(
+        "--micro-batch",
+        type=_positive,
+        metavar="N",
+        help="samples per GPU and pass (default: the config's batch size)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the tables to standard output."""
+    from rich.console import Console
+
+    from xtuner.config import load_config, parse_overrides
+    from xtuner.engine.preflight import missing_files
+
+    # 1. all mistakes at once
+    cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    output = Console(markup=False, highlight=False, soft_wrap=True)
+    output.print(f"{cfg.filename}: no mistakes")
+
+    # 2. files that training will need; a config is not wrong because they are elsewhere
+    for line in missing_files(cfg):
+        output.print(f"  not here yet: {line}")
+    if "model" not in cfg:
+        return 0
+
+    # 3. parts, on the meta device
+    parts = build_parts(cfg)
+    output.print(parts_table(parts))
+
+    # 4. memory
+    deepspeed = cfg.get("deepspeed") if args.deepspeed is None else args.deepspeed
+    deepspeed = None if deepspeed in ("", "none") else deepspeed
+    batch = args.micro_batch or cfg.get("train_dataloader", {}).get("batch_size", 1)
+    title = f"memory per GPU: {args.gpus} x {batch} samples, {deepspeed or 'without DeepSpeed'}"
+    output.print(memory_table(estimate(cfg, parts, deepspeed, args.gpus, batch), title))
+    return 0
+
+
+def build_parts(cfg: Config) -> dict[str, nn.Module]:
+    """Builds the config's model without weights; returns its parts by name, frozen as in training."""
+    from xtuner.model.meta import meta_init
+    from xtuner.registry import build
+
+    with meta_init():
+        return build(cfg.model).parts()
+
+
+def count_parameters(part: nn.Module) -> tuple[int, int]:
+    """Returns how many parameters of `part` are frozen and how many are trained."""
+    counts = [0, 0]
+    for parameter in part.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    return counts[0], counts[1]
+
+
+def parts_table(parts: Mapping[str, nn.Module]) -> Table:
+    """Returns one row per part: name, class, number of parameters, frozen or trained; and the sum."""
+    from rich.table import Table
+
+    table = Table("part", "class", title="parts", title_justify="left")
+    table.add_column("parameters", justify="right")
+    table.add_column("trained", justify="right")
+    sums = [0, 0]
+    for name, part in parts.items():
+        frozen, trained = count_parameters(part)
+        sums = [sums[0] + frozen, sums[1] + trained]
+        state = "frozen" if not trained else "trained" if not frozen else f"{trained:,} trained"
+        table.add_row(name, type(part).__name__, f"{frozen + trained:,}", state)
+    table.add_section()
+    table.add_row("all", "", f"{sum(sums):,}", f"{sums[1]:,} trained")
+    return table
+
+
+def estimate(
+    cfg: Config, parts: Mapping[str, nn.Module], deepspeed: str | None, gpus: int, batch: int
+) -> MemoryEstimate:
+    """Estimates the memory of training, by the formulas of `xtuner.memory_estimate`.
+
+    A sample counts as its longest: ``max_length`` text tokens, `SUPERVISED_SHARE` of them with a label, and
+    one picture's tokens (the parts' ``num_tokens``). The precision ``auto`` counts as bf16.
+    """
+    from xtuner.config import config_root
+    from xtuner.engine.deepspeed_settings import read_deepspeed
+    from xtuner.memory_estimate import estimate_activations, estimate_memory, read_decoder, read_zero
+
+    zero = read_zero(read_deepspeed(deepspeed, config_root() / "deepspeed")) if deepspeed else None
+    compute_bytes = 4 if cfg.get("optimizer", {}).get("precision") == "fp32" else 2
+    counts = [count_parameters(part) for part in parts.values()]
+    frozen, trained = (sum(column) for column in zip(*counts, strict=True))
+    activations = 0.0
+    decoders = [
+        part.config for part in parts.values() if hasattr(getattr(part, "config", None), "vocab_size")
+    ]
+    if decoders and trained:
+        text = cfg.get("train_dataset", {}).get("max_length", 2048)
+        tokens = text + sum(getattr(part, "num_tokens", 0) for part in parts.values())
+        activations = estimate_activations(
+            read_decoder(decoders[0]),
+            tokens=batch * tokens,
+            supervised=round(batch * text * SUPERVISED_SHARE),
+            compute_bytes=compute_bytes,
+            checkpointing=cfg.model.get("activation_checkpointing", False),
+        )
+    return estimate_memory(frozen, trained, zero, gpus, compute_bytes, activations)
+
+
+def memory_table(memory: MemoryEstimate, title: str) -> Table:
+    """Returns the estimate in GiB, one row per kind, and the sum."""
+    from rich.table import Table
+
+    from xtuner.memory_estimate import GIB
+
+    table = Table("held", title=f"{title} (estimate)", title_justify="left")
+    table.add_column("GiB", justify="right")
+    for name in ("weights", "gradients", "optimizer", "activations"):
+        table.add_row(name, f"{getattr(memory, name) / GIB:.2f}")
+    table.add_section()
+    table.add_row("sum", f"{memory.total / GIB:.2f}")
+    return table
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': expected 1 or more")
+    return int(text)

@@ -1,0 +1,161 @@
+"""``xtuner test CONFIG --checkpoint X``: the config's benchmarks on a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import XTunerError, nearest
+from xtuner.log import console, get_logger
+
+EXIT_MISSING = 3
+"""Exit code where benchmarks were skipped because their files are absent."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``xtuner test``."""
+    parser.description = (
+        "Evaluate a checkpoint on the config's benchmarks. A killed evaluation goes on where it was. With NPROC_PER_NODE > 1 "
+        f"the questions are dealt out to as many processes. Exit code: 0 done, {EXIT_MISSING} benchmarks were skipped "
+        "because their files are absent, else 1."
+    )
+    parser.add_argument("config", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
+    parser.add_argument("--checkpoint", metavar="PATH", help="weights: a file, a DeepSpeed folder or a folder of shards")
+    parser.add_argument("--benchmarks", metavar="A,B", help="only these of the config's benchmarks")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each")
+    parser.add_argument("--work-dir", help="results stand in <work-dir>/<benchmark>/ (default: work_dirs/<config name>)")
+    parser.add_argument("--allow-missing", action="store_true", help="exit 0 although benchmarks were skipped")
+    parser.add_argument("--check-files", action="store_true", help="only say which benchmarks' files are absent")
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), help="who started the processes")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates; returns the exit code."""
+    # 1. several processes asked for by environment variables: become torchrun
+    from xtuner.launch import replace_process, torchrun_command
+
+    if args.launcher != "slurm" and not args.check_files:
+        command = torchrun_command(_to_argv(args), os.environ)
+        if command is not None:
+            replace_process(command)
+
+    # 2. the config's benchmarks, those asked for, those whose files are there
+    from xtuner.config import load_config, parse_overrides
+
+    cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    benchmarks, missing = find_benchmarks(cfg.get("benchmarks") or (), args.benchmarks)
+    for name, paths in missing.items():
+        get_logger().warning("benchmark %s is skipped, absent: %s", name, ", ".join(paths))
+    skipped = EXIT_MISSING if missing and not args.allow_missing else 0
+    if args.check_files or not benchmarks:
+        get_logger().info("benchmarks with all their files: %s", ", ".join(b.name for b in benchmarks) or "none")
+        return skipped
+    if args.checkpoint is None:
+        raise XTunerError("no --checkpoint given: name the weights to evaluate, e.g. work_dirs/<config name>/iter_500.pth.")
+    if args.limit is not None and args.limit < 1:
+        raise XTunerError(f"--limit is {args.limit}: expected at least 1 question.")
+
+    # 3. this process among the others, and the model
+    from xtuner.engine.environment import Collective, setup_environment
+    from xtuner.registry import build
+    from xtuner.tools.trained_model import build_trained
+
+    environment = setup_environment(args.launcher)
+    model = build_trained(cfg, args.checkpoint, environment.device)
+    runner = build(cfg.evaluation, model=model, collective=Collective())
+
+    # 4. every benchmark
+    name = Path(cfg.filename).stem
+    work_dir = Path(args.work_dir or Path("work_dirs") / name)
+    results = {
+        benchmark.name: runner.run(benchmark, work_dir / benchmark.name, run_facts(cfg, args.checkpoint, benchmark.name), args.limit)
+        for benchmark in benchmarks
+    }
+    if environment.rank == 0:
+        show(results, missing, f"{name}, {args.checkpoint}")
+    return skipped
+
+
+def find_benchmarks(nodes: Sequence[Mapping[str, Any]], asked: str | None) -> tuple[list[Any], dict[str, list[str]]]:
+    """Builds the benchmarks of a config.
+
+    Args:
+        nodes: the config's.
+        asked: names with commas between, or None for all.
+
+    Returns:
+        Those whose files are there, and the absent files of the others by name.
+
+    Raises:
+        XTunerError: a name that the config does not have, or two benchmarks of one name.
+    """
+    from xtuner.registry import build
+
+    benchmarks = {node["name"]: build(node) for node in nodes}
+    if len(benchmarks) != len(nodes):
+        raise XTunerError("two of the config's benchmarks have the same name: their results would overwrite each other.")
+    names = list(benchmarks) if asked is None else [name.strip() for name in asked.split(",") if name.strip()]
+    for name in names:
+        if name not in benchmarks:
+            known = ", ".join(benchmarks) or "none"
+            raise XTunerError(f"the config has no benchmark '{name}'.{nearest(name, benchmarks)} It has: {known}.")
+    absent = {name: benchmarks[name].missing_files() for name in names}
+    missing = {name: paths for name, paths in absent.items() if paths}
+    return [benchmarks[name] for name in names if name not in missing], missing
+
+
+def run_facts(cfg: Any, checkpoint: str, benchmark: str) -> dict[str, Any]:
+    """Returns what a benchmark's answers depend on: names for people, fingerprints to tell runs apart."""
+    node = next(node for node in cfg.benchmarks if node["name"] == benchmark)
+    # batch size and worker processes do not change answers, so a killed run may go on with others
+    settings = {key: value for key, value in cfg.evaluation.items() if key not in ("batch_size", "num_workers")}
+    described = json.dumps([cfg.model, settings, node, cfg.get("precision")], sort_keys=True, default=str)
+    return {
+        "config": Path(cfg.filename).stem,
+        "config_sha256": hashlib.sha256(described.encode()).hexdigest()[:16],
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": _fingerprint(Path(checkpoint)),
+    }
+
+
+def _fingerprint(path: Path) -> str:
+    """Hash of names, sizes and times of a checkpoint's files: reading tens of gigabytes would take longer than asking."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def show(results: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Sequence[str]], title: str) -> None:
+    """Prints a table of the results."""
+    from rich.table import Table
+
+    table = Table("benchmark", "group", "score", "questions", title=title)
+    for name, metrics in results.items():
+        table.add_row(name, "", _percent(metrics["overall"]), str(metrics["num_questions"]), style="bold")
+        for axis, groups in metrics.get("groups", {}).items():
+            for group, score in groups.items():
+                table.add_row("", f"{axis}: {group}", _percent(score))
+    for name in missing:
+        table.add_row(name, "", "skipped: files absent", style="dim")
+    console.print(table)
+
+
+def _percent(score: float | None) -> str:
+    return "not scored" if score is None else f"{score:.1%}"
+
+
+def _to_argv(args: argparse.Namespace) -> list[str]:
+    """Writes the arguments out again, for a process that torchrun starts."""
+    argv = ["test", args.config, "--launcher", "pytorch"]
+    for option in ("checkpoint", "benchmarks", "limit", "work_dir"):
+        value = getattr(args, option)
+        if value is not None:
+            argv += [f"--{option.replace('_', '-')}", str(value)]
+    argv += ["--allow-missing"] if args.allow_missing else []
+    return argv + (["--cfg-options", *args.cfg_options] if args.cfg_options else [])
