@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from xtuner.errors import XTunerError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from mg_llava.chat import ChatSession
     from mg_llava.model import MGLLaVA
 
 
@@ -138,6 +140,19 @@ class Assistant:
         for word in self.template.stop_words:
             text = text.split(word)[0]
         return text.strip()
+
+    def save(self, folder: str | Path, model_node: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
+        """Writes a self-contained folder; see `mg_llava.hf.save_pretrained`."""
+        # imported late: hf reads assistants back, so it imports this module
+        from mg_llava.hf import save_pretrained
+
+        return save_pretrained(self, model_node, folder, facts)
+
+    def start_chat(self) -> ChatSession:
+        """Returns a conversation with this model."""
+        from mg_llava.chat import ChatSession
+
+        return ChatSession(self)
 
 
 def collate_prompts(prompts: Sequence[Prompt], pad_id: int) -> dict[str, Any]:

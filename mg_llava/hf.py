@@ -20,7 +20,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, ImageProcessingMixin
 
 from mg_llava.assistant import Assistant
 from mg_llava.boxes import BoxSelection
@@ -64,7 +64,7 @@ def save_pretrained(
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
-        _save_architectures(assistant.model, model_node, temporary)
+        _save_architectures(assistant, model_node, temporary)
         _save_weights(assistant.model, temporary)
         assistant.tokenizer.save_pretrained(temporary)
         config = _config(assistant, node, facts or {})
@@ -114,12 +114,15 @@ def _check_types(node: Any) -> None:
             _check_types(value)
 
 
-def _save_architectures(model: MGLLaVA, model_node: Mapping[str, Any], folder: Path) -> None:
+def _save_architectures(assistant: Assistant, model_node: Mapping[str, Any], folder: Path) -> None:
+    model = assistant.model
     model.llm.config.save_pretrained(folder / "llm")
     if model.llm.generation_config is not None:
         model.llm.generation_config.save_pretrained(folder / "llm")
     low = folder / "low_res_encoder"
     model.low_res_encoder.clip.config.save_pretrained(low)
+    pixels, _ = ImageProcessingMixin.get_image_processor_dict(assistant.image_processor.name_or_path)
+    (low / "preprocessor_config.json").write_text(json.dumps(pixels, indent=1) + "\n", encoding="utf-8")
     if model.high_res_encoder is not None:
         source = Path(model_node["high_res_encoder"]["path"]) / "open_clip_config.json"
         target = folder / "high_res_encoder" / "open_clip_config.json"

@@ -168,8 +168,8 @@ class ImageProcessor:
             image = padded
         width, height = self._resized(image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = self._margins(width, height)
-        if (left, top) != (0, 0):
+        if width != height:
+            left, top = self._margins(width, height)
             image = image.crop((left, top, left + self.image_size, top + self.image_size))
         array = np.array(image, dtype=np.uint8)
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()

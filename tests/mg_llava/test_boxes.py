@@ -164,7 +164,9 @@ class TestSelection:
     def test_chosen_boxes_are_given_ones_and_unique(self, found: Any, mode: Any, limit: int) -> None:
         boxes, labels, scores = found
         chosen = BoxSelection(0.5, limit, mode)(boxes, labels, scores)
-        given_rows = {(*box, label, score) for box, label, score in zip(boxes.tolist(), labels, scores, strict=True)}
+        given_rows = {
+            (*box, label, score) for box, label, score in zip(boxes.tolist(), labels, scores, strict=True)
+        }
         rows = [(*b, name, s) for b, name, s in zip(chosen.boxes.tolist(), *chosen[1:], strict=True)]
         assert len(set(rows)) == len(rows) and set(rows) <= given_rows
         if mode == "per_image":

@@ -1,4 +1,4 @@
-"""Whole samples (ids, labels, pixels, boxes) and a batch against what the original implementation recorded."""
+"""Whole samples (ids, labels, pixels, boxes) and a batch against what the original recorded."""
 
 from __future__ import annotations
 

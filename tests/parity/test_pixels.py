@@ -75,4 +75,3 @@ def test_transformers_pillow_processor_gives_the_same_pixels(picture: str, pad: 
     oracle = transformers.CLIPImageProcessorPil(**settings)(square, return_tensors="pt")["pixel_values"]
     high, _ = PixelNormalizer()(processor.pixels(image).unsqueeze(0), 336)
     torch.testing.assert_close(high, oracle, rtol=0, atol=0)
-

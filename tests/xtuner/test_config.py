@@ -118,9 +118,9 @@ class TestOverridesThatFail:
         assert cfg.runtime.to_dict() == {"type": "config_classes.Settings", "seed": 3}
 
     def test_setting_that_this_config_does_not_use(self, write_config):
-        path = write_config("visual_aux = None")
-        assert load_config(path).visual_aux is None
-        assert "'visual_aux' is used by nothing" in problems_of(path, {"visual_aux": "x"})[0]
+        path = write_config("optimizer = dict(type='config_classes.takes_anything')")
+        assert load_config(path).lr == 1e-3
+        assert "'lr' is used by nothing" in problems_of(path, {"lr": 1.0})[0]
 
 
 class TestParseOverrides:
@@ -163,6 +163,16 @@ class TestDumpAndReload:
         assert again.to_dict() == cfg.to_dict()
         assert load_config(tmp_path / "out" / "leaf.py", {"lr": 1.0}).optimizer.lr == 1.0
 
+    def test_settings_that_lost_their_use_are_no_mistakes_but_cannot_be_overridden(
+        self, write_config, tmp_path
+    ):
+        cfg = load_config(write_config(), {"runtime.seed": 7, "optimizer.lr": 1.0})
+        assert cfg.unused_settings == ("lr", "seed")
+        dump_config(cfg.as_written, tmp_path / "out.py")
+        again = load_config(tmp_path / "out.py")
+        assert again.as_written.to_dict() == cfg.as_written.to_dict()
+        assert "'seed' is used by nothing" in problems_of(tmp_path / "out.py", {"seed": 3})[0]
+
     def test_resolved_is_equal_and_resolved(self, write_config, tmp_path):
         cfg = load_config(write_config("lr = 5e-4"))
         dump_config(cfg, tmp_path / "out.py")
@@ -171,7 +181,9 @@ class TestDumpAndReload:
         assert again.resolved_from == "leaf"
         assert "${" not in (tmp_path / "out.py").read_text()
 
-    def test_setting_of_a_resolved_config_is_refused_and_the_place_of_use_is_not(self, write_config, tmp_path):
+    def test_setting_of_a_resolved_config_is_refused_and_the_place_of_use_is_not(
+        self, write_config, tmp_path
+    ):
         dump_config(load_config(write_config()), tmp_path / "out.py")
         (problem,) = problems_of(tmp_path / "out.py", {"lr": 1.0})
         assert "'lr' would reach nothing" in problem
@@ -183,7 +195,8 @@ class TestDumpAndReload:
         assert cfg.model.type == load_config(tmp_path / "out.py").model.type == "config_classes.Model"
 
     @pytest.mark.parametrize(
-        "value", ["{'a b': 1, 'c': {'d': []}}", "()", "('x',)", "[[1, 2], ({'a': None},)]", "'{{ quote\\'s }} \"\\n'"]
+        "value",
+        ["{'a b': 1, 'c': {'d': []}}", "()", "('x',)", "[[1, 2], ({'a': None},)]", "'{{ quote\\'s }} \"\\n'"],
     )
     def test_odd_values(self, write_config, tmp_path, value):
         cfg = load_config(write_config(f"model.part = dict(type='config_classes.takes_anything', x={value})"))

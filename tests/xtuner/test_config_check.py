@@ -24,13 +24,22 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("leaf", "said"),
         [
-            ("batch_sise = 4", "'batch_sise' is used by nothing: no '${batch_sise}' refers to it. Did you mean 'batch_size'?"),
+            (
+                "batch_sise = 4",
+                "'batch_sise' is used by nothing: no '${batch_sise}' refers to it. Did you mean 'batch_size'?",
+            ),
             ("model.part.depht = 3", "model.part: Part does not take 'depht'. Did you mean 'depth'?"),
-            ("optimizer.lr = '1e-3'", "optimizer.lr is '1e-3': expected float. Write it without quotes: 1e-3."),
+            (
+                "optimizer.lr = '1e-3'",
+                "optimizer.lr is '1e-3': expected float. Write it without quotes: 1e-3.",
+            ),
             ("lr = '1e-3'", "optimizer.lr is '1e-3' (from '${lr}'): expected float."),
             ("seed = 1.5", "runtime.seed is 1.5 (from '${seed}'): expected int."),
             ("betas = (0.9,)", "optimizer.betas is (0.9,) (from '${betas}'): expected tuple[float, float]."),
-            ("train_dataset.mode = 'wide'", "train_dataset.mode is 'wide': expected Literal['flat', 'deep']."),
+            (
+                "train_dataset.mode = 'wide'",
+                "train_dataset.mode is 'wide': expected Literal['flat', 'deep'].",
+            ),
             ("train_dataset.pop('data_path')", "train_dataset: Dataset needs 'data_path', which is missing."),
             ("model.part.width = 3", "model.part.width is supplied when Part is built: leave it out"),
             ("optimizer = dict(lr=1)", "optimizer is a dict without 'type': expected dict(type=…, …)."),
@@ -38,14 +47,29 @@ class TestMistakes:
             ("benchmarks = dict()", "expected a list of dict(type=…, …)."),
             ("benchmarks[0].pop('type')", "benchmarks.0 is a dict without 'type'"),
             ("benchmarks[0].sed = 3", "benchmarks.0: Settings does not take 'sed'. Did you mean 'seed'?"),
-            ("train_dataloader.batch_sise = 4", "train_dataloader does not take 'batch_sise'. Did you mean 'batch_size'?"),
+            (
+                "train_dataloader.batch_sise = 4",
+                "train_dataloader does not take 'batch_sise'. Did you mean 'batch_size'?",
+            ),
             ("train_dataloader = 4", "train_dataloader is 4: expected a dict with batch_size"),
-            ("runtime.type = 'config_classes.Setings'", "runtime.type: 'config_classes.Setings' does not exist"),
+            (
+                "runtime.type = 'config_classes.Setings'",
+                "runtime.type: 'config_classes.Setings' does not exist",
+            ),
             ("runtime.type = 'nowhere.Settings'", "runtime.type: 'nowhere.Settings' cannot be imported"),
-            ("runtime.seed = lambda: 1", "runtime.seed is the function <lambda>, which a dumped config cannot hold"),
+            (
+                "runtime.seed = lambda: 1",
+                "runtime.seed is the function <lambda>, which a dumped config cannot hold",
+            ),
             ("def f(): pass\nruntime.type = f", "runtime.type is <function f"),
-            ("from pathlib import Path\ndata_path = Path('x')", "which a dumped config cannot hold: write it as text, 'x'"),
-            ("import torch\ntokenizer.dtype = torch.float16", "tokenizer.dtype is the imported object torch.float16"),
+            (
+                "from pathlib import Path\ndata_path = Path('x')",
+                "which a dumped config cannot hold: write it as text, 'x'",
+            ),
+            (
+                "import torch\ntokenizer.dtype = torch.float16",
+                "tokenizer.dtype is the imported object torch.float16",
+            ),
             ("seed = float('inf')", "seed is inf, which a dumped config cannot hold"),
             ("runtime.names = {'a'}", "runtime.names is a set ({'a'}), which a dumped config cannot hold"),
             ("runtime['class'] = 1", "the key 'class' cannot be dumped"),
@@ -58,7 +82,7 @@ class TestMistakes:
         assert any(said in problem for problem in problems), problems
 
     def test_all_at_once_and_each_once(self, write_config):
-        leaf = "batch_sise = 4\ntokenizer.nmae = 'x'\nseed = 'one'\nmodel.part.depht = 3\noptimizer.lr = '${lrr}'"
+        leaf = "batch_sise = 4\ntokenizer.nmae = 'x'\nseed = 'one'\nmodel.part.depht = 3\nruntime.share = '${lrr}'"
         problems = problems_of(write_config(leaf))
         # the tokenizer stands twice in the resolved config, the mistake is one
         assert len(problems) == 5
@@ -66,6 +90,10 @@ class TestMistakes:
 
     def test_none_of_them_in_the_base(self, write_config):
         assert check_config(load_config(write_config())) == []
+
+    def test_names_that_python_reads_are_used(self, write_config):
+        cfg = load_config(write_config("root = 'data'\ndata_path = f'{root}/a.json'"))
+        assert cfg.train_dataset.data_path == "data/a.json"
 
     def test_unchecked_on_request(self, write_config):
         assert load_config(write_config("model.part.depht = 3"), check=False).model.part.depht == 3

@@ -9,7 +9,15 @@ from mmengine.config import Config
 
 from xtuner.config.plain import to_plain
 from xtuner.config.references import has_reference, referenced_names, whole_reference
-from xtuner.config.schema import KNOWN_NAMES, NODE_LISTS, NODES, PLAIN_DICTS, RESOLVED_FROM, read_signature
+from xtuner.config.schema import (
+    KNOWN_NAMES,
+    NODE_LISTS,
+    NODES,
+    PLAIN_DICTS,
+    RESOLVED_FROM,
+    UNUSED,
+    read_signature,
+)
 from xtuner.config.types import matches, type_advice, type_text
 from xtuner.errors import XTunerError, nearest
 from xtuner.registry import is_node
@@ -38,21 +46,26 @@ def check_plain(written: dict[str, Any], resolved: dict[str, Any]) -> list[str]:
         written: with references; a node that is referred to is checked once, where it stands.
         resolved: the same without.
     """
-    problems = [] if written.get(RESOLVED_FROM) else _unused_names(written)
+    problems = [] if written.get(RESOLVED_FROM) else _unknown_names(written)
     for name, value in written.items():
         problems += _check_top_level(name, value)
         problems += _check_tree(value, resolved.get(name), name)
     return problems
 
 
-def _unused_names(written: dict[str, Any]) -> list[str]:
+def unused_names(written: Mapping[str, Any]) -> list[str]:
+    """Returns the top-level names that no reference and no command uses."""
     used = {name.split(".")[0] for name in referenced_names(written)}
-    known = {*used, *KNOWN_NAMES}
-    # a name that is None switches nothing on, so that a baseline may say "none of that here"
+    return [name for name in written if name not in used and name not in KNOWN_NAMES]
+
+
+def _unknown_names(written: Mapping[str, Any]) -> list[str]:
+    unused = unused_names(written)
+    known = {*written, *KNOWN_NAMES}.difference(unused)
     return [
         f"'{name}' is used by nothing: no '${{{name}}}' refers to it.{nearest(name, known)}"
-        for name, value in written.items()
-        if name not in known and value is not None
+        for name in unused
+        if name not in written.get(UNUSED, ())
     ]
 
 

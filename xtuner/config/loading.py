@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import traceback
 from collections.abc import Mapping
@@ -11,12 +12,12 @@ from typing import Any
 from mmengine.config import Config
 
 from xtuner.compat import mend
-from xtuner.config.check import check_plain
+from xtuner.config.check import check_plain, unused_names
 from xtuner.config.overrides import apply_overrides
 from xtuner.config.paths import config_name, find_config
 from xtuner.config.plain import to_plain
 from xtuner.config.references import resolve_references
-from xtuner.config.schema import RESOLVED_FROM
+from xtuner.config.schema import RESOLVED_FROM, UNUSED
 from xtuner.errors import ProblemsError, XTunerError
 
 mend("mmengine.config")
@@ -44,6 +45,7 @@ def load_config(
     problems: list[str] = []
     written = to_plain(_read(path)._to_lazy_dict(), "", problems)
     apply_overrides(written, overrides or {}, problems)
+    _forgive_inherited(written, path, overrides or {})
     resolved = resolve_references(written, problems)
     if check:
         problems += check_plain(written, resolved)
@@ -54,6 +56,22 @@ def load_config(
     # an attribute of the object, not a key of the config: mmengine's own __setattr__ would make it one
     object.__setattr__(cfg, "as_written", Config(written, filename=str(path)))
     return cfg
+
+
+def _forgive_inherited(written: dict[str, Any], path: Path, overrides: Mapping[str, Any]) -> None:
+    """Lists, in ``unused_settings``, the unused names that are not typed here: neither in the file nor as an override.
+
+    A node that is replaced leaves its base's settings without use, and plain Python may read a name. What is listed is
+    forgiven, also after a dump, where inherited names look like the file's own.
+    """
+    names = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)
+    ]
+    read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    typed = {node.id for node in names if isinstance(node.ctx, ast.Store)} - read - {*written.get(UNUSED, ())}
+    typed |= {key.split(".")[0] for key in overrides}
+    if forgiven := tuple(name for name in unused_names(written) if name not in typed):
+        written[UNUSED] = forgiven
 
 
 def _read(path: Path) -> Config:

@@ -32,7 +32,10 @@ PLAIN_DICTS = {"train_dataloader": ("batch_size", "num_workers", "sampler")}
 RESOLVED_FROM = "resolved_from"
 """In a resolved config, whose references are gone: the name of the config that it came from."""
 
-SETTINGS = ("deepspeed", RESOLVED_FROM)
+UNUSED = "unused_settings"
+"""Set by `load_config`: settings that a base has and nothing refers to any more, which is no mistake of the config."""
+
+SETTINGS = ("deepspeed", RESOLVED_FROM, UNUSED)
 """Plain settings that commands read themselves."""
 
 KNOWN_NAMES = (*NODES, *NODE_LISTS, *PLAIN_DICTS, *SETTINGS)
@@ -118,4 +121,4 @@ def allowed_keys(container: Mapping[str, Any], where: str) -> set[str]:
 
 def top_level_names(root: Mapping[str, Any]) -> set[str]:
     """Returns the names that may stand first in an override of the config `root`."""
-    return {*root, *KNOWN_NAMES} - {RESOLVED_FROM}
+    return {*root, *KNOWN_NAMES} - {RESOLVED_FROM, UNUSED}

@@ -46,7 +46,8 @@ def assemble(
     grad_accum = cfg.optimizer.get("accumulative_counts", 1)
     dataloader = build_train_dataloader(cfg.train_dataloader, dataset, grad_accum, environment, settings.seed)
     batch_size = cfg.train_dataloader.batch_size
-    max_iters = schedule.total_steps(dataloader.batch_sampler.steps_per_epoch)
+    steps_per_epoch = dataloader.batch_sampler.steps_per_epoch  # type: ignore[union-attr]  # our sampler has it
+    max_iters = schedule.total_steps(steps_per_epoch)
 
     # the same start on every rank: parts made anew must agree
     seed_everything(settings.seed)
@@ -75,8 +76,12 @@ def assemble(
     )
     get_logger().info(
         "%d samples, %d per step, %d steps (%d an epoch), precision %s",
-        len(dataset), plan.global_batch, max_iters, dataloader.batch_sampler.steps_per_epoch, optimizer.precision.name,
-    )  # fmt: skip
+        len(dataset),
+        plan.global_batch,
+        max_iters,
+        steps_per_epoch,
+        optimizer.precision.name,
+    )
     return make_runner(model, optimizer, dataloader, plan)
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run's folder: their names, which is complete, which is last, which go; random states."""
+"""The checkpoints of a run's folder: names, which are complete, which is last, which go; random states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
 TRAINER_FILE = "trainer.pt"
-"""In a DeepSpeed checkpoint's folder: what this framework adds, written last, so that its presence means complete."""
+"""What we add to a DeepSpeed checkpoint's folder; written last, so its presence means complete."""
 
 _POINTER = "last_checkpoint"
 _NAME = re.compile(r"iter_(\d+)\.pth")
@@ -44,7 +44,7 @@ class CheckpointFolder:
         return sorted(found, key=step_of)
 
     def latest(self) -> Path | None:
-        """Returns the checkpoint that ``last_checkpoint`` names, or, where that is not complete, the one with most steps."""
+        """Returns the checkpoint ``last_checkpoint`` names; where that is not complete, that of most steps."""
         pointer = self.work_dir / _POINTER
         if pointer.is_file():
             # by name: the folder may have moved since
@@ -55,7 +55,7 @@ class CheckpointFolder:
         return found[-1] if found else None
 
     def commit(self, path: Path) -> None:
-        """Points ``last_checkpoint`` at `path`, which is complete, and removes those beyond the limit and left-overs."""
+        """Points ``last_checkpoint`` at the complete `path`; removes those beyond the limit, and left-overs."""
         temporary = self.work_dir / f".{_POINTER}.tmp"
         temporary.write_text(str(path.resolve()))
         temporary.replace(self.work_dir / _POINTER)
@@ -110,11 +110,11 @@ def _remove(path: Path) -> None:
 
 
 def capture_rng() -> dict[str, Any]:
-    """Returns the states of Python's, NumPy's and torch's generators in types that ``weights_only`` loading accepts."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    """Returns the states of Python's, NumPy's and torch's generators, in types that safe loading accepts."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -152,17 +152,19 @@ def check_resumable(found: dict[str, Any], expected: dict[str, Any], path: Path)
     ]
     if problems:
         raise XTunerError(
-            f"{path} is of another model: {'; '.join(problems)}. Resume with the config it was made with, or start a new "
-            "run that takes its weights by pretrained_pth."
+            f"{path} is of another model: {'; '.join(problems)}. Resume with the config it was made with, or start a "
+            "new run that takes its weights by pretrained_pth."
         )
     if found["global_batch"] != expected["global_batch"]:
         raise XTunerError(
             f"{path} was made with {found['global_batch']} samples per optimizer step, this run has "
-            f"{expected['global_batch']}: samples would be seen twice or never. Keep processes x batch_size x "
-            "accumulative_counts."
+            f"{expected['global_batch']}: samples would be seen twice or never. Keep processes x batch_size "
+            "x accumulative_counts."
         )
     if found["max_iters"] != expected["max_iters"]:
         get_logger().warning(
-            "%s was on a schedule of %d steps, this run has %d: the learning rate follows the new one from here.",
-            path, found["max_iters"], expected["max_iters"],
-        )  # fmt: skip
+            "%s was on a schedule of %d steps, this run has %d: the rate follows the new one from here.",
+            path,
+            found["max_iters"],
+            expected["max_iters"],
+        )

@@ -41,7 +41,7 @@ class Environment:
 
 
 def infer_launcher(environ: MutableMapping[str, str]) -> str:
-    """Returns ``pytorch`` inside torchrun, else ``none``: Slurm must be asked for, since it also runs single tasks."""
+    """Returns ``pytorch`` inside torchrun, else ``none``: Slurm must be asked for (it runs single tasks too)."""
     return "pytorch" if "TORCHELASTIC_RUN_ID" in environ else "none"
 
 
@@ -107,8 +107,8 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
         missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]
         if missing:
             raise XTunerError(
-                f"--launcher {launcher}, but {missing} are not set: start with torchrun, or set NPROC_PER_NODE and "
-                "leave --launcher out."
+                f"--launcher {launcher}, but {missing} are not set: start with torchrun, or set NPROC_PER_NODE "
+                "and leave --launcher out."
             )
         rank, world_size, local_rank = (
             int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")

@@ -129,13 +129,14 @@ def build_adamw(
         raise XTunerError(f"accumulative_counts is {accumulative_counts}: expected 1 or more.")
     resolved = resolve_precision(precision, device)
     groups = parameter_groups(model, weight_decay)
+    first, second = betas
     optimizer: torch.optim.Optimizer
     if cpu_offload and device.type == "cuda":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        optimizer = DeepSpeedCPUAdam(groups, lr=lr, betas=tuple(betas), adamw_mode=True)
+        optimizer = DeepSpeedCPUAdam(groups, lr=lr, betas=(first, second), adamw_mode=True)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), fused=device.type == "cuda")
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(first, second), fused=device.type == "cuda")
     return StepOptimizer(optimizer, resolved, max_norm, accumulative_counts)
 
 

@@ -18,7 +18,7 @@ from xtuner.model.checkpoints import save_file_atomic
 
 
 def wrap_plain(model: nn.Module, optimizer: StepOptimizer, environment: Environment) -> nn.Module:
-    """Casts the parameters for the precision, moves the model to the device and, with several processes, wraps it in DDP."""
+    """Casts the parameters, moves the model to the device and, with several processes, wraps it in DDP."""
     cast_parameters(model, optimizer.precision)
     model = model.to(environment.device)
     if environment.world_size == 1:
@@ -44,7 +44,7 @@ class PlainBackend:
         self.device = device
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         """The model itself."""
         return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 

@@ -1,4 +1,4 @@
-"""The two runners: mmengine's Runner for plain torch, its FlexibleRunner for DeepSpeed, with one way to train."""
+"""Two runners with one way to train: mmengine's Runner for plain torch, its FlexibleRunner for DeepSpeed."""
 
 from __future__ import annotations
 
@@ -72,6 +72,8 @@ class TrainingMixin:
 
     plan: RunPlan
     backend: Any
+    model: Any
+    optim_wrapper: Any
     train_loop: TrainLoop
     visualizer: Any
     logger: Any
@@ -153,8 +155,9 @@ class TrainingMixin:
     def _log_env(self, *_: Any) -> None:
         """Says in one line what runs where; mmengine's page is left out."""
         here = self.plan.environment
-        get_logger().info("xtuner %s: %d process(es), %s, work_dir %s", __version__, here.world_size, here.device,
-                          self.plan.work_dir)  # fmt: skip
+        get_logger().info(
+            f"xtuner {__version__}: {here.world_size} process(es), {here.device}, work_dir {self.plan.work_dir}"
+        )
 
     def _facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint says of itself; the random states are every rank's."""
@@ -189,8 +192,8 @@ class TrainingMixin:
         get_logger().info("Resumed from %s at step %d", path, loop.iter)
 
     def _share_log_file(self) -> list[logging.Handler]:
-        """Sends the framework's lines to mmengine's log file too, and mmengine's own below a warning to that file only."""
-        files = [h for h in self.logger.handlers if isinstance(h, logging.FileHandler)]
+        """Sends our lines to mmengine's log file too, and its own below a warning to that file only."""
+        files: list[logging.Handler] = [h for h in self.logger.handlers if isinstance(h, logging.FileHandler)]
         for handler in self.logger.handlers:
             if handler in files:
                 get_logger().addHandler(handler)

@@ -36,7 +36,7 @@ class WarmupCosine:
         self.max_iters = max_iters
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Returns the optimizer steps of the whole run: `max_iters`, else `max_epochs` times `steps_per_epoch`."""
+        """Returns the optimizer steps of the run: `max_iters`, else `max_epochs` times `steps_per_epoch`."""
         if self.max_iters is not None:
             return self.max_iters
         return max(1, math.ceil(self.max_epochs * steps_per_epoch))  # type: ignore[operator]  # checked in __init__

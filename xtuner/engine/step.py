@@ -24,7 +24,7 @@ class TrainBackend(Protocol):
         ...
 
     def accumulate(self, batch: dict[str, Any], weight: float, last: bool) -> dict[str, torch.Tensor]:
-        """Forward and backward of ``weight * loss_sum``, averaged over ranks; `last` of the step. Returns the model's output."""
+        """Forward and backward of ``weight * loss_sum``, averaged over ranks; returns the model's output."""
         ...
 
     def update(self) -> torch.Tensor | float | None:
@@ -60,7 +60,7 @@ class StepResult:
 
 
 def count_supervised(batch: Mapping[str, Any]) -> int:
-    """Counts the labels (B, T) that a causal model has a prediction for: all but ignored ones and the first column."""
+    """Counts the labels (B, T) that a causal model predicts: all but ignored ones and the first column."""
     return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
 
@@ -122,6 +122,7 @@ def check_counts(counted: float, expected: float) -> None:
     """
     if counted != expected:
         raise XTunerError(
-            f"The model reports {counted:.0f} supervised tokens where the batches' labels have {expected:.0f}: its data "
-            "preprocessor must keep every label, and its 'num_supervised' must count labels[:, 1:] that are not -100."
+            f"The model reports {counted:.0f} supervised tokens where the batches' labels have {expected:.0f}: "
+            "its data preprocessor must keep every label, and its 'num_supervised' must count the labels[:, 1:] "
+            "that are not -100."
         )

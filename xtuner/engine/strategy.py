@@ -83,7 +83,7 @@ class DeepSpeedBackend:
         self.device = device
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         """The model itself; under ZeRO-3 its parameters are partitioned."""
         return self.engine.module
 
@@ -92,7 +92,7 @@ class DeepSpeedBackend:
         return self.module.data_preprocessor(batch, True)
 
     def accumulate(self, batch: dict[str, Any], weight: float, last: bool) -> dict[str, torch.Tensor]:
-        """Adds the gradients of ``weight * loss_sum``; after the `last` micro-batch the engine clips and updates."""
+        """Adds the gradients of ``weight * loss_sum``; after the `last` one the engine clips and updates."""
         output = self.engine(**batch, mode="loss")
         # the engine divides by the accumulation, which the weight holds already
         self.engine.backward(
@@ -140,14 +140,14 @@ class DeepSpeedBackend:
         trainer = torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
         if trainer["world_size"] != self.engine.world_size:
             raise XTunerError(
-                f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: its shards "
-                "fit that number only. Start as many, or convert it with 'python -m deepspeed.checkpoint.ds_to_universal' "
-                "and set checkpoint.load_universal in the DeepSpeed settings."
+                f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: "
+                "its shards fit that number only. Start as many, or convert it with 'python -m "
+                "deepspeed.checkpoint.ds_to_universal' and set checkpoint.load_universal in its settings."
             )
         return trainer
 
     def load(self, path: Path) -> None:
-        """Takes weights and optimizer state from this rank's shards. They are pickles: only load a run of your own."""
+        """Takes weights and optimizer from this rank's shards: pickles, so only load a run of your own."""
         # strict would ask for the frozen weights, which checkpoints leave out
         found, _ = self.engine.load_checkpoint(str(path.parent), tag=path.name, load_module_strict=False)
         if found is None:

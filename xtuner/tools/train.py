@@ -10,14 +10,15 @@ from typing import Any
 LAUNCHERS = ("none", "pytorch", "slurm")
 
 EXIT_INTERRUPTED = 75
-"""Exit code after a signal: the checkpoint is saved, ``--resume auto`` goes on (sysexits' "try again later")."""
+"""Exit code after a signal: all is saved, ``--resume auto`` goes on (sysexits' "try again later")."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner train``."""
     parser.description = (
-        "Train a model. With NPROC_PER_NODE > 1 (or NNODES > 1, with NODE_RANK, ADDR, PORT) in the environment, the command "
-        f"starts itself under torchrun. Exit code: 0 trained, {EXIT_INTERRUPTED} stopped by a signal after saving, else 1."
+        "Train a model. With NPROC_PER_NODE > 1 (or NNODES > 1, with NODE_RANK, ADDR, PORT) in the "
+        "environment, the command starts itself under torchrun. Exit code: 0 trained, "
+        f"{EXIT_INTERRUPTED} stopped by a signal after saving, else 1."
     )
     parser.add_argument("config", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
     parser.add_argument(

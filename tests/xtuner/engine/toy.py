@@ -1,4 +1,4 @@
-"""A model, data set and config small enough to train in a test; also run as a script by the tests of whole runs."""
+"""Model, data and config small enough to train in a test; tests of whole runs start it as a script."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ToyDataset:
 
 
 class ToyModel(TrainableParts):
-    """A frozen embedding and a trained head that predict the next token; float32 buffer like a rotary one's."""
+    """A frozen embedding and a trained head that predict the next token from a running sum."""
 
     part_names = ("embedding", "head")
 
@@ -77,9 +77,9 @@ class ToyModel(TrainableParts):
 def toy_config(**changes: Any) -> ConfigDict:
     """A config with the nodes that the engine reads; `changes` name settings."""
     s = dict(
-        batch_size=2, accumulative_counts=2, lr=1e-2, weight_decay=0.0, max_norm=1.0, precision="auto", max_epochs=2,
-        max_iters=None, save_steps=3, save_total_limit=2, logging_interval=1, seed=7, dropout=0.0, workers=0, size=40,
-        delay=0.0, width=16, visualizers=("tensorboard",),
+        batch_size=2, accumulative_counts=2, lr=1e-2, weight_decay=0.0, max_norm=1.0, precision="auto",
+        max_epochs=2, max_iters=None, save_steps=3, save_total_limit=2, logging_interval=1, seed=7,
+        dropout=0.0, workers=0, size=40, delay=0.0, width=16, visualizers=("tensorboard",),
     )  # fmt: skip
     assert set(changes) <= set(s), set(changes) - set(s)
     s.update(changes)
@@ -93,7 +93,9 @@ def toy_config(**changes: Any) -> ConfigDict:
             type=build_adamw, lr=s["lr"], weight_decay=s["weight_decay"], max_norm=s["max_norm"],
             accumulative_counts=s["accumulative_counts"], precision=s["precision"],
         ),
-        schedule=dict(type=WarmupCosine, warmup_ratio=0.1, max_epochs=s["max_epochs"], max_iters=s["max_iters"]),
+        schedule=dict(
+            type=WarmupCosine, warmup_ratio=0.1, max_epochs=s["max_epochs"], max_iters=s["max_iters"]
+        ),
         runtime=dict(
             type=RuntimeSettings, save_steps=s["save_steps"], save_total_limit=s["save_total_limit"],
             logging_interval=s["logging_interval"], seed=s["seed"], visualizers=s["visualizers"],

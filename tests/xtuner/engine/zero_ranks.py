@@ -1,4 +1,4 @@
-"""Run by torchrun on two ranks: trains the toy by DDP and every ZeRO stage, each unbroken and resumed in mid-run."""
+"""Run by torchrun on two ranks: trains the toy by DDP and every ZeRO stage, each unbroken and resumed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,21 @@
+"""``xtuner convert``: checkpoints into other formats; one module of `xtuner.tools.model_converters` each."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.tools.model_converters import pth_to_hf
+
+_CONVERTERS = {"pth_to_hf": pth_to_hf}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds a subcommand per converter."""
+    commands = parser.add_subparsers(dest="converter", required=True, metavar="{" + ",".join(_CONVERTERS) + "}")
+    for name, module in _CONVERTERS.items():
+        module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the converter that was named; returns the exit code."""
+    return _CONVERTERS[args.converter].run(args)
