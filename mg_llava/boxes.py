@@ -114,6 +114,9 @@ def nms_per_class(
     kept = np.zeros(len(classes), dtype=bool)
     for number in range(len(number_of)):
         members = np.flatnonzero(classes == number)
+        if len(members) == 1:
+            kept[members] = True
+            continue
         survivors = nms(
             torch.from_numpy(boxes[members]), torch.from_numpy(scores[members]), iou_threshold
         ).numpy()

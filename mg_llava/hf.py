@@ -20,7 +20,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GenerationConfig, ImageProcessingMixin
+from transformers import AutoConfig, GenerationConfig, ImageProcessingMixin, PretrainedConfig
 
 from mg_llava.assistant import Assistant
 from mg_llava.boxes import BoxSelection
@@ -42,6 +42,15 @@ FORMAT_VERSION = 1
 _PATH_ARGUMENTS = {"llm": "name_or_path", "low_res_encoder": "name_or_path", "high_res_encoder": "path"}
 """The argument of each part that names where it is read from."""
 _TRUSTED_PACKAGES = ("mg_llava", "xtuner")
+
+
+class MGLLaVAConfig(PretrainedConfig):
+    """config.json of an exported folder, so that transformers knows the type beside the tokenizer's files."""
+
+    model_type = MODEL_TYPE
+
+
+AutoConfig.register(MODEL_TYPE, MGLLaVAConfig, exist_ok=True)
 
 
 def save_pretrained(
@@ -131,9 +140,18 @@ def _save_architectures(assistant: Assistant, model_node: Mapping[str, Any], fol
 
 
 def _save_weights(model: MGLLaVA, folder: Path) -> None:
-    save_torch_state_dict(model.full_state_dict(), folder)
+    state = model.full_state_dict()
+    # of tied weights the input embedding's name is kept, which is where transformers ties the others to
+    embedding = model.llm.get_input_embeddings().weight
+    tied = [name for name, tensor in state.items() if tensor.data_ptr() == embedding.data_ptr()]
+    own = f"llm.{_name_of(model.llm, embedding)}"
+    save_torch_state_dict(state, folder, shared_tensors_to_discard=[name for name in tied if name != own])
     buffers = {name: buffer.detach().cpu().clone() for name, buffer in _computed_buffers(model)}
     save_file(buffers, folder / "buffers.safetensors")
+
+
+def _name_of(module: nn.Module, parameter: nn.Parameter) -> str:
+    return next(name for name, value in module.named_parameters() if value is parameter)
 
 
 def _computed_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -227,12 +245,14 @@ def _load_model(folder: Path, node: dict[str, Any]) -> MGLLaVA:
     with meta_init():
         model: MGLLaVA = build(node)
     for file in _weight_files(folder):
-        nn.Module.load_state_dict(model, load_file(file), strict=False, assign=True)
+        # copies: tensors mapped from a file start at odd addresses, where CPU kernels round differently
+        state = {name: tensor.clone() for name, tensor in load_file(file).items()}
+        nn.Module.load_state_dict(model, state, strict=False, assign=True)
     # tied weights are saved once
     model.llm.tie_weights()
     for name, buffer in load_file(folder / "buffers.safetensors").items():
         module_name, _, buffer_name = name.rpartition(".")
-        model.get_submodule(module_name)._buffers[buffer_name] = buffer
+        model.get_submodule(module_name)._buffers[buffer_name] = buffer.clone()
     if (folder / "llm" / "generation_config.json").is_file():
         model.llm.generation_config = GenerationConfig.from_pretrained(folder / "llm")
     absent = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]

@@ -215,25 +215,23 @@ class ImageProcessor:
 class PixelNormalizer(nn.Module):
     """8-bit pictures to the two inputs of the encoders, on the device that holds the pictures.
 
-    high = (u8 / 255 − mean) / std per channel, from a table of all 256 levels, so that every device gives the
-    same bits; low = `high` resized bilinearly without antialias, as the published method does. Holds no
-    parameters and nothing in its state dict.
+    high = (u8 / 255 − mean) / std per channel in float32, each step rounded as IEEE says, so that every
+    device gives the same bits; low = `high` resized bilinearly without antialias, as the published method
+    does. Holds no parameters and nothing in its state dict.
 
     Args:
         mean: of red, green, blue on the 0–1 scale.
         std: likewise.
     """
 
-    level_bits: torch.Tensor
+    constant_bits: torch.Tensor
 
     def __init__(self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> None:
         super().__init__()
-        # float64 for 1/255, float32 from there on: the arithmetic of transformers' image processors
-        unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
-        columns = [(unit - np.float32(m)) / np.float32(s) for m, s in zip(mean, std, strict=True)]
-        # kept as integers: a model that is cast to bfloat16 would cast a table of floats with it
-        bits = torch.from_numpy(np.stack(columns).reshape(-1).view(np.int32))
-        self.register_buffer("level_bits", bits, persistent=False)
+        constants = np.array([[255] * 3, mean, std], np.float32)
+        # kept as integers: a model that is cast to bfloat16 would cast floats with it
+        bits = torch.from_numpy(constants.view(np.int32))
+        self.register_buffer("constant_bits", bits, persistent=False)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> PixelNormalizer:
@@ -251,8 +249,9 @@ class PixelNormalizer(nn.Module):
         Returns:
             high (I, 3, S, S) and low (I, 3, s, s), both float32 whatever the model's type.
         """
-        first_level = torch.arange(3, device=pixels.device, dtype=torch.int32).mul_(256).view(1, 3, 1, 1)
-        high = self.level_bits.view(torch.float32)[pixels.int() + first_level]
+        # 255 as a tensor: by a plain number a GPU would multiply with the rounded 1/255, which differs
+        scale, mean, std = self.constant_bits.view(torch.float32).view(3, 1, 3, 1, 1)
+        high = pixels.float().div_(scale).sub_(mean).div_(std)
         size = (low_res_size, low_res_size)
         if not len(pixels):
             return high, high.new_zeros((0, 3, *size))

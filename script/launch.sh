@@ -29,7 +29,8 @@ fi
 WORK_DIR=${WORK_DIR:-work_dirs}
 EXIT_MISSING=3
 DRY_RUN= ALLOW_MISSING= NEEDS_TRAINING_FILES=1
-POSITIONAL=() EXTRA=() OPTIONS=() TEST_ARGUMENTS=() MISSING=() PRESENT=()
+POSITIONAL=() EXTRA=() OPTIONS=() TEST_ARGUMENTS=()
+STATUS=0
 declare -A NAME_OF=() DEEPSPEED_OF=()
 
 say() { printf '==> %s\n' "$*" >&2; }
@@ -140,20 +141,19 @@ inspect() {
     DEEPSPEED_OF[$1]=$(sed -n 2p <<<"$answer")
 }
 
-# check_benchmarks CONFIG [k=v ...]: sorts the config's benchmarks into PRESENT and MISSING, naming the latter's files.
+# check_benchmarks CONFIG [k=v ...]: names the benchmarks whose files are absent; sets STATUS to EXIT_MISSING for them.
 check_benchmarks() {
-    local config=$1 answer state name files
+    local config=$1 status=0
     shift
-    answer=$("$PYTHON" script/stage_info.py --benchmarks "$config" "$@")
-    while IFS=$'\t' read -r state name files; do
-        case $state in
-            present) PRESENT+=("$name") ;;
-            missing)
-                MISSING+=("$name")
-                say "benchmark $name will be skipped: $files not found (docs/dataset_prepare.md says where to get it)"
-                ;;
-        esac
-    done <<<"$answer"
+    local -a arguments=("${TEST_ARGUMENTS[@]}" --check-files)
+    if [ $# -gt 0 ]; then arguments+=(--cfg-options "$@"); fi
+    run "$PYTHON" -m xtuner test "$config" "${arguments[@]}" || status=$?
+    case $status in
+        0) return ;;
+        "$EXIT_MISSING") say "benchmarks named above are skipped: docs/dataset_prepare.md says where to get their files" ;;
+        *) exit "$status" ;;
+    esac
+    if [ -z "$ALLOW_MISSING" ]; then STATUS=$EXIT_MISSING; fi
 }
 
 # newest_checkpoint CONFIG: prints the path of the last checkpoint of its run.
@@ -175,7 +175,7 @@ newest_checkpoint() {
 train_stage() {
     local config=$1 folder=$WORK_DIR/${NAME_OF[$1]} wanted
     shift
-    local -a options=("$@" "${OPTIONS[@]}") arguments=("${EXTRA[@]}")
+    local -a options=("$@") arguments=("${EXTRA[@]}")
     wanted=$(printf '%s\n' "finished with:" "${options[@]}" "${arguments[@]}")
     if [ -z "${FORCE:-}" ] && [ -f "$folder/finished" ]; then
         if [ "$(<"$folder/finished")" = "$wanted" ]; then
@@ -194,22 +194,15 @@ train_stage() {
 
 # evaluate CONFIG CHECKPOINT [k=v ...]: runs the benchmarks whose files are there, with TEST_ARGUMENTS.
 evaluate() {
-    local config=$1 checkpoint=$2 joined
+    local config=$1 checkpoint=$2
     shift 2
-    local -a options=("$@" "${OPTIONS[@]}") arguments=("${TEST_ARGUMENTS[@]}")
-    if [ ${#PRESENT[@]} -gt 0 ]; then
-        joined=$(IFS=,; echo "${PRESENT[*]}")
-        if [ ${#options[@]} -gt 0 ]; then arguments+=(--cfg-options "${options[@]}"); fi
-        launch test "$config" --checkpoint "$checkpoint" --work-dir "$WORK_DIR/${NAME_OF[$config]}" \
-            --benchmarks "$joined" "${arguments[@]}"
-    fi
-    if [ ${#MISSING[@]} -gt 0 ]; then
-        say "skipped for want of files: ${MISSING[*]}"
-        if [ -z "$ALLOW_MISSING" ]; then exit "$EXIT_MISSING"; fi
-    fi
+    # --allow-missing: what is missing is known by now, and torchrun would turn the exit code 3 into a failure
+    local -a arguments=("${TEST_ARGUMENTS[@]}" --allow-missing)
+    if [ $# -gt 0 ]; then arguments+=(--cfg-options "$@"); fi
+    launch test "$config" --checkpoint "$checkpoint" --work-dir "$WORK_DIR/${NAME_OF[$config]}" "${arguments[@]}"
 }
 
-# train_all PRETRAIN SFT ARGUMENTS...: the whole of a train_<llm>.sh script. All that can be checked is checked before the first step.
+# train_all PRETRAIN SFT ARGUMENTS...: the whole of a train_<llm>.sh. What can be checked is checked before the first step.
 train_all() {
     local pretrain=$1 sft=$2 checkpoint
     local -a pretrain_options sft_options
@@ -218,14 +211,20 @@ train_all() {
     if [ ${#POSITIONAL[@]} -gt 0 ]; then fail "unexpected argument '${POSITIONAL[0]}': see --help"; fi
     read -ra pretrain_options <<<"${PRETRAIN_OPTIONS:-}"
     read -ra sft_options <<<"${SFT_OPTIONS:-}"
-    inspect "$pretrain" "${pretrain_options[@]}" "${OPTIONS[@]}"
-    inspect "$sft" "${sft_options[@]}" "${OPTIONS[@]}"
-    check_benchmarks "$sft" "${sft_options[@]}" "${OPTIONS[@]}"
+    pretrain_options+=("${OPTIONS[@]}")
+    sft_options+=("${OPTIONS[@]}")
+
+    inspect "$pretrain" "${pretrain_options[@]}"
+    inspect "$sft" "${sft_options[@]}"
+    check_benchmarks "$sft" "${sft_options[@]}"
+
     train_stage "$pretrain" "${pretrain_options[@]}"
     checkpoint=${PRETRAINED_PTH:-$(newest_checkpoint "$pretrain")}
     train_stage "$sft" "pretrained_pth=$checkpoint" "${sft_options[@]}"
+
     checkpoint=$(newest_checkpoint "$sft")
     evaluate "$sft" "$checkpoint" "${sft_options[@]}"
+    exit "$STATUS"
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

@@ -57,7 +57,7 @@ once convert xtuner convert pth_to_hf configs/tiny/tiny_sft.py "$checkpoint" "$O
 say "asking about a picture"
 python tools/tiny_world/report.py ask --world "$WORLD" --number "${QUESTION:-0}" --out "$OUT/answer"
 answer=$(xtuner chat "$OUT/hf" --image "$(cat "$OUT/answer/image.txt")" --boxes "$OUT/answer/boxes.json" \
-    --prompt "$(cat "$OUT/answer/question.txt")")
+    --draw "$OUT/answer/picture.png" --prompt "$(cat "$OUT/answer/question.txt")")
 
 say "done"
 python tools/tiny_world/report.py table --world "$WORLD" --metrics "$OUT"/test/*/metrics.json

@@ -15,4 +15,5 @@ TEST_ARGUMENTS=("${EXTRA[@]}")
 inspect "$config" "${OPTIONS[@]}"
 check_benchmarks "$config" "${OPTIONS[@]}"
 checkpoint=${POSITIONAL[1]:-$(newest_checkpoint "$config")}
-evaluate "$config" "$checkpoint"
+evaluate "$config" "$checkpoint" "${OPTIONS[@]}"
+exit "$STATUS"

@@ -7,6 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 parse_arguments "$@"
 if [ ${#POSITIONAL[@]} -ne 1 ]; then fail "expected one CONFIG, got ${#POSITIONAL[@]}: see --help"; fi
 read -ra options <<<"${PRETRAIN_OPTIONS:-}"
+options+=("${OPTIONS[@]}")
 
-inspect "${POSITIONAL[0]}" "${options[@]}" "${OPTIONS[@]}"
+inspect "${POSITIONAL[0]}" "${options[@]}"
 train_stage "${POSITIONAL[0]}" "${options[@]}"

@@ -10,8 +10,9 @@ case ${#POSITIONAL[@]} in
     *) fail "expected CONFIG and perhaps PRETRAIN_CONFIG, got ${#POSITIONAL[@]} arguments: see --help" ;;
 esac
 read -ra options <<<"${SFT_OPTIONS:-}"
+options+=("${OPTIONS[@]}")
 config=${POSITIONAL[0]}
-inspect "$config" "${options[@]}" "${OPTIONS[@]}"
+inspect "$config" "${options[@]}"
 
 checkpoint=${PRETRAINED_PTH:-}
 if [ -z "$checkpoint" ]; then

@@ -1,7 +1,7 @@
-"""The only place that mends a symbol of mmengine or DeepSpeed: every mend with its reason and the versions it is for.
+"""The only place that mends a symbol of mmengine or DeepSpeed; every mend has its reason and versions.
 
-`mend("mmengine.config")` applies the mends of that module, once; modules that use a mended library call it after their
-imports. ``tests/xtuner/test_compat.py`` asks each entry whether the fault is still there.
+`mend("mmengine.config")` applies the mends of that module, once; modules that use a mended library call it
+after their imports. ``tests/xtuner/test_compat.py`` asks each entry whether the fault is still there.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _applied: set[str] = set()
 
 
 def mend(prefix: str) -> None:
-    """Applies, once, the mends of all symbols below the module `prefix` whose version range holds the installed one."""
+    """Applies, once, the mends below the module `prefix` whose version range holds the installed one."""
     for entry in MENDS:
         below = entry.symbol == prefix or entry.symbol.startswith(prefix + ".")
         if not below or entry.symbol in _applied:
@@ -65,7 +65,7 @@ def installed_path(package: str) -> str:
     """
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise XTunerError(f"A config reads its base from the package '{package}', which is not installed here.")
+        raise XTunerError(f"A config reads its base from the package '{package}', which is not installed.")
     return os.path.dirname(spec.origin)
 
 
@@ -101,15 +101,19 @@ def _mend_is_builtin_module() -> None:
     utils._is_builtin_module = is_standard_library
 
 
-def _pkg_resources_is_gone() -> bool:
-    return importlib.util.find_spec("pkg_resources") is None
+def _source(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    with open(spec.origin, encoding="utf-8") as file:
+        return file.read()
+
+
+def _asks_pkg_resources() -> bool:
+    return "pkg_resources" in _source("mmengine.utils.package_utils")
 
 
 def _takes_standard_library_for_lazy() -> bool:
-    source = importlib.util.find_spec("mmengine.config.utils")
-    assert source is not None and source.origin is not None
-    with open(source.origin, encoding="utf-8") as file:
-        return "stdlib_module_names" not in file.read()
+    return "stdlib_module_names" not in _source("mmengine.config.utils")
 
 
 def no_deepspeed_optimizers() -> list[str]:
@@ -147,19 +151,19 @@ MENDS: list[Mend] = [
         reason="read_base() of a config inside a package imports pkg_resources, which setuptools 82 dropped",
         versions=">=0.10,<0.11",
         apply=_mend_installed_path,
-        is_needed=_pkg_resources_is_gone,
+        is_needed=_asks_pkg_resources,
     ),
     Mend(
         symbol="mmengine.config.config.is_installed",
         reason="needs pkg_resources as well",
         versions=">=0.10,<0.11",
         apply=_mend_is_installed,
-        is_needed=_pkg_resources_is_gone,
+        is_needed=_asks_pkg_resources,
     ),
     Mend(
         symbol="mmengine.config.utils._is_builtin_module",
-        reason="compares paths with the folder of the interpreter: in a virtual environment the standard library counts "
-        "as third party, so that `import os` in a config gives a lazy object",
+        reason="compares paths with the folder of the interpreter: in a venv the standard library "
+        "counts as third party, so that `import os` in a config gives a lazy object",
         versions=">=0.10,<0.11",
         apply=_mend_is_builtin_module,
         is_needed=_takes_standard_library_for_lazy,
@@ -173,7 +177,7 @@ MENDS: list[Mend] = [
     ),
     Mend(
         symbol="deepspeed.ops.__compatible_ops__",
-        reason="CPU ranks would compile a shared-memory operator for one to two minutes; gloo gives the same losses",
+        reason="CPU ranks would compile a shared-memory operator for minutes; gloo gives the same losses",
         versions=">=0.10",
         apply=_mend_shared_memory_operator,
         is_needed=_would_build_shared_memory_operator,

@@ -112,8 +112,8 @@ def estimate_memory(
     """
     if zero is None:
         cached = 2 * trainable if compute_bytes == 2 else 0
-        weights = compute_bytes * frozen + 4 * trainable + cached
-        return MemoryEstimate(weights, 4 * trainable, 8 * trainable, activations)
+        plain_weights = compute_bytes * frozen + 4 * trainable + cached
+        return MemoryEstimate(plain_weights, 4 * trainable, 8 * trainable, activations)
     weights = compute_bytes * (frozen + trainable) / (gpus if zero.stage >= 3 else 1)
     gradients = compute_bytes * trainable / (gpus if zero.stage >= 2 else 1)
     optimizer = 12 * trainable / (gpus if zero.stage >= 1 else 1)

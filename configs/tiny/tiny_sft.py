@@ -7,7 +7,7 @@ with read_base():
     from .._base_.tiny_world import *
 
 data_path = "work_dirs/tiny_world/data/sft.json"
-batch_size = 32
+batch_size = 16
 lr = 1e-3
-max_epochs = 5
-save_steps = 300
+max_epochs = 2
+save_steps = 200

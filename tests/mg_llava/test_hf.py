@@ -66,7 +66,7 @@ class TestRoundTrip:
         import mg_llava.hf as hf
 
         save = hf.save_torch_state_dict
-        monkeypatch.setattr(hf, "save_torch_state_dict", lambda state, folder: save(state, folder, max_shard_size="100KB"))
+        monkeypatch.setattr(hf, "save_torch_state_dict", lambda *args, **kwargs: save(*args, **kwargs, max_shard_size="100KB"))
         assistant, node = tiny_assistant(tmp_path / "parts")
         expected = logits(trained(assistant).model, 64)
         folder = save_pretrained(assistant, node, tmp_path / "hf")
@@ -103,7 +103,7 @@ class TestTarget:
         assistant, node = tiny_assistant(tmp_path / "parts")
         folder = save_pretrained(assistant, node, tmp_path / "hf")
 
-        def fail(*_: Any) -> None:
+        def fail(*_: Any, **__: Any) -> None:
             raise OSError("no space left on device")
 
         monkeypatch.setattr("mg_llava.hf.save_torch_state_dict", fail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,5 +97,5 @@ def golden_samples(names: Sequence[str]) -> dict[str, Any]:
 def golden_pixels(images: Sequence[str]) -> torch.Tensor:
     """The pictures (I, 3, 768, 768) uint8."""
     processor = ImageProcessor(str(golden_path("tiny/clip")), IMAGE_SIZE)
-    pictures = [processor.pixels(processor.open(golden_path("c_images") / image)) for image in images]
+    pictures = [processor.pixels(processor.open(golden_path(f"c_images/{Path(image).name}"))) for image in images]
     return torch.stack(pictures) if pictures else torch.zeros((0, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)

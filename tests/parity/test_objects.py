@@ -49,10 +49,10 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_recorded_boxes() -> None:
     boxes = [torch.from_numpy(GOLDEN["boxes0"]), torch.zeros(0, 4)]
     pooled, empty = pool_boxes(stage_maps(), boxes, 768)
-    # measured worst case 1.4e-6 of the largest value (the recorded side sums 3136 float32 samples)
-    np.testing.assert_allclose(pooled, GOLDEN["default/img0/pooled"], rtol=0, atol=4e-6)
+    # values up to 0.97; measured worst case 4.8e-7
+    np.testing.assert_allclose(pooled, GOLDEN["default/img0/pooled"], rtol=0, atol=2e-6)
     for i, stage in enumerate(pooled.split(CHANNELS, dim=1)):
-        np.testing.assert_allclose(stage, GOLDEN[f"default/img0/pooled_stage{i}"], rtol=0, atol=4e-6)
+        np.testing.assert_allclose(stage, GOLDEN[f"default/img0/pooled_stage{i}"], rtol=0, atol=2e-6)
     assert empty.shape == GOLDEN["empty/pooled"].shape
 
 
@@ -63,8 +63,8 @@ def test_recorded_projection() -> None:
             value = torch.from_numpy(GOLDEN[f"proj/model.{layer}.{kind}"])
             getattr(encoder.projector.layers[layer], kind).data.copy_(value)
     tokens = encoder(stage_maps(), [torch.from_numpy(GOLDEN["boxes0"]), torch.zeros(0, 4)])
-    # measured worst case 7.2e-7
-    np.testing.assert_allclose(tokens.detach(), GOLDEN["default/img0/projected"], rtol=0, atol=3e-6)
+    # measured worst case 3.0e-7
+    np.testing.assert_allclose(tokens.detach(), GOLDEN["default/img0/projected"], rtol=0, atol=2e-6)
 
 
 COORDINATES = st.one_of(
@@ -94,7 +94,7 @@ def test_equals_roi_align(boxes: list[np.ndarray], seed: int) -> None:
     scale = max(float(stage.abs().max()) for stage in maps)
     for found, wanted in zip(pooled, expected, strict=True):
         assert found.shape == wanted.shape
-        # measured worst case over 10,000 boxes 4e-7 of the largest feature of a picture
+        # measured over 18,000 boxes: worst 4.1e-7 of a picture's largest feature
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6 * scale)
 
 
@@ -104,7 +104,7 @@ def test_half_precision_maps(dtype: torch.dtype) -> None:
     boxes = [torch.from_numpy(GOLDEN["boxes0"])] * 2
     for found, wanted in zip(pool_boxes(maps, boxes, 768), reference(maps, boxes, 768), strict=True):
         assert found.dtype == torch.float32
-        # measured 1.4e-6: sums are float32, so nothing is lost against the reference on the same maps widened
+        # measured 4.3e-7 for both: sums are float32, so nothing is lost against the reference on the same maps
         assert relative_error(found, wanted) <= 1e-5
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ PRETRAIN, SFT = (f"fuse_vicuna7b_clip_L_14_336_{stage}_padding" for stage in ("p
 # Answers for stage_info.py; for `xtuner` it notes its arguments and leaves what a training leaves.
 STUB = r"""#!/usr/bin/env bash
 case "$*" in
-    *stage_info.py*--benchmarks*) printf "$STUB_BENCHMARKS"; exit 0 ;;
+    *--check-files*) echo "$*" >>"$STUB_LOG"; exit "${STUB_CHECK:-0}" ;;
     *stage_info.py*)
         for word in "$@"; do case $word in *.py | fuse_*) config=$word ;; esac; done
         basename "$config" .py
@@ -98,7 +97,6 @@ class Sandbox:
             "PYTHON": str(self.bin / "python-stub"),
             "WORK_DIR": str(self.work_dir),
             "STUB_LOG": str(self.log),
-            "STUB_BENCHMARKS": "present\\tpope\\t\\npresent\\tgqa\\t\\n",
         }
 
     def commands(self) -> list[str]:
@@ -132,16 +130,16 @@ def test_help(script: str, sandbox: Sandbox) -> None:
 
 class TestDryRun:
     @pytest.mark.parametrize(("script", "prefix"), LLM_SCRIPTS.items())
-    def test_three_commands_in_order(self, script: str, prefix: str, sandbox: Sandbox) -> None:
+    def test_all_commands_in_order(self, script: str, prefix: str, sandbox: Sandbox) -> None:
         for stage in ("pretrain", "sft"):
             assert (ROOT / f"configs/{prefix}_clip_L_14_336_{stage}_padding.py").exists()
         result = sandbox.run(script, "--dry-run")
-        pretrain, sft, test = result.stdout.splitlines()
+        check, pretrain, sft, test = result.stdout.splitlines()
+        assert check.rstrip().endswith("--check-files")
         assert f"-m xtuner train configs/{prefix}_clip_L_14_336_pretrain_padding.py" in pretrain
         assert f"-m xtuner train configs/{prefix}_clip_L_14_336_sft_padding.py" in sft
         assert "--cfg-options pretrained_pth=NEWEST_CHECKPOINT_OF_" in sft
         assert f"-m xtuner test configs/{prefix}_clip_L_14_336_sft_padding.py" in test
-        assert shlex.split(test)[-2:] == ["--benchmarks", "pope,gqa"]
         assert result.returncode == 0 and sandbox.commands() == [] and not sandbox.work_dir.exists()
 
     def test_nothing_is_named_after_a_cluster(self) -> None:
@@ -207,13 +205,14 @@ class TestStages:
     def test_whole_run_then_nothing_to_do(self, sandbox: Sandbox) -> None:
         result = sandbox.run("train_vicuna7B.sh", SFT_OPTIONS="batch_size=2", PRETRAIN_OPTIONS="batch_size=4")
         assert result.returncode == 0, result.stderr
-        pretrain, sft, test = sandbox.commands()
+        check, pretrain, sft, test = sandbox.commands()
+        assert check.endswith("_sft_padding.py --check-files --cfg-options batch_size=2")
         assert pretrain.endswith("--cfg-options batch_size=4")
         assert f"pretrained_pth={sandbox.work_dir}/{PRETRAIN}/iter_4.pth batch_size=2" in sft
         assert f"--checkpoint {sandbox.work_dir}/{SFT}/iter_4.pth" in test
         again = sandbox.run("train_vicuna7B.sh", SFT_OPTIONS="batch_size=2", PRETRAIN_OPTIONS="batch_size=4")
         assert again.returncode == 0 and again.stderr.count("not trained again") == 2
-        assert sandbox.commands()[3:] == [test]  # xtuner test itself knows what it has answered
+        assert sandbox.commands()[4:] == [check, test]  # xtuner test itself knows what it has answered
 
     def test_other_settings_than_the_finished_run(self, sandbox: Sandbox) -> None:
         sandbox.run("train_pretrain.sh", PRETRAIN)
@@ -225,9 +224,9 @@ class TestStages:
 
     def test_interrupted_stage_resumes_and_sft_waits(self, sandbox: Sandbox) -> None:
         result = sandbox.run("train_vicuna7B.sh", STUB_FAILS="_pretrain_")
-        assert result.returncode == 7 and len(sandbox.commands()) == 1
+        assert result.returncode == 7 and len(sandbox.commands()) == 2
         assert sandbox.run("train_vicuna7B.sh").returncode == 0
-        assert sandbox.commands()[1].endswith("--resume auto")
+        assert sandbox.commands()[3].endswith("--resume auto")
 
     def test_sft_finds_the_pretrain_checkpoint(self, sandbox: Sandbox) -> None:
         alone = sandbox.run("train_sft.sh", SFT)
@@ -252,24 +251,26 @@ class TestStages:
 
 
 class TestMissingBenchmarks:
-    ONE = "present\\tpope\\t\\nmissing\\tgqa\\tdata/eval/gqa/q.json\\n"
-
-    def test_named_before_training_skipped_and_told_by_the_exit_code(self, sandbox: Sandbox) -> None:
-        result = sandbox.run("train_vicuna7B.sh", STUB_BENCHMARKS=self.ONE)
-        assert result.returncode == 3
-        assert "benchmark gqa will be skipped: data/eval/gqa/q.json" in result.stderr
-        assert sandbox.commands()[-1].endswith("--benchmarks pope")
+    def test_checked_before_training_and_told_by_the_exit_code(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("train_vicuna7B.sh", STUB_CHECK="3")
+        assert result.returncode == 3 and "skipped" in result.stderr
+        assert [command.split("-m xtuner ")[1].split()[0] for command in sandbox.commands()] == [
+            *("test", "train", "train", "test")
+        ]
 
     def test_allowed(self, sandbox: Sandbox) -> None:
-        result = sandbox.run("train_vicuna7B.sh", "--allow-missing", STUB_BENCHMARKS=self.ONE)
-        assert result.returncode == 0 and "skipped for want of files: gqa" in result.stderr
+        result = sandbox.run("train_vicuna7B.sh", "--allow-missing", STUB_CHECK="3")
+        assert result.returncode == 0 and len(sandbox.commands()) == 4
 
-    def test_none_present_runs_no_evaluation(self, sandbox: Sandbox) -> None:
-        result = sandbox.run("test.sh", SFT, "a.pth", STUB_BENCHMARKS="missing\\tgqa\\tq.json\\n")
-        assert result.returncode == 3 and sandbox.commands() == []
+    def test_other_failures_of_the_check_stop(self, sandbox: Sandbox) -> None:
+        assert sandbox.run("train_vicuna7B.sh", STUB_CHECK="1").returncode == 1
+        assert len(sandbox.commands()) == 1
 
     def test_test_script_passes_arguments_on(self, sandbox: Sandbox) -> None:
-        result = sandbox.run("test.sh", SFT, "a.pth", "--", "--limit", "5", "--cfg-options", "max_length=9")
-        assert result.returncode == 0, result.stderr
-        (command,) = sandbox.commands()
-        assert "--checkpoint a.pth" in command and "--limit 5 --cfg-options max_length=9" in command
+        extra = ("--limit", "5", "--cfg-options", "max_length=9")
+        result = sandbox.run("test.sh", SFT, "a.pth", "--", *extra, STUB_CHECK="3")
+        assert result.returncode == 3, result.stderr
+        check, test = sandbox.commands()
+        assert check.endswith("--limit 5 --check-files --cfg-options max_length=9")
+        assert "--checkpoint a.pth" in test
+        assert test.endswith("--limit 5 --allow-missing --cfg-options max_length=9")

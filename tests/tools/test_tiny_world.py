@@ -300,7 +300,7 @@ class TestMake:
 
 
 class TestReport:
-    def test_question_picture_and_table(self, tmp_path: Path) -> None:
+    def test_question_and_table(self, tmp_path: Path) -> None:
         manifest = {"majority_baseline": {"exist": 0.5, "overall": 0.5}}
         world, image = tmp_path / "world", "images/test_00000.png"
         (world / "data" / "images").mkdir(parents=True)
@@ -313,8 +313,7 @@ class TestReport:
         (world / "data" / "boxes.json").write_text(json.dumps([record]))
         save_asked(world, 0, tmp_path / "asked")
         assert (tmp_path / "asked" / "question.txt").read_text() == "Is there a red circle?\n"
-        with Image.open(tmp_path / "asked" / "picture.png") as drawn:
-            assert drawn.size == (768, 768) and drawn.getpixel((40, 70)) == (255, 255, 255)
+        assert json.loads((tmp_path / "asked" / "boxes.json").read_text()) == [record]
         with pytest.raises(SystemExit, match="questions 0 to 0"):
             save_asked(world, 1, tmp_path / "asked")
         metrics = tmp_path / "metrics.json"

@@ -1,4 +1,4 @@
-"""A small config in two files, as the shipped ones are: a base with references and a leaf that says what differs."""
+"""A small config in two files, as the shipped ones are: a base with references, and a leaf."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BASE = """
-from config_classes import LLM, Dataset, Model, Part, Settings, build_optimizer
+from tests.xtuner.config_classes import LLM, Dataset, Model, Part, Settings, build_optimizer
 
 llm_name_or_path = 'base-llm'
 data_path = 'base.json'
@@ -26,7 +26,9 @@ model = dict(
     part=dict(type=Part),
     trainable='${trainable}',
 )
-train_dataset = dict(type=Dataset, data_path='${data_path}', tokenizer='${tokenizer}', max_length='${max_length}')
+train_dataset = dict(
+    type=Dataset, data_path='${data_path}', tokenizer='${tokenizer}', max_length='${max_length}'
+)
 train_dataloader = dict(batch_size='${batch_size}', num_workers=0)
 optimizer = dict(type=build_optimizer, lr='${lr}', betas='${betas}')
 runtime = dict(type=Settings, seed='${seed}')

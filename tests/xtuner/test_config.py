@@ -112,13 +112,13 @@ class TestOverridesThatFail:
         assert (cfg.benchmarks[0].seed, cfg.optimizer.betas) == (7, (0.9, 0.95))
 
     def test_dict_without_type_is_merged_and_with_type_replaces(self, write_config):
-        node = {"type": "config_classes.takes_anything", "x": 1}
+        node = {"type": "tests.xtuner.config_classes.takes_anything", "x": 1}
         cfg = load_config(write_config(), {"model": {"part": node}, "runtime": {"seed": 3}})
         assert cfg.model.part == node
-        assert cfg.runtime.to_dict() == {"type": "config_classes.Settings", "seed": 3}
+        assert cfg.runtime.to_dict() == {"type": "tests.xtuner.config_classes.Settings", "seed": 3}
 
     def test_setting_that_this_config_does_not_use(self, write_config):
-        path = write_config("optimizer = dict(type='config_classes.takes_anything')")
+        path = write_config("optimizer = dict(type='tests.xtuner.config_classes.takes_anything')")
         assert load_config(path).lr == 1e-3
         assert "'lr' is used by nothing" in problems_of(path, {"lr": 1.0})[0]
 
@@ -192,14 +192,20 @@ class TestDumpAndReload:
     def test_types_are_dotted_names_before_and_after(self, write_config, tmp_path):
         cfg = load_config(write_config())
         dump_config(cfg, tmp_path / "out.py")
-        assert cfg.model.type == load_config(tmp_path / "out.py").model.type == "config_classes.Model"
+        assert (
+            cfg.model.type
+            == load_config(tmp_path / "out.py").model.type
+            == "tests.xtuner.config_classes.Model"
+        )
 
     @pytest.mark.parametrize(
         "value",
         ["{'a b': 1, 'c': {'d': []}}", "()", "('x',)", "[[1, 2], ({'a': None},)]", "'{{ quote\\'s }} \"\\n'"],
     )
     def test_odd_values(self, write_config, tmp_path, value):
-        cfg = load_config(write_config(f"model.part = dict(type='config_classes.takes_anything', x={value})"))
+        cfg = load_config(
+            write_config(f"model.part = dict(type='tests.xtuner.config_classes.takes_anything', x={value})")
+        )
         dump_config(cfg.as_written, tmp_path / "out.py")
         assert load_config(tmp_path / "out.py").to_dict() == {**cfg.to_dict(), "resolved_from": "out"}
 

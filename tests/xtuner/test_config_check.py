@@ -26,7 +26,8 @@ class TestMistakes:
         [
             (
                 "batch_sise = 4",
-                "'batch_sise' is used by nothing: no '${batch_sise}' refers to it. Did you mean 'batch_size'?",
+                "'batch_sise' is used by nothing: no '${batch_sise}' refers to it. "
+                "Did you mean 'batch_size'?",
             ),
             ("model.part.depht = 3", "model.part: Part does not take 'depht'. Did you mean 'depth'?"),
             (
@@ -53,8 +54,8 @@ class TestMistakes:
             ),
             ("train_dataloader = 4", "train_dataloader is 4: expected a dict with batch_size"),
             (
-                "runtime.type = 'config_classes.Setings'",
-                "runtime.type: 'config_classes.Setings' does not exist",
+                "runtime.type = 'tests.xtuner.config_classes.Setings'",
+                "runtime.type: 'tests.xtuner.config_classes.Setings' does not exist",
             ),
             ("runtime.type = 'nowhere.Settings'", "runtime.type: 'nowhere.Settings' cannot be imported"),
             (
@@ -82,7 +83,8 @@ class TestMistakes:
         assert any(said in problem for problem in problems), problems
 
     def test_all_at_once_and_each_once(self, write_config):
-        leaf = "batch_sise = 4\ntokenizer.nmae = 'x'\nseed = 'one'\nmodel.part.depht = 3\nruntime.share = '${lrr}'"
+        leaf = "batch_sise = 4\ntokenizer.nmae = 'x'\nseed = 'one'\nmodel.part.depht = 3"
+        leaf += "\nruntime.share = '${lrr}'"
         problems = problems_of(write_config(leaf))
         # the tokenizer stands twice in the resolved config, the mistake is one
         assert len(problems) == 5
@@ -99,10 +101,14 @@ class TestMistakes:
         assert load_config(write_config("model.part.depht = 3"), check=False).model.part.depht == 3
 
     def test_factories_that_take_anything(self, write_config):
-        load_config(write_config("model.part = dict(type='config_classes.takes_anything', depht=3)"))
+        load_config(
+            write_config("model.part = dict(type='tests.xtuner.config_classes.takes_anything', depht=3)")
+        )
 
     def test_config_made_in_code(self):
-        problems = check_config(Config({"runtime": {"type": "config_classes.Settings", "sed": 1}}))
+        problems = check_config(
+            Config({"runtime": {"type": "tests.xtuner.config_classes.Settings", "sed": 1}})
+        )
         assert problems == ["runtime: Settings does not take 'sed'. Did you mean 'seed'?"]
 
 

@@ -1,4 +1,4 @@
-"""What quickstart.sh shows: a question to ask, the table of accuracies, the picture with its boxes drawn.
+"""What quickstart.sh shows: a question to ask, and the table of accuracies.
 
 python tools/tiny_world/report.py ask [--number N] --out FOLDER
 python tools/tiny_world/report.py table --metrics FILE
@@ -11,29 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
-
-_SCALE = 4
-_BOX_COLOUR = (255, 255, 255)
 
 
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise SystemExit(f"{path} is missing: script/quickstart.sh makes it.")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def draw_boxes(picture: Image.Image, record: dict[str, Any]) -> Image.Image:
-    """Returns the picture four times as large with the record's boxes (xyxy, pixels) and labels drawn."""
-    drawn = picture.convert("RGB").resize((picture.width * _SCALE, picture.height * _SCALE), Image.NEAREST)
-    pen = ImageDraw.Draw(drawn)
-    for box, label, score in zip(record["boxes"], record["labels"], record["scores"], strict=True):
-        left, top, right, bottom = (value * _SCALE for value in box)
-        pen.rectangle((left, top, right, bottom), outline=_BOX_COLOUR)
-        pen.text((left, top - 12 if top >= 12 else bottom + 1), f"{label} {score:.2f}", fill=_BOX_COLOUR)
-    return drawn
 
 
 def accuracy_table(world: Path, metrics: Path) -> Table:
@@ -55,8 +40,7 @@ def accuracy_table(world: Path, metrics: Path) -> Table:
 def save_asked(world: Path, number: int, folder: Path) -> None:
     """Writes what asking test question ``number`` takes below ``folder``.
 
-    picture.png has the boxes drawn; image.txt, question.txt and expected.txt hold one line each; boxes.json
-    has the picture's box record.
+    image.txt, question.txt and expected.txt hold one line each; boxes.json has the picture's box record.
     """
     questions = _load(world / "data" / "test.json")
     if not 0 <= number < len(questions):
@@ -65,8 +49,6 @@ def save_asked(world: Path, number: int, folder: Path) -> None:
     record = next(r for r in _load(world / "data" / "boxes.json") if r["image"] == asked["image"])
     folder.mkdir(parents=True, exist_ok=True)
     image = world / "data" / asked["image"]
-    with Image.open(image) as picture:
-        draw_boxes(picture, record).save(folder / "picture.png")
     texts = {"image": image.as_posix(), "question": asked["question"], "expected": asked["answer"]}
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")

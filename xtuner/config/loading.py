@@ -59,14 +59,13 @@ def load_config(
 
 
 def _forgive_inherited(written: dict[str, Any], path: Path, overrides: Mapping[str, Any]) -> None:
-    """Lists, in ``unused_settings``, the unused names that are not typed here: neither in the file nor as an override.
+    """Lists in ``unused_settings`` the unused names that are typed neither in the file nor as an override.
 
-    A node that is replaced leaves its base's settings without use, and plain Python may read a name. What is listed is
-    forgiven, also after a dump, where inherited names look like the file's own.
+    A node that is replaced leaves its base's settings without use, and plain Python may read a name. What is
+    listed is forgiven, also after a dump, where inherited names look like the file's own.
     """
-    names = [
-        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)
-    ]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
     typed = {node.id for node in names if isinstance(node.ctx, ast.Store)} - read - {*written.get(UNUSED, ())}
     typed |= {key.split(".")[0] for key in overrides}
@@ -76,8 +75,7 @@ def _forgive_inherited(written: dict[str, Any], path: Path, overrides: Mapping[s
 
 def _read(path: Path) -> Config:
     try:
-        # always lazily, also a dumped file without imports: the other way of mmengine replaces text like '{{
-        # name }}'
+        # always lazily, also a dumped file without imports: mmengine's other way replaces text in braces
         return Config.fromfile(str(path), lazy_import=True)
     except Exception as error:  # a config is Python code and may fail in any way
         frames = [

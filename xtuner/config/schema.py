@@ -33,7 +33,7 @@ RESOLVED_FROM = "resolved_from"
 """In a resolved config, whose references are gone: the name of the config that it came from."""
 
 UNUSED = "unused_settings"
-"""Set by `load_config`: settings that a base has and nothing refers to any more, which is no mistake of the config."""
+"""Set by `load_config`: settings of a base that nothing refers to any more; no mistake of the config."""
 
 SETTINGS = ("deepspeed", RESOLVED_FROM, UNUSED)
 """Plain settings that commands read themselves."""

@@ -44,7 +44,7 @@ class CheckpointFolder:
         return sorted(found, key=step_of)
 
     def latest(self) -> Path | None:
-        """Returns the checkpoint ``last_checkpoint`` names; where that is not complete, that of most steps."""
+        """Returns the checkpoint ``last_checkpoint`` names; if that is not complete, that of most steps."""
         pointer = self.work_dir / _POINTER
         if pointer.is_file():
             # by name: the folder may have moved since
@@ -55,7 +55,7 @@ class CheckpointFolder:
         return found[-1] if found else None
 
     def commit(self, path: Path) -> None:
-        """Points ``last_checkpoint`` at the complete `path`; removes those beyond the limit, and left-overs."""
+        """Points ``last_checkpoint`` at the complete `path`; removes surplus checkpoints and left-overs."""
         temporary = self.work_dir / f".{_POINTER}.tmp"
         temporary.write_text(str(path.resolve()))
         temporary.replace(self.work_dir / _POINTER)
@@ -152,8 +152,8 @@ def check_resumable(found: dict[str, Any], expected: dict[str, Any], path: Path)
     ]
     if problems:
         raise XTunerError(
-            f"{path} is of another model: {'; '.join(problems)}. Resume with the config it was made with, or start a "
-            "new run that takes its weights by pretrained_pth."
+            f"{path} is of another model: {'; '.join(problems)}. Resume with the config it was made "
+            "with, or start a new run that takes its weights by pretrained_pth."
         )
     if found["global_batch"] != expected["global_batch"]:
         raise XTunerError(

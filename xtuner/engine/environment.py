@@ -41,7 +41,7 @@ class Environment:
 
 
 def infer_launcher(environ: MutableMapping[str, str]) -> str:
-    """Returns ``pytorch`` inside torchrun, else ``none``: Slurm must be asked for (it runs single tasks too)."""
+    """Returns ``pytorch`` inside torchrun, else ``none``: Slurm runs single tasks too, so it is asked for."""
     return "pytorch" if "TORCHELASTIC_RUN_ID" in environ else "none"
 
 
@@ -107,8 +107,8 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
         missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]
         if missing:
             raise XTunerError(
-                f"--launcher {launcher}, but {missing} are not set: start with torchrun, or set NPROC_PER_NODE "
-                "and leave --launcher out."
+                f"--launcher {launcher}, but {missing} are not set: start with torchrun, or set "
+                "NPROC_PER_NODE and leave --launcher out."
             )
         rank, world_size, local_rank = (
             int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -123,6 +123,12 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
         backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
     return Environment(launcher, rank, world_size, local_rank, device)
+
+
+def close_environment() -> None:
+    """Leaves the process group, if there is one."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def seed_everything(seed: int) -> None:

@@ -55,7 +55,7 @@ class PlainBackend:
     def accumulate(self, batch: dict[str, Any], weight: float, last: bool) -> dict[str, torch.Tensor]:
         """Adds the gradients of ``weight * loss_sum``; ranks meet at the `last` micro-batch only."""
         alone = isinstance(self.model, DistributedDataParallel) and not last
-        with self.model.no_sync() if alone else nullcontext():
+        with self.model.no_sync() if alone else nullcontext():  # type: ignore[operator]
             with self.optimizer.precision.autocast(self.device):
                 output = self.model(**batch, mode="loss")
             self.optimizer.backward(output["loss_sum"].float() * weight)

@@ -90,6 +90,7 @@ class TrainingMixin:
         self.stop_requested = False
         self.interrupted = False
         self.save_seconds = 0.0
+        self._shared: list[logging.Handler] = []
         self._random_numbers: dict[str, Any] | None = None
 
     @property
@@ -106,7 +107,6 @@ class TrainingMixin:
         """Trains from the start or the checkpoint to the last step, or until a signal; returns the model."""
         loop = self.train_loop
         self.backend = self.make_backend()
-        shared = self._share_log_file()
         if self.plan.resume is not None:
             self.resume_run(self.plan.resume, loop)
         self.call_hook("before_run")
@@ -115,7 +115,7 @@ class TrainingMixin:
         finally:
             self.call_hook("after_run")
             self.visualizer.close()
-            for handler in shared:
+            for handler in self._shared:
                 get_logger().removeHandler(handler)
         return self.module
 
@@ -154,9 +154,10 @@ class TrainingMixin:
 
     def _log_env(self, *_: Any) -> None:
         """Says in one line what runs where; mmengine's page is left out."""
+        self._shared = self._share_log_file()
         here = self.plan.environment
         get_logger().info(
-            f"xtuner {__version__}: {here.world_size} process(es), {here.device}, work_dir {self.plan.work_dir}"
+            f"xtuner {__version__}: {here.world_size} x {here.device.type}, work_dir {self.plan.work_dir}"
         )
 
     def _facts(self, step: int) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def check_counts(counted: float, expected: float) -> None:
     """
     if counted != expected:
         raise XTunerError(
-            f"The model reports {counted:.0f} supervised tokens where the batches' labels have {expected:.0f}: "
-            "its data preprocessor must keep every label, and its 'num_supervised' must count the labels[:, 1:] "
-            "that are not -100."
+            f"The model reports {counted:.0f} supervised tokens where the batches' labels have "
+            f"{expected:.0f}: its data preprocessor must keep every label, and its 'num_supervised' must "
+            "count the labels[:, 1:] that are not -100."
         )

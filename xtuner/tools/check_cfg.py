@@ -121,11 +121,10 @@ def estimate(
     A sample counts as its longest: ``max_length`` text tokens, `SUPERVISED_SHARE` of them with a label, and
     one picture's tokens (the parts' ``num_tokens``). The precision ``auto`` counts as bf16.
     """
-    from xtuner.config import config_root
     from xtuner.engine.deepspeed_settings import read_deepspeed
     from xtuner.memory_estimate import estimate_activations, estimate_memory, read_decoder, read_zero
 
-    zero = read_zero(read_deepspeed(deepspeed, config_root() / "deepspeed")) if deepspeed else None
+    zero = read_zero(read_deepspeed(deepspeed)) if deepspeed else None
     compute_bytes = 4 if cfg.get("optimizer", {}).get("precision") == "fp32" else 2
     counts = [count_parameters(part) for part in parts.values()]
     frozen, trained = (sum(column) for column in zip(*counts, strict=True))

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     preflight(cfg, name)
 
     # 4. this process among the others
-    from xtuner.engine.environment import setup_environment
+    from xtuner.engine.environment import close_environment, setup_environment
 
     environment = setup_environment(args.launcher, always_group=args.deepspeed is not None)
     work_dir = Path(args.work_dir or Path("work_dirs") / name)
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     # 6. train
     runner.train()
+    close_environment()
     return EXIT_INTERRUPTED if runner.interrupted else 0
 
 

@@ -104,8 +104,8 @@ class StepLogHook(Hook):
             f"step {step}/{runner.max_iters}  loss {scalars['loss']:.4f}  lr {scalars['lr']:.3e}  "
             f"grad_norm {scalars['grad_norm']:.3f}  step {scalars['step_time']:.3f} s  "
             f"data wait {scalars['data_wait']:.3f} s ({share:.0%})  "
-            f"{scalars['samples_per_second']:.2f} samples/s  {scalars['tokens_per_second']:.0f} tokens/s  padding {scalars['padding_share']:.1%}  "
-            f"memory {scalars['memory_gb']:.2f} GB  eta {eta}"
+            f"{scalars['samples_per_second']:.2f} samples/s  {scalars['tokens_per_second']:.0f} tokens/s  "
+            f"padding {scalars['padding_share']:.1%}  memory {scalars['memory_gb']:.2f} GB  eta {eta}"
         )
         runner.visualizer.add_scalars({f"train/{name}": value for name, value in scalars.items()}, step=step)
 

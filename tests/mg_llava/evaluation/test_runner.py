@@ -1,0 +1,194 @@
+"""The evaluation runner on a tiny model: same answers at every batch size, resumable, honest about what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mg_llava.assistant import Assistant
+from mg_llava.evaluation import EvaluationRunner, Prediction, ShortAnswer
+from mg_llava.evaluation.predictions import PredictionFiles
+from tests.tiny_assistant import box_record, save_picture, tiny_assistant
+from xtuner.errors import XTunerError
+
+FACTS = {"checkpoint": "iter_1.pth", "config": "tiny"}
+TEXTS = ["Is it red ?", "what", "Is it a dog or cat w1 w2 w3 w4 ?", "Is w5", "w6 w7", "Is it blue", "A or B"]
+
+
+@pytest.fixture(scope="module")
+def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
+    return tiny_assistant(tmp_path_factory.mktemp("parts"))[0]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """Seven questions, one without a picture; the second picture has no boxes."""
+    folder = tmp_path / "world"
+    rows: list[dict[str, Any]] = []
+    for number, text in enumerate(TEXTS):
+        row = {"id": f"q{number}", "question": text, "answer": "dog", "kind": "even" if number % 2 == 0 else "odd"}
+        if number != 4:
+            row["image"] = f"images/{number % 3}.png"
+        rows.append(row)
+    for number in range(3):
+        save_picture(folder / "images" / f"{number}.png", number, (40 + 10 * number, 30))
+    (folder / "test.json").write_text(json.dumps(rows))
+    (folder / "boxes.json").write_text(json.dumps([box_record("images/0.png"), box_record("images/2.png")]))
+    return folder
+
+
+def bench(world: Path, **arguments: Any) -> ShortAnswer:
+    values = {"image_folder": "", "box_json_path": "boxes.json", "max_new_tokens": 6, **arguments}
+    return ShortAnswer(name="tiny", data_root=str(world), data_file="test.json", **values)
+
+
+def runner(assistant: Assistant, batch_size: int = 3) -> EvaluationRunner:
+    return EvaluationRunner(
+        tokenizer=assistant.tokenizer,
+        image_processor=assistant.image_processor,
+        prompt_template=assistant.template,
+        model=assistant.model,
+        boxes=assistant.boxes,
+        batch_size=batch_size,
+    )
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+class TestRun:
+    def test_batches_of_many_answer_as_batches_of_one(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        metrics = {size: runner(assistant, size).run(bench(world), tmp_path / str(size), FACTS) for size in (1, 3, 7)}
+        texts = {size: (tmp_path / str(size) / "predictions.jsonl").read_bytes() for size in metrics}
+        assert texts[1] == texts[3] == texts[7]
+        assert metrics[1] == metrics[3] == metrics[7]
+
+    def test_what_is_written(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        metrics = runner(assistant).run(bench(world), tmp_path / "out", FACTS)
+        rows = lines(tmp_path / "out")
+        assert [row["id"] for row in rows] == [f"q{number}" for number in range(7)]
+        assert rows[0]["prompt"] == "<image>\nIs it red ?" and rows[4]["prompt"] == "w6 w7"
+        assert set(rows[0]) == {"id", "prompt", "output", "parsed", "hit"}
+        assert any(row["output"] for row in rows)
+        assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert metrics["overall"] == sum(row["hit"] for row in rows) / 7
+        assert set(metrics["groups"]["kind"]) == {"even", "odd"}
+        assert metrics["num_questions"] == 7 and metrics["num_failed"] == 0
+        # pictures 1 (questions 1) and the question without a picture
+        assert metrics["num_without_boxes"] == 2
+        assert metrics["checkpoint"] == "iter_1.pth" and metrics["prompt_template"] == "vicuna"
+
+    def test_boxes_reach_the_model(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        seen: list[int] = []
+        generate = assistant.generate
+
+        def spy(prompts: list[Any], *arguments: Any) -> list[str]:
+            seen.extend(sum(len(boxes) for boxes in prompt.boxes) for prompt in prompts)
+            return generate(prompts, *arguments)
+
+        run = runner(assistant)
+        run.assistant.generate = spy  # type: ignore[method-assign]
+        run.run(bench(world), tmp_path / "out", FACTS)
+        assert seen == [2, 0, 2, 2, 0, 2, 2]
+
+    def test_limit(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        assert runner(assistant).run(bench(world), tmp_path / "out", FACTS, limit=2)["num_questions"] == 2
+        # going on to all asks only the rest and ends with the same file as all at once
+        runner(assistant).run(bench(world), tmp_path / "out", FACTS)
+        runner(assistant).run(bench(world), tmp_path / "once", FACTS)
+        assert lines(tmp_path / "out") == lines(tmp_path / "once")
+
+
+class TestResume:
+    def test_a_killed_evaluation_ends_with_the_same_file(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        whole, cut = tmp_path / "whole", tmp_path / "cut"
+        metrics = runner(assistant).run(bench(world), whole, FACTS)
+        runner(assistant).run(bench(world), cut, FACTS)
+        written = (whole / "predictions.jsonl").read_bytes()
+        # killed in the fourth line; another process had got the last two
+        (cut / "predictions.jsonl").write_bytes(written[: written.index(b'"q3"') + 20])
+        (cut / "predictions.rank1.jsonl").write_bytes(written[written.index(b'{"id": "q5"') :])
+        run, asked = runner(assistant), []
+        generate = run.assistant.generate
+        run.assistant.generate = lambda prompts, *rest: (asked.append(len(prompts)), generate(prompts, *rest))[1]  # type: ignore
+        assert run.run(bench(world), cut, FACTS) == metrics
+        assert sum(asked) == 2
+        assert (cut / "predictions.jsonl").read_bytes() == written
+        assert not (cut / "predictions.rank1.jsonl").exists()
+
+    def test_answers_of_another_checkpoint_are_not_taken(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        runner(assistant).run(bench(world), out, FACTS)
+        old = (out / "predictions.jsonl").read_text().replace('"output": "', '"output": "old ')
+        (out / "predictions.jsonl").write_text(old)
+        runner(assistant).run(bench(world), out, {**FACTS, "checkpoint": "iter_2.pth"})
+        assert "old " not in (out / "predictions.jsonl").read_text()
+        assert (out / "predictions.previous.jsonl").read_text() == old
+
+    def test_shares_of_several_processes_are_the_whole(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        """Two runners in turn stand for two processes; rank 1 goes first, as rank 0 waits for it before it merges."""
+
+        class Rank:
+            world_size = 2
+
+            def __init__(self, rank: int) -> None:
+                self.rank = rank
+
+            def barrier(self) -> None:
+                pass
+
+        out = tmp_path / "two"
+        facts = {**FACTS, "benchmark": "tiny", "prompt_template": "vicuna"}
+        PredictionFiles(out, facts).prepare()
+        for rank in (1, 0):
+            run = runner(assistant)
+            run.collective = Rank(rank)  # type: ignore[assignment]
+            if rank == 0:
+                # prepare() would gather what rank 1 has just written; in truth it runs before
+                moved = (out / "predictions.rank1.jsonl").rename(out / "later")
+                answer = run._answer
+
+                def late(*arguments: Any, moved: Path = moved, answer: Any = answer) -> Any:
+                    yield from answer(*arguments)
+                    moved.rename(out / "predictions.rank1.jsonl")
+
+                run._answer = late  # type: ignore[method-assign]
+            metrics = run.run(bench(world), out, FACTS)
+        runner(assistant).run(bench(world), tmp_path / "one", FACTS)
+        assert lines(out) == lines(tmp_path / "one")
+        assert metrics["num_questions"] == 7
+
+
+class TestMissing:
+    def test_a_missing_picture_counts_as_wrong_and_is_tried_again(
+        self, assistant: Assistant, world: Path, tmp_path: Path
+    ) -> None:
+        picture = world / "images" / "1.png"
+        content = picture.read_bytes()
+        picture.unlink()
+        metrics = runner(assistant).run(bench(world), tmp_path / "out", FACTS)
+        assert metrics["num_failed"] == 1
+        row = lines(tmp_path / "out")[1]
+        assert row["output"] is None and row["hit"] == 0.0 and "1.png" in row["error"]
+        picture.write_bytes(content)
+        assert runner(assistant).run(bench(world), tmp_path / "out", FACTS)["num_failed"] == 0
+
+    def test_no_picture_at_all_is_an_error(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        rows = json.loads((world / "test.json").read_text())
+        (world / "test.json").write_text(json.dumps([row for row in rows if "image" in row]))
+        for picture in (world / "images").iterdir():
+            picture.unlink()
+        with pytest.raises(XTunerError, match="no question could be asked.*does not exist"):
+            runner(assistant).run(bench(world), tmp_path / "out", FACTS)
+
+
+def test_predictions_keep_odd_characters(tmp_path: Path) -> None:
+    files = PredictionFiles(tmp_path, FACTS)
+    files.prepare()
+    odd = Prediction("1", "图\u2028\n\"", "a\u0085b\tc", None, None)
+    files.add([odd])
+    assert files.read() == {"1": odd}

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
+from xtuner.engine.environment import adopt_slurm, infer_launcher
+from xtuner.engine.precision import Precision
+from xtuner.engine.preflight import missing_files, preflight
+from xtuner.engine.settings import RuntimeSettings
+from xtuner.errors import ProblemsError, XTunerError
+
+SHIPPED = [f"deepspeed_zero{stage}{end}" for stage in (1, 2, 3) for end in ("", "_offload")]
+
+
+class TestRuntimeSettings:
+    def test_minus_one_keeps_all(self) -> None:
+        assert RuntimeSettings(save_total_limit=-1).save_total_limit is None
+
+    @pytest.mark.parametrize(
+        "bad",
+        [dict(save_steps=0), dict(logging_interval=0), dict(save_total_limit=0), dict(visualizers=["tb"])],
+    )
+    def test_refuses(self, bad: dict[str, int]) -> None:
+        with pytest.raises(ValueError, match="expected"):
+            RuntimeSettings(**bad)  # type: ignore[arg-type]
+
+
+class TestDeepSpeed:
+    @pytest.mark.parametrize("name", SHIPPED)
+    def test_shipped(self, name: str) -> None:
+        settings = read_deepspeed(name)
+        assert settings["zero_optimization"]["stage"] == int(name[14])
+        assert offloads_optimizer(settings) == name.endswith("_offload")
+
+    def test_unknown(self) -> None:
+        with pytest.raises(XTunerError, match="Did you mean 'deepspeed_zero2'"):
+            read_deepspeed("deepspeed_zero_2")
+
+    def test_no_json(self, tmp_path: Path) -> None:
+        (tmp_path / "x.json").write_text("{'a': 1}")
+        with pytest.raises(XTunerError, match="no JSON"):
+            read_deepspeed(str(tmp_path / "x.json"))
+
+    def test_config_wins_and_says_so(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given = {"gradient_clipping": 5.0, "bf16": {"enabled": "auto"}, "train_batch_size": 77}
+        monkeypatch.setattr(logging.getLogger("xtuner"), "propagate", True)
+        joined = engine_config(given, Precision("bf16"), None, 4, 2, on_gpu=False)
+        # DeepSpeed clips at 1 where nothing is said
+        assert joined["gradient_clipping"] == 0.0
+        assert (joined["gradient_accumulation_steps"], joined["train_micro_batch_size_per_gpu"]) == (4, 2)
+        assert joined["bf16"]["enabled"] and not joined["fp16"]["enabled"]
+        assert "train_batch_size" not in joined
+        said = {record.getMessage() for record in caplog.records}
+        assert said == {"DeepSpeed's gradient_clipping 5.0 gives way to the config's 0.0."}
+
+    def test_no_pinned_memory_without_a_gpu(self) -> None:
+        joined = engine_config(
+            read_deepspeed("deepspeed_zero3_offload"), Precision("fp32"), 1.0, 1, 1, on_gpu=False
+        )
+        assert "pin_memory" not in joined["zero_optimization"]["offload_optimizer"]
+
+
+class TestEnvironment:
+    def test_torchrun_is_seen(self) -> None:
+        assert infer_launcher({"TORCHELASTIC_RUN_ID": "1"}) == "pytorch"
+        assert infer_launcher({"SLURM_NTASKS": "8"}) == "none"
+
+    def test_slurm(self) -> None:
+        environ = {
+            "SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_NODELIST": "n[1-2]",
+            "SLURM_JOB_ID": "20007", "MASTER_ADDR": "n1",
+        }  # fmt: skip
+        adopt_slurm(environ)
+        found = [environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")]
+        assert found == ["9", "16", "1", "n1", "20007"]
+
+    def test_slurm_without_srun(self) -> None:
+        with pytest.raises(XTunerError, match="srun"):
+            adopt_slurm({})
+
+
+class TestPreflight:
+    def test_all_missing_files_at_once(self, tmp_path: Path) -> None:
+        settings = {
+            "data_path": [str(tmp_path), str(tmp_path / "none.json")],
+            "box_json_path": None,
+            "image_folder": str(tmp_path / "images"),
+            "llm_name_or_path": "lmsys/vicuna-7b-v1.5",
+            "visual_encoder_name_or_path": str(tmp_path / "clip"),
+        }
+        names = [problem.split(":")[0] for problem in missing_files(settings)]
+        assert names == ["data_path", "image_folder", "visual_encoder_name_or_path"]
+
+    def test_nodes(self) -> None:
+        with pytest.raises(ProblemsError, match="(?s)model: missing.*runtime: missing"):
+            preflight({}, "empty")

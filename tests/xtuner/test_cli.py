@@ -1,0 +1,129 @@
+"""The program: help at once, exit codes that mean something, one clear message for a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import subprocess
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from xtuner import __version__, cli
+from xtuner.errors import XTunerError
+
+
+def command(run) -> ModuleType:
+    module = ModuleType("command")
+    module.HELP = "Does it."
+    module.add_arguments = lambda parser: parser.add_argument("--number", type=int, default=0)
+    module.run = run
+    return module
+
+
+@pytest.fixture
+def with_command(monkeypatch):
+    """Returns a function that makes `run` the command ``version``."""
+
+    def put(run) -> None:
+        monkeypatch.setitem(sys.modules, "xtuner.tools.version", command(run))
+
+    return put
+
+
+class TestHelp:
+    def test_names_all_commands(self, capsys):
+        assert cli.main(["--help"]) == 0
+        text = capsys.readouterr().out
+        assert all(f"  {name}" in text for name in cli.COMMANDS)
+
+    def test_nothing_given_is_wrong_usage(self, capsys):
+        assert cli.main([]) == 2
+        assert "usage: xtuner COMMAND" in capsys.readouterr().err
+
+    def test_comes_at_once_and_imports_no_library(self):
+        code = (
+            "import sys; from xtuner.cli import main; code = main(['--help']);"
+            "heavy = {'torch', 'mmengine', 'rich'} & set(sys.modules); sys.exit(code or len(heavy))"
+        )
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        # 0.13 s alone; the limit leaves room for a busy machine
+        assert time.perf_counter() - start < 5
+
+    def test_of_a_command(self, capsys, with_command):
+        with_command(lambda args: 0)
+        assert cli.main(["version", "--help"]) == 0
+        assert "Does it." in capsys.readouterr().out
+
+    def test_module_form(self):
+        done = subprocess.run([sys.executable, "-m", "xtuner", "version"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert done.stdout.startswith(f"xtuner           {__version__}\n")
+
+
+class TestExitCodes:
+    def test_of_the_command(self, with_command):
+        with_command(lambda args: args.number)
+        assert cli.main(["version", "--number", "3"]) == 3
+
+    def test_mistyped_command_suggests_the_nearest(self, capsys):
+        assert cli.main(["chekc-cfg"]) == 2
+        assert "Did you mean 'check-cfg'?" in capsys.readouterr().err
+
+    def test_mistyped_option_suggests_the_nearest(self, capsys, with_command):
+        with_command(lambda args: 0)
+        assert cli.main(["version", "--numbre=3"]) == 2
+        assert "unknown argument '--numbre=3'. Did you mean '--number'?" in capsys.readouterr().err
+
+    def test_abbreviated_option_is_not_taken_for_another(self, with_command):
+        with_command(lambda args: 0)
+        assert cli.main(["version", "--num", "3"]) == 2
+
+    def test_users_mistake_gives_a_message_without_traceback(self, capsys, with_command):
+        def run(args: argparse.Namespace) -> int:
+            raise XTunerError("found a, expected b: do c")
+
+        with_command(run)
+        assert cli.main(["version"]) == 1
+        assert capsys.readouterr().err == "xtuner version: found a, expected b: do c\n"
+
+    def test_our_mistake_keeps_its_traceback(self, with_command):
+        def run(args: argparse.Namespace) -> int:
+            raise ZeroDivisionError
+
+        with_command(run)
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["version"])
+
+    def test_interrupted(self, with_command):
+        def run(args: argparse.Namespace) -> int:
+            raise KeyboardInterrupt
+
+        with_command(run)
+        assert cli.main(["version"]) == 130
+
+
+class TestPlugins:
+    @pytest.fixture
+    def plugin(self, monkeypatch):
+        module = command(lambda args: 5)
+        point = SimpleNamespace(name="boxes", dist=SimpleNamespace(name="family"), load=lambda: module)
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
+
+    def test_runs(self, plugin):
+        assert cli.main(["boxes"]) == 5
+
+    def test_is_in_the_help(self, plugin, capsys):
+        cli.main(["--help"])
+        assert "boxes          from family" in capsys.readouterr().out
+
+
+def test_every_command_has_a_module():
+    from importlib.util import find_spec
+
+    missing = [name for name in cli.COMMANDS if find_spec(f"xtuner.tools.{name.replace('-', '_')}") is None]
+    assert missing == []
