@@ -16,7 +16,8 @@ from xtuner.errors import XTunerError
 
 
 class BatchPreprocessor(BaseDataPreprocessor):
-    """Plans the splice while the ids are still on the CPU, moves everything over, and normalises the pictures there.
+    """Plans the splice while the ids are still on the CPU, moves everything over, and normalises the pictures
+    there.
 
     Args:
         normalizer: 8-bit pictures to pixels of both resolutions.
@@ -44,19 +45,21 @@ class BatchPreprocessor(BaseDataPreprocessor):
         self.vocab_size = vocab_size
         self.with_objects = with_objects
 
-    def forward(self, data: Mapping[str, Any], training: bool = False, pad_left: bool = False) -> dict[str, Any]:
+    def forward(
+        self, data: Mapping[str, Any], training: bool = False, pad_left: bool = False
+    ) -> dict[str, Any]:
         """Prepares a batch for `MGLLaVA.forward`.
 
         Args:
-            data: on the CPU: ``input_ids`` (B, T), where it has them ``labels`` and ``attention_mask`` (B, T), and
-                ``pixel_values`` (I, 3, S, S) uint8 and ``boxes``, I tensors (N, 4) xyxy in pixels of the S frame; other
-                keys are left aside.
+            data: on the CPU: ``input_ids`` (B, T), where it has them ``labels`` and ``attention_mask`` (B,
+                T), and ``pixel_values`` (I, 3, S, S) uint8 and ``boxes``, I tensors (N, 4) xyxy in pixels of
+                the S frame; other keys are left aside.
             training: mmengine's flag; there is no augmentation, so it changes nothing.
             pad_left: pads on the left, for generation.
 
         Returns:
-            The plan's tensors by their names, ``high_pixels`` (I, 3, S, S), ``low_pixels`` (I, 3, s, s) and ``boxes``, all
-            on the device.
+            The plan's tensors by their names, ``high_pixels`` (I, 3, S, S), ``low_pixels`` (I, 3, s, s) and
+            ``boxes``, all on the device.
 
         Raises:
             XTunerError: pictures of another size or number, or ids beyond the vocabulary.
@@ -93,13 +96,16 @@ class BatchPreprocessor(BaseDataPreprocessor):
         if tuple(pixels.shape[1:]) != (3, size, size) or pixels.dtype != torch.uint8:
             raise XTunerError(
                 f"the batch's pictures are {tuple(pixels.shape[1:])} {pixels.dtype}, the model was built for "
-                f"(3, {size}, {size}) torch.uint8: give the image processor and the encoder the same image_size."
+                f"(3, {size}, {size}) torch.uint8: give the image processor and the encoder the same "
+                f"image_size."
             )
         boxes = data.get("boxes") if self.with_objects else None
         if boxes is None:
             boxes = [torch.zeros(0, 4) for _ in pixels]
         if len(boxes) != len(pixels):
-            raise XTunerError(f"the batch has {len(pixels)} pictures but {len(boxes)} lists of boxes: give one for each.")
+            raise XTunerError(
+                f"the batch has {len(pixels)} pictures but {len(boxes)} lists of boxes: give one for each."
+            )
         return pixels, boxes
 
     def _check_ids(self, input_ids: torch.Tensor) -> None:
@@ -107,6 +113,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
         highest = int(input_ids.max()) if input_ids.numel() else 0
         if highest >= self.vocab_size:
             raise XTunerError(
-                f"the batch has the token id {highest}, the language model's table ends at {self.vocab_size - 1}: the "
-                "tokenizer belongs to another model (setting llm_name_or_path, or offline_processed_text_folder)."
+                f"the batch has the token id {highest}, the language model's table ends at {self.vocab_size "
+                f"- 1}: the "
+                "tokenizer belongs to another model (setting llm_name_or_path, or "
+                "offline_processed_text_folder)."
             )

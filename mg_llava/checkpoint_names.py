@@ -28,7 +28,9 @@ def is_published_layout(names: Mapping[str, object]) -> bool:
 
 
 def to_our_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames the weights of a published checkpoint; names in neither column are kept, so that they get reported."""
+    """Renames the weights of a published checkpoint; names in neither column are kept, so that they get
+    reported.
+    """
     return {_rename(name, NAME_TABLE): value for name, value in state.items()}
 
 

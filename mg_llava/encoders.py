@@ -1,4 +1,6 @@
-"""The two frozen picture encoders; each says its channels, grid and strides, so that nothing else has to know them."""
+"""The two frozen picture encoders; each says its channels, grid and strides, so that nothing else has to know
+them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ _OPEN_CLIP_WEIGHTS = (
 
 
 def read_clip_config(name_or_path: str) -> CLIPVisionConfig:
-    """Returns the vision config of a CLIP folder or hub name, or under `meta_init` of the shipped description of its name.
+    """Returns the vision config of a CLIP folder or hub name, or under `meta_init` of the shipped description
+    of its name.
 
     Raises:
         XTunerError: no config is found.
@@ -38,7 +41,8 @@ def read_clip_config(name_or_path: str) -> CLIPVisionConfig:
     except (OSError, ValueError) as error:
         raise XTunerError(
             f"the low-resolution encoder '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
-            "Give a CLIP folder with config.json, or a hub name and a network (setting visual_encoder_name_or_path)."
+            "Give a CLIP folder with config.json, or a hub name and a network (setting "
+            "visual_encoder_name_or_path)."
         ) from error
 
 
@@ -47,11 +51,12 @@ class LowResEncoder(nn.Module):
 
     Args:
         name_or_path: folder or hub name of a CLIP model as transformers saves it.
-        select_layer: which hidden state is read, counted from the end: −1 the last layer's output, −2 the one before it.
-            Layers above it are not built into the model.
+        select_layer: which hidden state is read, counted from the end: −1 the last layer's output, −2 the one
+            before it. Layers above it are not built into the model.
 
     Attributes:
-        name_or_path: as given. channels: C. grid: (h, w) with V = h·w. num_tokens: V. image_size: s, in pixels.
+        name_or_path: as given. channels: C. grid: (h, w) with V = h·w. num_tokens: V. image_size: s, in
+            pixels.
 
     Raises:
         XTunerError: the folder cannot be read, or has fewer layers than `select_layer` asks for.
@@ -63,7 +68,8 @@ class LowResEncoder(nn.Module):
         kept = config.num_hidden_layers + 1 + select_layer
         if not (select_layer < 0 < kept):
             raise XTunerError(
-                f"select_layer is {select_layer}, but '{name_or_path}' has {config.num_hidden_layers} layers: "
+                f"select_layer is {select_layer}, but '{name_or_path}' has {config.num_hidden_layers} "
+                f"layers: "
                 f"expected -{config.num_hidden_layers} to -1."
             )
         self.clip = CLIPVisionModel(config) if in_meta_init() else _load_clip(name_or_path)
@@ -88,7 +94,8 @@ def _load_clip(name_or_path: str) -> CLIPVisionModel:
         model, info = CLIPVisionModel.from_pretrained(name_or_path, output_loading_info=True)
     except OSError as error:
         raise XTunerError(
-            f"the weights of the low-resolution encoder '{name_or_path}' cannot be read: {str(error).splitlines()[0]}"
+            f"the weights of the low-resolution encoder '{name_or_path}' cannot be read: "
+            f"{str(error).splitlines()[0]}"
         ) from error
     # transformers fills what is absent with random numbers and only warns
     missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)
@@ -101,10 +108,12 @@ def _load_clip(name_or_path: str) -> CLIPVisionModel:
 
 
 def read_trunk_config(path: str) -> dict[str, Any]:
-    """Returns ``vision_cfg`` of an open_clip folder; under `meta_init` also of the open_clip architecture in the path's name.
+    """Returns ``vision_cfg`` of an open_clip folder; under `meta_init` also of the open_clip architecture in
+    the path's name.
 
     Raises:
-        XTunerError: no such folder, no or malformed open_clip_config.json, or an encoder that is not one of timm's.
+        XTunerError: no such folder, no or malformed open_clip_config.json, or an encoder that is not one of
+            timm's.
     """
     file = Path(path) / "open_clip_config.json"
     if file.is_file():
@@ -138,14 +147,16 @@ class HighResEncoder(nn.Module):
     """ConvNeXt trunk of an open_clip model: (I, 3, S, S) normalised pixels → its four stage maps.
 
     Args:
-        path: folder with ``open_clip_config.json`` and weights (.safetensors or .bin); text tower and head are not read.
+        path: folder with ``open_clip_config.json`` and weights (.safetensors or .bin); text tower and head
+            are not read.
         image_size: S, side of the pictures in pixels.
 
     Attributes:
         channels: C_i of each stage map. strides: pixels per cell of each stage map. image_size: S.
 
     Raises:
-        XTunerError: the folder or its weights are absent, incomplete or of another shape, or S is no multiple of the strides.
+        XTunerError: the folder or its weights are absent, incomplete or of another shape, or S is no multiple
+            of the strides.
     """
 
     def __init__(self, path: str, image_size: int = 768) -> None:
@@ -192,7 +203,8 @@ class HighResEncoder(nn.Module):
         wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
         if wrong:
             raise XTunerError(
-                f"{files[0]} does not fit its open_clip_config.json: {len(wrong)} of {len(wanted)} weights of "
+                f"{files[0]} does not fit its open_clip_config.json: {len(wrong)} of {len(wanted)} weights "
+                f"of "
                 f"{_TRUNK}* are absent or of another shape, {_TRUNK}{wrong[0]} for one."
             )
         self.load_state_dict({key: state[key] for key in wanted})

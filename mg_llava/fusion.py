@@ -1,7 +1,9 @@
-"""Fusing the last high-resolution map into the low-resolution tokens: Conv-Gate, and the variants it was compared with.
+"""Fusing the last high-resolution map into the low-resolution tokens: Conv-Gate, and the variants it was
+compared with.
 
-All take low (B, V, C) tokens, row by row over an h × w grid, and high (B, C', h, w) on the same grid, and say the width of
-what they return in `out_channels`. Source: MG-LLaVA (arXiv 2406.17770), section 3.2 and its ablation of fusions.
+All take low (B, V, C) tokens, row by row over an h × w grid, and high (B, C', h, w) on the same grid, and say
+the width of what they return in `out_channels`. Source: MG-LLaVA (arXiv 2406.17770), section 3.2 and its
+ablation of fusions.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class _ConvFusion(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def branches(self, low_tokens: torch.Tensor, high_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns low' (B, V, C) = low + proj(GELU(conv 7×7(low))) and high' (B, V, C) = proj(GELU(conv 1×1(high)))."""
+        """Returns low' (B, V, C) = low + proj(GELU(conv 7×7(low))) and high' (B, V, C) = proj(GELU(conv
+        1×1(high))).
+        """
         dtype = self.low_conv.weight.dtype
         low_tokens, high_map = low_tokens.to(dtype), high_map.to(dtype)
         low_map = low_tokens.transpose(1, 2).unflatten(2, high_map.shape[-2:])

@@ -41,13 +41,17 @@ class MGLLaVA(TrainableParts):
 
     Args:
         llm: node of or built causal language model of transformers.
-        low_res_encoder, high_res_encoder, fusion, projector, object_encoder: nodes or built parts. Sizes are passed on at
-            build: fusion reads the encoders' channels, projector and object encoder also the language model's width.
+        low_res_encoder, high_res_encoder, fusion, projector, object_encoder: nodes or built parts. Sizes are
+            passed on at
+            build: fusion reads the encoders' channels, projector and object encoder also the language model's
+                width.
             Without a high-resolution encoder there is no fusion and no object encoder.
-        trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders always are frozen.
-        activation_checkpointing: recompute the language model's layers in the backward pass instead of keeping them.
-        pretrained_pth: checkpoint to start from, with this model's or the published one's names; it must hold the
-            connecting parts, and may hold the language model.
+        trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders always
+            are frozen.
+        activation_checkpointing: recompute the language model's layers in the backward pass instead of
+            keeping them.
+        pretrained_pth: checkpoint to start from, with this model's or the published one's names; it must hold
+            the connecting parts, and may hold the language model.
 
     Raises:
         XTunerError: parts that do not fit together or are half given, or a checkpoint that does not fit.
@@ -76,7 +80,9 @@ class MGLLaVA(TrainableParts):
         self.fusion, self.object_encoder = None, None
         if self.high_res_encoder is not None:
             channels = self.high_res_encoder.channels
-            self.fusion = build(fusion, low_channels=self.low_res_encoder.channels, high_channels=channels[-1])
+            self.fusion = build(
+                fusion, low_channels=self.low_res_encoder.channels, high_channels=channels[-1]
+            )
             self.object_encoder = build(
                 object_encoder,
                 in_channels=sum(channels),
@@ -97,21 +103,29 @@ class MGLLaVA(TrainableParts):
         if high is None:
             for name, part in (("fusion", fusion), ("object_encoder", object_encoder)):
                 if part is not None:
-                    raise XTunerError(f"the model has a {name} but no high_res_encoder to feed it: give both or neither.")
+                    raise XTunerError(
+                        f"the model has a {name} but no high_res_encoder to feed it: give both or neither."
+                    )
             return
         if fusion is None:
-            raise XTunerError("the model has a high_res_encoder but no fusion: name one, ConvGateFusion for instance.")
+            raise XTunerError(
+                "the model has a high_res_encoder but no fusion: name one, ConvGateFusion for instance."
+            )
         if low.grid != high.grid:
             raise XTunerError(
-                f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} px), high "
-                f"resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride {high.strides[-1]}). Set "
+                f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} "
+                f"px), high "
+                f"resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride "
+                f"{high.strides[-1]}). Set "
                 f"image_size_aux to {low.grid[0] * high.strides[-1]}."
             )
 
     def _build_preprocessor(self) -> BatchPreprocessor:
         low, high = self.low_res_encoder, self.high_res_encoder
         # nothing is read under meta_init, and the statistics change no shape
-        normalizer = PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(low.name_or_path)
+        normalizer = (
+            PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(low.name_or_path)
+        )
         return BatchPreprocessor(
             normalizer,
             image_size=low.image_size if high is None else high.image_size,
@@ -130,11 +144,15 @@ class MGLLaVA(TrainableParts):
         encoders = [name for name in names if name in self.part_names and name.endswith("_encoder")]
         encoders = [name for name in encoders if name not in _CONNECTORS]
         if encoders:
-            raise XTunerError(f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out.")
+            raise XTunerError(
+                f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out."
+            )
         super().set_trainable(names)
 
     def train(self, mode: bool = True) -> MGLLaVA:
-        """Sets the mode of the trained parts; a frozen language model still recomputes its layers where that is on."""
+        """Sets the mode of the trained parts; a frozen language model still recomputes its layers where that
+        is on.
+        """
         super().train(mode)
         if "llm" in self.parts():
             # transformers only recomputes layers in train mode; their dropout below stays in eval mode
@@ -178,20 +196,21 @@ class MGLLaVA(TrainableParts):
         position_ids: torch.Tensor | None = None,
         mode: str = "loss",
     ) -> Any:
-        """Runs a batch as `data_preprocessor` makes it; arguments are `SplicePlan`'s and the pixels and boxes.
+        """Runs a batch as `data_preprocessor` makes it; arguments are `SplicePlan`'s and the pixels and
+        boxes.
 
-        Samples are padded on the right, where no token can see the padding, so no mask goes into the language model.
+        Samples are padded on the right, where no token can see the padding, so no mask goes into the language
+        model.
 
         Args:
             mode: ``loss`` or ``logits``.
 
         Returns:
-            ``loss``: ``loss_sum``, the summed cross entropy of the supervised tokens in float32, and ``num_supervised``.
+            ``loss``: ``loss_sum``, the summed cross entropy of the supervised tokens in float32, and
+                ``num_supervised``.
             ``logits``: (B, T', vocabulary).
         """
-        embeds = self.embed(
-            input_ids, high_pixels, low_pixels, boxes, image_positions, object_positions
-        )
+        embeds = self.embed(input_ids, high_pixels, low_pixels, boxes, image_positions, object_positions)
         if mode == "logits":
             return self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).logits
         if mode != "loss":
@@ -221,7 +240,8 @@ class MGLLaVA(TrainableParts):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Steps 1–5: image tokens (I, V, D) and object tokens (ΣN, D) of I normalised pictures; I may be 0.
 
-        Without pictures the encoders do not run, but the trained parts get empty inputs: their gradients are then zero, not
+        Without pictures the encoders do not run, but the trained parts get empty inputs: their gradients are
+            then zero, not
         absent, so that ranks with and without pictures still exchange the same gradients.
         """
         count = len(low_pixels)
@@ -233,7 +253,9 @@ class MGLLaVA(TrainableParts):
         return image_tokens[:count], self.object_encoder([stage[:count] for stage in stage_maps], boxes)
 
     @torch.no_grad()
-    def _encode(self, high_pixels: torch.Tensor, low_pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _encode(
+        self, high_pixels: torch.Tensor, low_pixels: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Steps 1 and 2 under no_grad, since the encoders are frozen."""
         low, high = self.low_res_encoder, self.high_res_encoder
         if len(low_pixels) or _is_partitioned(low):
@@ -247,13 +269,16 @@ class MGLLaVA(TrainableParts):
             return low_tokens, []
         sides = [high.image_size // stride for stride in high.strides]
         return low_tokens, [
-            high_pixels.new_zeros((0, channels, side, side)) for channels, side in zip(high.channels, sides, strict=True)
+            high_pixels.new_zeros((0, channels, side, side))
+            for channels, side in zip(high.channels, sides, strict=True)
         ]
 
     def _supervised_logits(
         self, embeds: torch.Tensor, position_ids: torch.Tensor | None, target_positions: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (S, vocabulary) at the supervised positions only: with large vocabularies all others would cost most."""
+        """Logits (S, vocabulary) at the supervised positions only: with large vocabularies all others would
+        cost most.
+        """
         config = self.llm.config
         if any(getattr(config, name, None) is not None for name in _LOGIT_CHANGES):
             # models that change the logits after the head do it in their own forward
@@ -284,7 +309,12 @@ class MGLLaVA(TrainableParts):
         Returns:
             (B, T_new) ids of the new tokens only, padded after each answer's end.
         """
-        data = {"input_ids": input_ids, "pixel_values": pixel_values, "boxes": boxes, "attention_mask": attention_mask}
+        data = {
+            "input_ids": input_ids,
+            "pixel_values": pixel_values,
+            "boxes": boxes,
+            "attention_mask": attention_mask,
+        }
         batch = self.data_preprocessor(data, training=False, pad_left=True)
         for unused in ("labels", "position_ids", "target_positions", "targets"):
             batch.pop(unused)

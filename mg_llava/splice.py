@@ -1,4 +1,6 @@
-"""Where text, image and object tokens go: planned on the CPU from the ids alone, carried out on the device by two lookups."""
+"""Where text, image and object tokens go: planned on the CPU from the ids alone, carried out on the device by
+two lookups.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class SplicePlan:
         input_ids: (B, T') text ids; 0 stands where image and object tokens go, and in padding.
         labels: (B, T'); `IGNORE_INDEX` on image and object tokens and in padding.
         attention_mask: (B, T') bool, True = a token.
-        position_ids: (B, T') counted from each sample's first token. Right padding goes on counting, left padding is 0.
+        position_ids: (B, T') counted from each sample's first token. Right padding goes on counting, left
+            padding is 0.
         image_positions: (I·V,) places of the image tokens in the flattened (B·T'), picture after picture.
         object_positions: (ΣN,) the same for object tokens.
         target_positions: (S,) places in (B·T') whose output predicts a supervised token.
@@ -46,7 +49,8 @@ def plan_splice(
 ) -> SplicePlan:
     """Plans how each `IMAGE_TOKEN_INDEX` becomes V image tokens followed by that picture's object tokens.
 
-    Pictures belong to placeholders in order of appearance, sample after sample. A sample without any takes no extra place.
+    Pictures belong to placeholders in order of appearance, sample after sample. A sample without any takes no
+    extra place.
 
     Args:
         input_ids: (B, T) on the CPU; placeholders are `IMAGE_TOKEN_INDEX`.
@@ -118,7 +122,8 @@ def _check_counts(is_image: torch.Tensor, num_pictures: int) -> None:
     per_sample = is_image.sum(dim=1)
     if int(per_sample.sum()) != num_pictures:
         raise XTunerError(
-            f"the batch has {int(per_sample.sum())} {IMAGE_TOKEN} placeholders (by sample: {per_sample.tolist()}) but "
+            f"the batch has {int(per_sample.sum())} {IMAGE_TOKEN} placeholders (by sample: "
+            f"{per_sample.tolist()}) but "
             f"{num_pictures} pictures: each {IMAGE_TOKEN} needs its own picture."
         )
 

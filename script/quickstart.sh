@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs, makes the tiny world, trains both stages on it, evaluates, converts and asks one question about a picture.
 #
-#   bash script/quickstart.sh
+#   bash script/quickstart.sh [SETTING=VALUE ...]     settings go to both trainings, e.g. max_iters=20 for a short look
 #
 # Needs two CPU cores, no GPU and no download but the packages. What stands from an earlier run is reused.
 # Settings by environment:
@@ -13,6 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common_env.sh"
 OUT=${OUT:-work_dirs/quickstart}
 WORLD=work_dirs/tiny_world
 started=$SECONDS
+settings=(seed=42 "$@")
 
 say() { printf '\n==> [%d:%02d] %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$*"; }
 
@@ -29,27 +30,29 @@ once() {
     echo "$fingerprint" >"$stamp"
 }
 
-# train NAME CONFIG [SETTING=VALUE...]: continues a run that was cut off
+# train NAME CONFIG SETTING=VALUE...: continues a run that was cut off
 train() {
     local dir=$OUT/$1 config=$2
     shift 2
-    xtuner train "$config" --work-dir "$dir" --resume auto --cfg-options "seed=42" "$@"
+    xtuner train "$config" --work-dir "$dir" --resume auto --cfg-options "$@"
 }
 
 say "making the tiny world"
 python tools/tiny_world/make.py --out "$WORLD"
 
 mkdir -p "$OUT"
-fingerprint=$(find configs/tiny configs/_base_ -name '*.py' -print0 | sort -z |
-    xargs -0 cat "$WORLD/manifest.json" | sha256sum | cut -d' ' -f1)
+fingerprint=$({
+    find configs/tiny configs/_base_ -name '*.py' -print0 | sort -z | xargs -0 cat "$WORLD/manifest.json"
+    echo "${settings[*]}"
+} | sha256sum | cut -d' ' -f1)
 # Runs on another world or by other configs would be continued from their checkpoints: start anew.
 if [ "$(cat "$OUT/fingerprint" 2>/dev/null)" != "$fingerprint" ]; then
     rm -rf "$OUT"/{pretrain,sft,test,hf} "$OUT"/*.finished
     echo "$fingerprint" >"$OUT/fingerprint"
 fi
 
-once pretrain train pretrain configs/tiny/tiny_pretrain.py
-once sft train sft configs/tiny/tiny_sft.py "pretrained_pth=$(cat "$OUT/pretrain/last_checkpoint")"
+once pretrain train pretrain configs/tiny/tiny_pretrain.py "${settings[@]}"
+once sft train sft configs/tiny/tiny_sft.py "${settings[@]}" "pretrained_pth=$(cat "$OUT/pretrain/last_checkpoint")"
 checkpoint=$(cat "$OUT/sft/last_checkpoint")
 once test xtuner test configs/tiny/tiny_sft.py --checkpoint "$checkpoint" --work-dir "$OUT/test"
 once convert xtuner convert pth_to_hf configs/tiny/tiny_sft.py "$checkpoint" "$OUT/hf"

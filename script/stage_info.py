@@ -2,8 +2,8 @@
 
 python script/stage_info.py [--need-files] CONFIG [k=v ...]
 
-Prints the config's name and its `deepspeed` setting, a line each. With --need-files, exits 1 where files of the
-training are absent.
+Prints the config's name and its `deepspeed` setting, a line each. With --need-files, exits 1 where files of
+the training are absent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Factories of tiny random parts in the on-disk formats of the real ones: low 28 px / 14, high 64 px / 32, both 2 × 2."""
+"""Factories of tiny random parts in the on-disk formats of the real ones: low 28 px / 14, high 64 px / 32,
+both 2 × 2.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,12 @@ def tiny_clip(image_size: int = LOW_SIZE) -> CLIPVisionModel:
     """A CLIP vision model of three layers, width 24."""
     torch.manual_seed(1)
     config = CLIPVisionConfig(
-        hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=image_size, patch_size=14
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=image_size,
+        patch_size=14,
     )
     return CLIPVisionModel(config).eval()
 
@@ -85,7 +92,13 @@ def tiny_convnext_folder(parent: Path, weights: str = "open_clip_model.safetenso
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(2)
     trunk = timm.create_model("test_convnext", pretrained=False, num_classes=0)
-    vision = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "timm_drop_path": 0.1, "image_size": 64}
+    vision = {
+        "timm_model_name": "test_convnext",
+        "timm_pool": "",
+        "timm_proj": "mlp",
+        "timm_drop_path": 0.1,
+        "image_size": 64,
+    }
     config = {"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"width": 8}}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     state = {f"visual.trunk.{key}": value for key, value in trunk.state_dict().items()}
@@ -109,7 +122,11 @@ def tiny_model(folder: Path, hidden_size: int = 32, low_res_only: bool = False, 
     torch.manual_seed(3)
     high: dict[str, Any] = {}
     if not low_res_only:
-        convnext = {"type": HighResEncoder, "path": str(tiny_convnext_folder(folder)), "image_size": HIGH_SIZE}
+        convnext = {
+            "type": HighResEncoder,
+            "path": str(tiny_convnext_folder(folder)),
+            "image_size": HIGH_SIZE,
+        }
         high = {
             "high_res_encoder": convnext,
             "fusion": {"type": ConvGateFusion},
@@ -131,9 +148,15 @@ def tiny_model(folder: Path, hidden_size: int = 32, low_res_only: bool = False, 
 
 
 def tiny_batch(
-    lengths: tuple[int, ...] = (12,), pictures: tuple[int, ...] = (1,), boxes: int = 3, size: int = HIGH_SIZE, seed: int = 0
+    lengths: tuple[int, ...] = (12,),
+    pictures: tuple[int, ...] = (1,),
+    boxes: int = 3,
+    size: int = HIGH_SIZE,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """A collated batch: per sample its text length and its number of pictures; picture k has ``boxes + k`` boxes."""
+    """A collated batch: per sample its text length and its number of pictures; picture k has ``boxes + k``
+    boxes.
+    """
     generator = torch.Generator().manual_seed(seed)
     length, count = max(lengths), sum(pictures)
     input_ids = torch.zeros((len(lengths), length), dtype=torch.long)
@@ -143,7 +166,9 @@ def tiny_batch(
         input_ids[row, :tokens] = torch.randint(3, VOCAB, (tokens,), generator=generator)
         labels[row, tokens // 2 + 1 : tokens] = input_ids[row, tokens // 2 + 1 : tokens]
         input_ids[row, 1 : 1 + images] = IMAGE_TOKEN_INDEX
-    corners = [torch.rand(boxes + k, 2, 2, generator=generator).sort(dim=1).values * size for k in range(count)]
+    corners = [
+        torch.rand(boxes + k, 2, 2, generator=generator).sort(dim=1).values * size for k in range(count)
+    ]
     return {
         "input_ids": input_ids,
         "labels": labels,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 from rich.console import Console
 from rich.logging import RichHandler
 
-console = Console(stderr=True)
+# in a file or a pipe a line stays one line: rich would break it at 80 columns
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 """Terminal for progress bars, tables and messages; standard output stays free for results."""
 
 _NAME = "xtuner"

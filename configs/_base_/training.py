@@ -3,7 +3,6 @@
 from mg_llava.boxes import BoxSelection
 from mg_llava.dataset import MGLLaVADataset
 from mg_llava.preprocess import ImageProcessor
-
 from xtuner.data.samplers import ShuffledBatchSampler
 from xtuner.data.tokenizer import build_tokenizer
 from xtuner.engine.optim import build_adamw

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
+
 from xtuner.config import check_config, dump_config, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -29,6 +32,12 @@ def lines_of(path: Path) -> int:
 
 def config_name(kind: str, llm: str, stage: str) -> str:
     return f"{kind}_{llm}_clip_L_14_336_{stage}_padding"
+
+
+@functools.cache
+def shipped(kind: str, llm: str, stage: str) -> Config:
+    """The config without the check, which `test_loads_checks_dumps_and_reloads` does."""
+    return load_config(config_name(kind, llm, stage), check=False)
 
 
 class TestInventory:
@@ -64,7 +73,7 @@ class TestPublishedSettings:
     @pytest.mark.parametrize("llm", LLMS)
     @pytest.mark.parametrize("stage", ["pretrain", "sft"])
     def test_what_differs(self, kind: str, llm: str, stage: str) -> None:
-        config = load_config(config_name(kind, llm, stage), check=False)
+        config = shipped(kind, llm, stage)
         name, template, zero, *stages = PUBLISHED[llm]
         lr, batch_size, accumulation = stages[stage == "sft"]
         assert config.model.llm.name_or_path == config.tokenizer.name_or_path == name
@@ -76,7 +85,7 @@ class TestPublishedSettings:
 
     @pytest.mark.parametrize("stage", ["pretrain", "sft"])
     def test_what_is_common(self, stage: str) -> None:
-        config = load_config(config_name("fuse", "vicuna7b", stage), check=False)
+        config = shipped("fuse", "vicuna7b", stage)
         assert config.schedule.max_epochs == 1 and config.schedule.warmup_ratio == 0.03
         assert tuple(config.optimizer.betas) == (0.9, 0.999)
         assert config.optimizer.weight_decay == 0 and config.optimizer.max_norm == 1
@@ -86,13 +95,13 @@ class TestPublishedSettings:
         assert (boxes.iou_threshold, boxes.limit_num, boxes.limit_mode) == (0.2, 100, "per_image")
 
     def test_vicuna13b_sft_makes_128_samples_a_step_on_8_gpus(self) -> None:
-        config = load_config(config_name("fuse", "vicuna13b", "sft"), check=False)
+        config = shipped("fuse", "vicuna13b", "sft")
         assert config.train_dataloader.batch_size * config.optimizer.accumulative_counts * 8 == 128
 
 
 class TestParts:
     def parts(self, kind: str, stage: str) -> tuple[set[str], set[str]]:
-        config = load_config(config_name(kind, "yi34b", stage), check=False)
+        config = shipped(kind, "yi34b", stage)
         nodes = {key for key, value in config.model.items() if hasattr(value, "get") and value.get("type")}
         return nodes, set(config.model.trainable)
 
@@ -106,7 +115,7 @@ class TestParts:
         everything = {"llm", "low_res_encoder", "projector"}
         assert self.parts("llava", "pretrain") == (everything, {"projector"})
         assert self.parts("llava", "sft") == (everything, {"projector", "llm"})
-        config = load_config(config_name("llava", "yi34b", "sft"), check=False)
+        config = shipped("llava", "yi34b", "sft")
         assert config.image_processor.image_size == 336
         assert config.train_dataset.box_json_path is None
 
@@ -138,3 +147,27 @@ def test_one_setting_reaches_everything_built_from_it(setting: str, value: Any, 
         for key in dotted.split("."):
             node = node[key]
         assert node == value
+
+
+@pytest.mark.parametrize("fusion", ["GatedConcatFusion", "ConvConcatFusion", "ConcatFusion"])
+def test_the_ablation_is_one_setting(fusion: str) -> None:
+    override = {"model.fusion.type": f"mg_llava.fusion.{fusion}"}
+    assert load_config(config_name("fuse", "vicuna7b", "pretrain"), override).model.fusion.type.endswith(
+        fusion
+    )
+
+
+def test_a_fine_tuning_config_outside_the_tree(tmp_path: Path) -> None:
+    name = config_name("fuse", "vicuna7b", "sft")
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    path = tmp_path / "my_sft.py"
+    path.write_text(
+        "from mmengine.config import read_base\n"
+        "with read_base():\n"
+        f"    from .configs.vicuna.{name} import *\n"
+        "data_path = 'mine.json'\n"
+        "lr = 1e-6\n",
+        encoding="utf-8",
+    )
+    config = load_config(path)
+    assert config.train_dataset.data_path == "mine.json" and config.optimizer.lr == 1e-6

@@ -1,4 +1,6 @@
-"""Independent oracles from the libraries: transformers' LLaVA, timm's intermediates, and each sample by itself."""
+"""Independent oracles from the libraries: transformers' LLaVA, timm's intermediates, and each sample by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +146,9 @@ def one_sample(batch: dict[str, Any], row: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("trainable", [("fusion", "projector", "object_encoder"), ("fusion", "projector", "object_encoder", "llm")])
+@pytest.mark.parametrize(
+    "trainable", [("fusion", "projector", "object_encoder"), ("fusion", "projector", "object_encoder", "llm")]
+)
 def test_batch_equals_each_sample_alone(tmp_path: Path, trainable: tuple[str, ...]) -> None:
     """One picture, two pictures, text only, all of different lengths: together (padded) as each by itself."""
     model = tiny_model(tmp_path, trainable=trainable)

@@ -1,4 +1,6 @@
-"""What every trainable model of this framework has in common: parts that are trained or frozen, and what is saved of them."""
+"""What every trainable model of this framework has in common: parts that are trained or frozen, and what is
+saved of them.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,14 @@ from xtuner.log import get_logger
 class TrainableParts(BaseModel):
     """A model made of named parts, each wholly trained or wholly frozen.
 
-    Freezing is one method, `set_trainable`: it decides what gets gradients, what stays in eval mode and what checkpoints
-    hold. Subclasses say their parts in `part_names`.
+    Freezing is one method, `set_trainable`: it decides what gets gradients, what stays in eval mode and what
+    checkpoints hold. Subclasses say their parts in `part_names`.
     """
 
     part_names: tuple[str, ...] = ()
-    """Attributes that hold the parts, in the order of the forward pass; None stands for a part that a model goes without."""
+    """Attributes that hold the parts, in the order of the forward pass; None stands for a part that a model
+    goes without.
+    """
 
     def __init__(self, data_preprocessor: nn.Module | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
@@ -40,7 +44,8 @@ class TrainableParts(BaseModel):
         """Trains the parts `names`, freezes all others, and logs each with its number of parameters.
 
         Raises:
-            XTunerError: a name that is no part of this kind of model. One that this very model goes without is skipped.
+            XTunerError: a name that is no part of this kind of model. One that this very model goes without
+                is skipped.
         """
         for name in names:
             if name not in self.part_names:
@@ -56,7 +61,9 @@ class TrainableParts(BaseModel):
                 if parameter.is_floating_point():
                     parameter.requires_grad_(trained)
             count = sum(getattr(p, "ds_numel", p.numel()) for p in part.parameters())
-            get_logger().info("%-16s %-8s %9.2f M parameters", name, "trained" if trained else "frozen", count / 1e6)
+            get_logger().info(
+                "%-16s %-8s %9.2f M parameters", name, "trained" if trained else "frozen", count / 1e6
+            )
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TrainableParts:
@@ -68,7 +75,9 @@ class TrainableParts(BaseModel):
         return self
 
     def init_weights(self) -> None:
-        """Does nothing: every part comes initialised or loaded, and mmengine's runner would overwrite them."""
+        """Does nothing: every part comes initialised or loaded, and mmengine's runner would overwrite
+        them.
+        """
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns the weights of the trained parts: what checkpoints hold."""
@@ -82,14 +91,19 @@ class TrainableParts(BaseModel):
     def full_state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the weights of all parts, frozen ones too."""
         return {
-            f"{name}.{key}": value for name, part in self.parts().items() for key, value in part.state_dict().items()
+            f"{name}.{key}": value
+            for name, part in self.parts().items()
+            for key, value in part.state_dict().items()
         }
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Loads weights by name; frozen parts may be absent, since checkpoints do not hold them.
 
         Raises:
-            RuntimeError: with `strict`, a weight of a trained part is absent, or one is unknown (torch's convention).
+            RuntimeError: with `strict`, a weight of a trained part is absent, or one is unknown (torch's
+                convention).
         """
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         kept = tuple(f"{name}." for name in self._trainable)

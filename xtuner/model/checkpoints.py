@@ -1,4 +1,6 @@
-"""Reading weights in every form they come in, loading them with nothing hidden, writing them so that no half file stays."""
+"""Reading weights in every form they come in, loading them with nothing hidden, writing them so that no half
+file stays.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,9 @@ def read_state_dict(path: str | Path, prefix: str = "") -> dict[str, torch.Tenso
     """Reads the weights below `path` onto the CPU; no code that a pickle may carry is run.
 
     Args:
-        path: a .safetensors, .pth, .pt or .bin file, a checkpoint of a run (its weights are taken), a folder as
-            transformers saves it (one file or shards), or a DeepSpeed checkpoint folder (ZeRO 1–3: float32 weights are put
-            together from the ranks' pieces).
+        path: a .safetensors, .pth, .pt or .bin file, a checkpoint of a run (its weights are taken), a folder
+            as transformers saves it (one file or shards), or a DeepSpeed checkpoint folder (ZeRO 1–3: float32
+            weights are put together from the ranks' pieces).
         prefix: only names that begin so are returned, without it.
 
     Raises:
@@ -37,7 +39,9 @@ def read_state_dict(path: str | Path, prefix: str = "") -> dict[str, torch.Tenso
     """
     path = Path(path)
     if not path.exists():
-        raise XTunerError(f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()}).")
+        raise XTunerError(
+            f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()})."
+        )
     state = _read_folder(path, prefix) if path.is_dir() else _read_file(path, prefix)
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -70,18 +74,27 @@ def load_pickle(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise XTunerError(
-            f"'{path}' is refused: it holds more than tensors ({_unsafe_globals(path)}), and loading such a file runs "
-            "whatever code it carries. If you trust where it comes from, convert it once on your own responsibility: "
-            "torch.save({k: v for k, v in torch.load(FILE, weights_only=False).items() if torch.is_tensor(v)}, NEW_FILE)"
+            f"'{path}' is refused: it holds more than tensors ({_unsafe_globals(path)}), and loading such a "
+            f"file runs "
+            "whatever code it carries. If you trust where it comes from, convert it once on your own "
+            "responsibility: "
+            "torch.save({k: v for k, v in torch.load(FILE, weights_only=False).items() if "
+            "torch.is_tensor(v)}, NEW_FILE)"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise XTunerError(f"'{path}' cannot be read: {str(error).splitlines()[0]} It may be cut off.") from error
+        raise XTunerError(
+            f"'{path}' cannot be read: {str(error).splitlines()[0]} It may be cut off."
+        ) from error
 
 
 def _unsafe_globals(path: str | Path) -> str:
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except (RuntimeError, ValueError, pickle.UnpicklingError):  # not a zip archive: an old or hand-made pickle
+    except (
+        RuntimeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ):  # not a zip archive: an old or hand-made pickle
         return "a plain pickle"
     return ", ".join(names) or "objects"
 
@@ -98,7 +111,8 @@ def _read_folder(path: Path, prefix: str) -> dict[str, torch.Tensor]:
     if any(path.glob("*model_states.pt")):
         return _read_zero(path.parent, path.name)
     raise XTunerError(
-        f"the folder '{path}' is no checkpoint: expected {', '.join(_HF_NAMES)} (or their .index.json), or DeepSpeed's "
+        f"the folder '{path}' is no checkpoint: expected {', '.join(_HF_NAMES)} (or their .index.json), or "
+        f"DeepSpeed's "
         f"*_model_states.pt. Found: {', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'}."
     )
 
@@ -108,7 +122,10 @@ def _read_shards(folder: Path, index: Path, prefix: str) -> dict[str, torch.Tens
     files = sorted({file for key, file in where.items() if key.startswith(prefix)})
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:
-        raise XTunerError(f"'{folder}' lacks {len(absent)} of its {len(files)} files, {absent[0]} for one: fetch them again.")
+        raise XTunerError(
+            f"'{folder}' lacks {len(absent)} of its {len(files)} files, {absent[0]} for one: fetch them "
+            f"again."
+        )
     state: dict[str, torch.Tensor] = {}
     for file in files:
         state.update(_read_file(folder / file, prefix))
@@ -132,7 +149,8 @@ def _read_zero_weights_only(folder: Path) -> dict[str, torch.Tensor]:
     files = sorted(folder.glob("*model_states.pt"))
     if len(files) != 1:
         raise XTunerError(
-            f"'{folder}' has {len(files)} *_model_states.pt and no *_optim_states.pt: its weights are split over ranks and "
+            f"'{folder}' has {len(files)} *_model_states.pt and no *_optim_states.pt: its weights are split "
+            f"over ranks and "
             "cannot be put together. Copy the whole checkpoint."
         )
     with _deepspeed_globals():
@@ -140,23 +158,34 @@ def _read_zero_weights_only(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_deepspeed_pickle(file: Path) -> None:
-    """DeepSpeed loads its own files without protection, so what they name is looked at first, without loading."""
+    """DeepSpeed loads its own files without protection, so what they name is looked at first, without
+    loading.
+    """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
     except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise XTunerError(f"'{file}' cannot be read: {str(error).splitlines()[0]} It may be cut off.") from error
+        raise XTunerError(
+            f"'{file}' cannot be read: {str(error).splitlines()[0]} It may be cut off."
+        ) from error
     foreign = sorted(name for name in names if not _is_deepspeed_class(name))
     if foreign:
         raise XTunerError(
-            f"'{file}' is refused: besides tensors and DeepSpeed's own classes it names {', '.join(foreign)}, and loading it "
+            f"'{file}' is refused: besides tensors and DeepSpeed's own classes it names {', "
+            f"'.join(foreign)}, and loading it "
             "could run code. Take the checkpoint from where it was made."
         )
 
 
 def _is_deepspeed_class(name: str) -> bool:
     harmless = ("argparse.Namespace", "collections.OrderedDict", "torch.")
-    own = ("deepspeed.runtime.zero.", "deepspeed.runtime.fp16.loss_scaler.", "deepspeed.utils.tensor_fragment.")
-    return name.startswith((*own, *harmless)) and not name.startswith(("torch.load", "torch.hub", "torch.ops"))
+    own = (
+        "deepspeed.runtime.zero.",
+        "deepspeed.runtime.fp16.loss_scaler.",
+        "deepspeed.utils.tensor_fragment.",
+    )
+    return name.startswith((*own, *harmless)) and not name.startswith(
+        ("torch.load", "torch.hub", "torch.ops")
+    )
 
 
 @contextlib.contextmanager
@@ -192,9 +221,13 @@ class LoadReport:
 
 
 def load_parts(
-    parts: Mapping[str, nn.Module], state: Mapping[str, torch.Tensor], required: Collection[str], source: str = "checkpoint"
+    parts: Mapping[str, nn.Module],
+    state: Mapping[str, torch.Tensor],
+    required: Collection[str],
+    source: str = "checkpoint",
 ) -> LoadReport:
-    """Loads `state` into a model's parts; parts that the checkpoint has none of stay as they are, unless required.
+    """Loads `state` into a model's parts; parts that the checkpoint has none of stay as they are, unless
+    required.
 
     Args:
         parts: the model's parts by name; weights are named ``<part>.<name within it>``.
@@ -203,14 +236,21 @@ def load_parts(
         source: where `state` is from, for messages.
 
     Raises:
-        XTunerError: a required part is absent or incomplete, or a weight has another shape; the message names all of them.
+        XTunerError: a required part is absent or incomplete, or a weight has another shape; the message names
+            all of them.
     """
-    own = {f"{part}.{name}": value for part, module in parts.items() for name, value in _tensors(module).items()}
+    own = {
+        f"{part}.{name}": value for part, module in parts.items() for name, value in _tensors(module).items()
+    }
     found = {name: [key for key in own if key.startswith(name + ".") and key in state] for name in parts}
     loadable = {id(own[key]) for keys in found.values() for key in keys}
     # tied weights are saved once, under one of their names
     missing = {
-        name: [key for key in own if key.startswith(name + ".") and key not in state and id(own[key]) not in loadable]
+        name: [
+            key
+            for key in own
+            if key.startswith(name + ".") and key not in state and id(own[key]) not in loadable
+        ]
         for name in parts
         if name in required or found[name]
     }
@@ -223,8 +263,10 @@ def load_parts(
     if problems:
         raise XTunerError(
             f"{source} does not fit this model:\n" + "\n".join(f"  - {line}" for line in problems[:12]) + "\n"
-            f"It holds {', '.join(sorted({key.split('.')[0] for key in state})) or 'nothing'}. Take the checkpoint of this "
-            "model's kind and size, or change the config's llm_name_or_path and encoders to those it was trained with."
+            f"It holds {', '.join(sorted({key.split('.')[0] for key in state})) or 'nothing'}. Take the "
+            f"checkpoint of this "
+            "model's kind and size, or change the config's llm_name_or_path and encoders to those it was "
+            "trained with."
         )
     for keys in found.values():
         for key in keys:
@@ -239,7 +281,9 @@ def load_parts(
 def _missing_message(part: str, keys: list[str], absent: bool) -> str:
     if absent:
         return f"the part '{part}' is absent ({len(keys)} weights)"
-    return f"the part '{part}' is incomplete: {len(keys)} weights are missing, {', '.join(keys[:3])} for example"
+    return (
+        f"the part '{part}' is incomplete: {len(keys)} weights are missing, {', '.join(keys[:3])} for example"
+    )
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -260,7 +304,8 @@ def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
 
 
 def save_file_atomic(obj: Any, path: str | Path) -> None:
-    """Saves to a temporary file beside `path`, then renames it: a cut-off run leaves the old file or the new one.
+    """Saves to a temporary file beside `path`, then renames it: a cut-off run leaves the old file or the new
+    one.
 
     Args:
         obj: tensors by name for a .safetensors path, else anything that ``torch.save`` takes.

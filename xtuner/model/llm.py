@@ -20,7 +20,8 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 def read_llm_config(name_or_path: str) -> PretrainedConfig:
     """Returns the transformers config of a model folder or hub name.
 
-    Under `meta_init` a model that cannot be reached is described by the shipped ``configs/architectures`` file of its name.
+    Under `meta_init` a model that cannot be reached is described by the shipped ``configs/architectures``
+    file of its name.
 
     Raises:
         XTunerError: no config is found, or its model type is unknown to the installed transformers.
@@ -42,7 +43,9 @@ def read_llm_config(name_or_path: str) -> PretrainedConfig:
 
 
 def resolve_attention(attn_implementation: str) -> str:
-    """Returns what ``auto`` means here: FlashAttention 2 if it is installed beside a GPU, else torch's own (sdpa)."""
+    """Returns what ``auto`` means here: FlashAttention 2 if it is installed beside a GPU, else torch's own
+    (sdpa).
+    """
     if attn_implementation != "auto":
         return attn_implementation
     has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
@@ -76,7 +79,8 @@ def build_llm(
         name_or_path: folder or hub name.
         dtype: ``auto`` (as saved), ``bfloat16``, ``float16`` or ``float32``.
         attn_implementation: ``auto``, ``sdpa``, ``eager``, ``flash_attention_2`` or ``flex_attention``.
-        model_kwargs: further arguments of ``AutoModelForCausalLM.from_pretrained``, quantisation for instance.
+        model_kwargs: further arguments of ``AutoModelForCausalLM.from_pretrained``, quantisation for
+            instance.
 
     Raises:
         XTunerError: the model cannot be read, or an argument's value is unknown.
@@ -89,7 +93,11 @@ def build_llm(
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch_dtype)
     try:
         return AutoModelForCausalLM.from_pretrained(
-            name_or_path, config=config, dtype=torch_dtype, attn_implementation=attention, **(model_kwargs or {})
+            name_or_path,
+            config=config,
+            dtype=torch_dtype,
+            attn_implementation=attention,
+            **(model_kwargs or {}),
         )
     except OSError as error:
         raise XTunerError(

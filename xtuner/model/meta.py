@@ -1,4 +1,6 @@
-"""Building a model's shape without its weights: for counting parameters and checking configs on any machine."""
+"""Building a model's shape without its weights: for counting parameters and checking configs on any
+machine.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _STATE = threading.local()
 
 @contextlib.contextmanager
 def meta_init() -> Iterator[None]:
-    """Under this context every builder makes its module on the device ``meta``: right shapes, no memory, no files of weights."""
+    """Under this context every builder makes its module on the device ``meta``: right shapes, no memory, no
+    files of weights.
+    """
     before = in_meta_init()
     _STATE.active = True
     try:
@@ -30,10 +34,11 @@ def in_meta_init() -> bool:
 
 
 def architecture_file(name_or_path: str) -> Path | None:
-    """Returns the shipped ``configs/architectures/<last part of the name>.json``, or None where there is none.
+    """Returns the shipped ``configs/architectures/<last part of the name>.json``, or None where there is
+    none.
 
-    These files hold the published sizes of the models that our configs name, so that a config can be checked on a machine
-    that has neither the weights nor a network.
+    These files hold the published sizes of the models that our configs name, so that a config can be checked
+    on a machine that has neither the weights nor a network.
     """
     package = Path(__file__).resolve().parents[1]
     name = Path(name_or_path).name + ".json"

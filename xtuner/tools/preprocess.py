@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llava.add_argument("--out", required=True, help="folder to make; one made with the same settings is kept")
     llava.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
     llava.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to override"
+        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings to override"
     )
 
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--save-folder", required=True, help="folder to make")
     parser.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to override"
+        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings to override"
     )
     args = parser.parse_args(argv)
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-missing", action="store_true", help="exit 0 although benchmarks were skipped")
     parser.add_argument("--check-files", action="store_true", help="only say which benchmarks' files are absent")
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), help="who started the processes")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the config to change")
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the config to change")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,6 @@
-"""Checkpoints in the original's key layout, as recorded: nothing missing, nothing unexpected, in every file form."""
+"""Checkpoints in the original's key layout, as recorded: nothing missing, nothing unexpected, in every file
+form.
+"""
 
 from __future__ import annotations
 

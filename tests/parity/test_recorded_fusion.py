@@ -12,7 +12,8 @@ from mg_llava.fusion import ConcatFusion, ConvGateFusion
 from tests.parity.golden import golden_arrays, golden_weights
 
 GOLDEN = golden_arrays("a_fuse.npz")
-# float32 sums in another order; measured worst case 8.1e-7 of an array's largest number (a bias gradient: 1152 terms)
+# float32 sums in another order; measured worst case 8.1e-7 of an array's largest number (a bias gradient:
+# 1152 terms)
 TOLERANCE = 5e-6
 
 
