@@ -82,8 +82,8 @@ class Assistant:
         found = found or [None] * len(pictures)
         if not places == len(pictures) == len(found):
             raise XTunerError(
-                f"the conversation has {places} times <image>, {len(pictures)} pictures and {len(found)} lists of boxes: "
-                "give one <image> and one list (or None) for each picture."
+                f"the conversation has {places} times <image>, {len(pictures)} pictures and {len(found)} lists of "
+                "boxes: give one <image> and one list (or None) for each picture."
             )
         prepared = [self._prepare_picture(picture, boxes) for picture, boxes in zip(pictures, found, strict=True)]
         size = self.image_processor.image_size
@@ -112,16 +112,15 @@ class Assistant:
             One answer per prompt, without what ends it.
         """
         batch = collate_prompts(prompts, pad_id=self.tokenizer.pad_token_id)
-        stop_ids = self.stop_ids()
         tokens = self.model.generate(
             **batch,
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=stop_ids,
+            eos_token_id=self.stop_ids(),
             pad_token_id=self.tokenizer.pad_token_id,
             streamer=streamer,
         )
-        return [self.decode(ids) for ids in torch.as_tensor(tokens).tolist()]
+        return [self.decode(ids) for ids in tokens.tolist()]
 
     def stop_ids(self) -> list[int]:
         """Returns the ids that end an answer: eos, and stop words that are one token."""
@@ -132,11 +131,11 @@ class Assistant:
                 ids.append(pieces[0])
         return sorted(set(ids))
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         """Returns the text of an answer's ids, up to the first that ends it or to the first stop word."""
         stops = set(self.stop_ids())
         end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        text = str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
         for word in self.template.stop_words:
             text = text.split(word)[0]
         return text.strip()

@@ -16,8 +16,7 @@ from xtuner.errors import XTunerError
 
 
 class BatchPreprocessor(BaseDataPreprocessor):
-    """Plans the splice while the ids are still on the CPU, moves everything over, and normalises the pictures
-    there.
+    """Plans the splice on the CPU, moves everything to the device, and normalises the pictures there.
 
     Args:
         normalizer: 8-bit pictures to pixels of both resolutions.
@@ -45,9 +44,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         self.vocab_size = vocab_size
         self.with_objects = with_objects
 
-    def forward(
-        self, data: Mapping[str, Any], training: bool = False, pad_left: bool = False
-    ) -> dict[str, Any]:
+    def forward(self, data: Mapping[str, Any], training: bool = False, pad_left: bool = False) -> dict[str, Any]:
         """Prepares a batch for `MGLLaVA.forward`.
 
         Args:
@@ -96,8 +93,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         if tuple(pixels.shape[1:]) != (3, size, size) or pixels.dtype != torch.uint8:
             raise XTunerError(
                 f"the batch's pictures are {tuple(pixels.shape[1:])} {pixels.dtype}, the model was built for "
-                f"(3, {size}, {size}) torch.uint8: give the image processor and the encoder the same "
-                f"image_size."
+                f"(3, {size}, {size}) torch.uint8: give the image processor and the encoder one image_size."
             )
         boxes = data.get("boxes") if self.with_objects else None
         if boxes is None:
@@ -113,8 +109,6 @@ class BatchPreprocessor(BaseDataPreprocessor):
         highest = int(input_ids.max()) if input_ids.numel() else 0
         if highest >= self.vocab_size:
             raise XTunerError(
-                f"the batch has the token id {highest}, the language model's table ends at {self.vocab_size "
-                f"- 1}: the "
-                "tokenizer belongs to another model (setting llm_name_or_path, or "
-                "offline_processed_text_folder)."
+                f"the batch has the token id {highest}, but the language model's table has {self.vocab_size} rows: "
+                "the tokenizer belongs to another model (settings llm_name_or_path, offline_processed_text_folder)."
             )

@@ -85,7 +85,9 @@ class ChatSession:
         if not text.strip():
             raise XTunerError("the question is empty: say something.")
         if IMAGE_TOKEN in text:
-            raise XTunerError(f"the question holds {IMAGE_TOKEN}, which stands for a picture: show one with /image PATH.")
+            raise XTunerError(
+                f"the question holds {IMAGE_TOKEN}, which stands for a picture: show one with /image PATH."
+            )
         question = f"{IMAGE_TOKEN}\n" * self._new_pictures + text.strip()
         prompt = self.assistant.prepare(
             [*self._turns, Turn(question)],
@@ -113,7 +115,9 @@ class ChatSession:
         try:
             drawn.save(path)
         except (ValueError, OSError) as error:
-            raise XTunerError(f"the picture cannot be saved as '{path}': {error}. Give a path that ends in .png.") from error
+            raise XTunerError(
+                f"the picture cannot be saved as '{path}': {error}. Give a path that ends in .png."
+            ) from error
 
     def describe(self) -> dict[str, Any]:
         """Returns pictures and number of boxes, for JSON output."""
@@ -150,8 +154,8 @@ def read_boxes(box_path: str, image_path: str) -> PictureBoxes:
     records = list(content.values()) if isinstance(content, dict) else content
     if len(records) != 1:
         raise XTunerError(
-            f"box file '{box_path}' has {len(records)} records and none of '{image_path}': give a record with this picture as "
-            "'image', or a file with one record only, or --boxes none."
+            f"box file '{box_path}' has {len(records)} records and none of '{image_path}': give a record with this "
+            "picture as 'image', or a file with one record only, or --boxes none."
         )
     key = records[0].get("image"), records[0].get("id")
     return store.lookup(*key)

@@ -1,12 +1,10 @@
-"""The two frozen picture encoders; each says its channels, grid and strides, so that nothing else has to know
-them.
-"""
+"""The two frozen picture encoders; each says its own channels, grid and strides."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -27,8 +25,7 @@ _OPEN_CLIP_WEIGHTS = (
 
 
 def read_clip_config(name_or_path: str) -> CLIPVisionConfig:
-    """Returns the vision config of a CLIP folder or hub name, or under `meta_init` of the shipped description
-    of its name.
+    """Returns the vision config of a CLIP folder or hub name; under `meta_init` of the shipped description.
 
     Raises:
         XTunerError: no config is found.
@@ -41,8 +38,7 @@ def read_clip_config(name_or_path: str) -> CLIPVisionConfig:
     except (OSError, ValueError) as error:
         raise XTunerError(
             f"the low-resolution encoder '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
-            "Give a CLIP folder with config.json, or a hub name and a network (setting "
-            "visual_encoder_name_or_path)."
+            "Give a CLIP folder with config.json, or a hub name and a network: visual_encoder_name_or_path."
         ) from error
 
 
@@ -55,8 +51,11 @@ class LowResEncoder(nn.Module):
             before it. Layers above it are not built into the model.
 
     Attributes:
-        name_or_path: as given. channels: C. grid: (h, w) with V = h·w. num_tokens: V. image_size: s, in
-            pixels.
+        name_or_path: as given.
+        channels: C.
+        grid: (h, w) with V = h·w.
+        num_tokens: V.
+        image_size: s, in pixels.
 
     Raises:
         XTunerError: the folder cannot be read, or has fewer layers than `select_layer` asks for.
@@ -68,9 +67,8 @@ class LowResEncoder(nn.Module):
         kept = config.num_hidden_layers + 1 + select_layer
         if not (select_layer < 0 < kept):
             raise XTunerError(
-                f"select_layer is {select_layer}, but '{name_or_path}' has {config.num_hidden_layers} "
-                f"layers: "
-                f"expected -{config.num_hidden_layers} to -1."
+                f"select_layer is {select_layer}: expected -{config.num_hidden_layers} to -1, since "
+                f"'{name_or_path}' has {config.num_hidden_layers} layers."
             )
         self.clip = CLIPVisionModel(config) if in_meta_init() else _load_clip(name_or_path)
         # older transformers wrap the transformer once more
@@ -78,8 +76,8 @@ class LowResEncoder(nn.Module):
         del encoder.layers[kept:]
         self.name_or_path = name_or_path
         self.channels: int = config.hidden_size
-        self.image_size: int = config.image_size
-        side = config.image_size // config.patch_size
+        self.image_size = cast(int, config.image_size)
+        side = self.image_size // cast(int, config.patch_size)
         self.grid: tuple[int, int] = (side, side)
         self.num_tokens: int = side * side
 
@@ -91,12 +89,12 @@ class LowResEncoder(nn.Module):
 
 def _load_clip(name_or_path: str) -> CLIPVisionModel:
     try:
-        model, info = CLIPVisionModel.from_pretrained(name_or_path, output_loading_info=True)
+        loaded: Any = CLIPVisionModel.from_pretrained(name_or_path, output_loading_info=True)
     except OSError as error:
         raise XTunerError(
-            f"the weights of the low-resolution encoder '{name_or_path}' cannot be read: "
-            f"{str(error).splitlines()[0]}"
+            f"the weights of the low-resolution encoder '{name_or_path}' cannot be read: {str(error).splitlines()[0]}"
         ) from error
+    model, info = loaded
     # transformers fills what is absent with random numbers and only warns
     missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)
     if missing:
@@ -108,12 +106,12 @@ def _load_clip(name_or_path: str) -> CLIPVisionModel:
 
 
 def read_trunk_config(path: str) -> dict[str, Any]:
-    """Returns ``vision_cfg`` of an open_clip folder; under `meta_init` also of the open_clip architecture in
-    the path's name.
+    """Returns ``vision_cfg`` of an open_clip folder.
+
+    Under `meta_init` a folder that is not there is described by the open_clip architecture in its name.
 
     Raises:
-        XTunerError: no such folder, no or malformed open_clip_config.json, or an encoder that is not one of
-            timm's.
+        XTunerError: no or malformed open_clip_config.json, or an encoder that is not one of timm's.
     """
     file = Path(path) / "open_clip_config.json"
     if file.is_file():
@@ -162,7 +160,7 @@ class HighResEncoder(nn.Module):
     def __init__(self, path: str, image_size: int = 768) -> None:
         super().__init__()
         config = read_trunk_config(path)
-        trunk = timm.create_model(config["timm_model_name"], pretrained=False, num_classes=0)
+        trunk: Any = timm.create_model(config["timm_model_name"], pretrained=False, num_classes=0)
         self.stem = trunk.stem
         self.stages = trunk.stages
         self.channels: list[int] = [stage["num_chs"] for stage in trunk.feature_info]
@@ -203,8 +201,7 @@ class HighResEncoder(nn.Module):
         wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
         if wrong:
             raise XTunerError(
-                f"{files[0]} does not fit its open_clip_config.json: {len(wrong)} of {len(wanted)} weights "
-                f"of "
+                f"{files[0]} does not fit its open_clip_config.json: {len(wrong)} of the {len(wanted)} weights "
                 f"{_TRUNK}* are absent or of another shape, {_TRUNK}{wrong[0]} for one."
             )
         self.load_state_dict({key: state[key] for key in wanted})

@@ -1,5 +1,4 @@
-"""Fusing the last high-resolution map into the low-resolution tokens: Conv-Gate, and the variants it was
-compared with.
+"""Fusing the last high-resolution map into the low-resolution tokens: Conv-Gate and what it was compared with.
 
 All take low (B, V, C) tokens, row by row over an h × w grid, and high (B, C', h, w) on the same grid, and say
 the width of what they return in `out_channels`. Source: MG-LLaVA (arXiv 2406.17770), section 3.2 and its
@@ -34,13 +33,12 @@ class _ConvFusion(nn.Module):
             nn.init.zeros_(conv.weight)
         for conv in (self.low_conv, self.high_conv):
             nn.init.xavier_uniform_(conv.weight)
-        for conv in (self.low_conv, self.low_proj, self.high_conv, self.high_proj):
-            nn.init.zeros_(conv.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
 
     def branches(self, low_tokens: torch.Tensor, high_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns low' (B, V, C) = low + proj(GELU(conv 7×7(low))) and high' (B, V, C) = proj(GELU(conv
-        1×1(high))).
-        """
+        """Returns low + proj(GELU(conv 7×7(low))) and proj(GELU(conv 1×1(high))), low' and high', each (B, V, C)."""
         dtype = self.low_conv.weight.dtype
         low_tokens, high_map = low_tokens.to(dtype), high_map.to(dtype)
         low_map = low_tokens.transpose(1, 2).unflatten(2, high_map.shape[-2:])

@@ -1,9 +1,10 @@
 """Self-contained folders: a trained model with all that belongs to it, written by convert, read by chat and evaluation.
 
-Layout: ``config.json`` (model type, parts, template, image processor), ``model*.safetensors`` (weights of all parts, frozen
-encoders too), ``buffers.safetensors`` (tables that modules compute and state dicts leave out), the tokenizer's files, and
-a folder with the architecture of each part that has one: ``llm``, ``low_res_encoder``, ``high_res_encoder``. The parts
-are built again by the classes that trained them, without the paths that they were trained from.
+Layout: ``config.json`` (model type, parts, template, image processor), ``model*.safetensors`` (weights of all parts,
+frozen encoders too), ``buffers.safetensors`` (tables that modules compute and state dicts leave out), the tokenizer's
+files, and a folder with the architecture of each part that has one: ``llm``, ``low_res_encoder``,
+``high_res_encoder``. The parts are built again by the classes that trained them, without the paths that they were
+trained from.
 """
 
 from __future__ import annotations
@@ -258,7 +259,7 @@ def _load_model(folder: Path, node: dict[str, Any]) -> MGLLaVA:
     absent = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if absent:
         raise XTunerError(
-            f"'{folder}' lacks {len(absent)} weights of its model, {absent[0]} for one: copy or convert it again, completely."
+            f"'{folder}' lacks {len(absent)} weights of its model, {absent[0]} for one: copy or convert it again."
         )
     return model
 

@@ -42,10 +42,8 @@ class MGLLaVA(TrainableParts):
     Args:
         llm: node of or built causal language model of transformers.
         low_res_encoder, high_res_encoder, fusion, projector, object_encoder: nodes or built parts. Sizes are
-            passed on at
-            build: fusion reads the encoders' channels, projector and object encoder also the language model's
-                width.
-            Without a high-resolution encoder there is no fusion and no object encoder.
+            passed on at build: fusion reads the encoders' channels, projector and object encoder also the
+            language model's width. Without a high-resolution encoder there is neither fusion nor object encoder.
         trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders always
             are frozen.
         activation_checkpointing: recompute the language model's layers in the backward pass instead of
@@ -80,9 +78,7 @@ class MGLLaVA(TrainableParts):
         self.fusion, self.object_encoder = None, None
         if self.high_res_encoder is not None:
             channels = self.high_res_encoder.channels
-            self.fusion = build(
-                fusion, low_channels=self.low_res_encoder.channels, high_channels=channels[-1]
-            )
+            self.fusion = build(fusion, low_channels=self.low_res_encoder.channels, high_channels=channels[-1])
             self.object_encoder = build(
                 object_encoder,
                 in_channels=sum(channels),
@@ -108,24 +104,18 @@ class MGLLaVA(TrainableParts):
                     )
             return
         if fusion is None:
-            raise XTunerError(
-                "the model has a high_res_encoder but no fusion: name one, ConvGateFusion for instance."
-            )
+            raise XTunerError("the model has a high_res_encoder but no fusion: name one, ConvGateFusion for instance.")
         if low.grid != high.grid:
             raise XTunerError(
-                f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} "
-                f"px), high "
-                f"resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride "
-                f"{high.strides[-1]}). Set "
-                f"image_size_aux to {low.grid[0] * high.strides[-1]}."
+                f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} px), "
+                f"high resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride "
+                f"{high.strides[-1]}). Set image_size_aux to {low.grid[0] * high.strides[-1]}."
             )
 
     def _build_preprocessor(self) -> BatchPreprocessor:
         low, high = self.low_res_encoder, self.high_res_encoder
         # nothing is read under meta_init, and the statistics change no shape
-        normalizer = (
-            PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(low.name_or_path)
-        )
+        normalizer = PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(low.name_or_path)
         return BatchPreprocessor(
             normalizer,
             image_size=low.image_size if high is None else high.image_size,
@@ -144,15 +134,11 @@ class MGLLaVA(TrainableParts):
         encoders = [name for name in names if name in self.part_names and name.endswith("_encoder")]
         encoders = [name for name in encoders if name not in _CONNECTORS]
         if encoders:
-            raise XTunerError(
-                f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out."
-            )
+            raise XTunerError(f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out.")
         super().set_trainable(names)
 
     def train(self, mode: bool = True) -> MGLLaVA:
-        """Sets the mode of the trained parts; a frozen language model still recomputes its layers where that
-        is on.
-        """
+        """Sets the mode of the trained parts; a frozen language model still recomputes its layers if asked to."""
         super().train(mode)
         if "llm" in self.parts():
             # transformers only recomputes layers in train mode; their dropout below stays in eval mode
@@ -196,11 +182,9 @@ class MGLLaVA(TrainableParts):
         position_ids: torch.Tensor | None = None,
         mode: str = "loss",
     ) -> Any:
-        """Runs a batch as `data_preprocessor` makes it; arguments are `SplicePlan`'s and the pixels and
-        boxes.
+        """Runs a batch as `data_preprocessor` makes it: `SplicePlan`'s tensors, pixels and boxes.
 
-        Samples are padded on the right, where no token can see the padding, so no mask goes into the language
-        model.
+        Samples are padded on the right, where no token can see the padding, so the language model needs no mask.
 
         Args:
             mode: ``loss`` or ``logits``.
@@ -241,8 +225,7 @@ class MGLLaVA(TrainableParts):
         """Steps 1–5: image tokens (I, V, D) and object tokens (ΣN, D) of I normalised pictures; I may be 0.
 
         Without pictures the encoders do not run, but the trained parts get empty inputs: their gradients are
-            then zero, not
-        absent, so that ranks with and without pictures still exchange the same gradients.
+        then zero, not absent, so that ranks with and without pictures still exchange the same gradients.
         """
         count = len(low_pixels)
         low_tokens, stage_maps = self._encode(high_pixels, low_pixels)
@@ -253,9 +236,7 @@ class MGLLaVA(TrainableParts):
         return image_tokens[:count], self.object_encoder([stage[:count] for stage in stage_maps], boxes)
 
     @torch.no_grad()
-    def _encode(
-        self, high_pixels: torch.Tensor, low_pixels: torch.Tensor
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _encode(self, high_pixels: torch.Tensor, low_pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Steps 1 and 2 under no_grad, since the encoders are frozen."""
         low, high = self.low_res_encoder, self.high_res_encoder
         if len(low_pixels) or _is_partitioned(low):
@@ -276,9 +257,7 @@ class MGLLaVA(TrainableParts):
     def _supervised_logits(
         self, embeds: torch.Tensor, position_ids: torch.Tensor | None, target_positions: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (S, vocabulary) at the supervised positions only: with large vocabularies all others would
-        cost most.
-        """
+        """Logits (S, vocabulary) at the supervised positions only: all others would cost most of the step."""
         config = self.llm.config
         if any(getattr(config, name, None) is not None for name in _LOGIT_CHANGES):
             # models that change the logits after the head do it in their own forward

@@ -1,10 +1,10 @@
 """Object features in closed form, and the encoder that turns them into object tokens.
 
 The published method upsamples all stage maps to the finest one's size, concatenates them, roi-aligns each box
-to 56 × 56 and averages. All of that is linear in the maps and separable in x and y: a box's feature is ``wyᵀ
-· F · wx`` per stage, with two short weight vectors. The same numbers come out without the maps of 2880
-channels and the 56 × 56 crops. Source: MG-LLaVA (arXiv 2406.17770), section 3.2; sampling rules of
-torchvision's ``roi_align``.
+to 56 × 56 and averages. All of that is linear in the maps and separable in x and y: a box's feature is
+``wyᵀ · F · wx`` per stage, with two short weight vectors. The same numbers come out without the maps of 2880
+channels and the 56 × 56 crops.
+Source: MG-LLaVA (arXiv 2406.17770), section 3.2; sampling rules of torchvision's ``roi_align``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from xtuner.model.projector import MLPProjector
 
 _BINS = 56
 _MAX_COORDINATE = 1e6
-"""Pixels; boxes beyond are pulled in, so that sample numbers stay within integers (roi_align itself cannot do
-such boxes).
-"""
+"""Pixels; boxes beyond are pulled in, so that sample numbers stay exact (roi_align cannot do such boxes)."""
 
 _CAST_ELEMENTS = 1 << 20
 """Half-precision maps are widened in slices of about this many numbers (4 MB)."""
@@ -34,12 +32,9 @@ def pool_boxes(
     """Averages the stage maps over each box.
 
     Equals: upsample every map to the finest one's size (bilinear, half-pixel centres), concatenate,
-        ``roi_align`` with output
-    56, ``sampling_ratio=-1``, ``aligned=False``, scale finest / image_size, then the mean over the bins. So
-    samples beyond the
-    map by more than a cell count as zero, and a box has at least one cell of the finest map each way:
-        zero-area, inverted
-    and far-away boxes give finite features too.
+    ``roi_align`` with output 56, ``sampling_ratio=-1``, ``aligned=False`` and scale finest / image_size, then
+    the mean over the bins. So samples beyond the map by more than a cell count as zero, and a box has at least
+    one cell of the finest map each way: zero-area, inverted and far-away boxes give finite features too.
 
     Args:
         stage_maps: one (B, C_i, H_i, H_i) per stage, any floating type.
@@ -72,9 +67,7 @@ def pool_boxes(
 def _check(stage_maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> None:
     for stage_map in stage_maps:
         if len(stage_map) != len(boxes):
-            raise XTunerError(
-                f"{len(boxes)} box lists for {len(stage_map)} pictures: expected one list per picture."
-            )
+            raise XTunerError(f"{len(boxes)} box lists for {len(stage_map)} pictures: expected one list per picture.")
         if stage_map.shape[-1] != stage_map.shape[-2]:
             raise XTunerError(
                 f"a stage map is {tuple(stage_map.shape[-2:])}: expected a square one, of a square picture."
@@ -112,15 +105,13 @@ def _sample_positions(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Positions of roi_align's samples along an axis, in cells: those that can touch the map, (..., K).
 
-    Written in roi_align's own order of float32 operations, so that samples at the very border fall on the
-    same side.
+    Written in roi_align's own order of float32 operations, so that samples at the border fall on its side.
     Returns also which of the K count (float, 0 or 1) and how many samples there are in all, (...).
     """
     per_bin = (extent / _BINS).ceil()
     total = per_bin * _BINS
     step = extent / total
-    # with several samples a bin they lie at least half a cell apart, so this many reach from one side to the
-    # other
+    # with several samples a bin they lie at least half a cell apart, so this many reach across the map
     window = max(_BINS, 2 * (size + 1) + 8)
     first = ((-1 - start) / step - 3).floor().clamp(min=0)
     index = first.unsqueeze(-1) + torch.arange(window, device=start.device)

@@ -1,6 +1,4 @@
-"""Where text, image and object tokens go: planned on the CPU from the ids alone, carried out on the device by
-two lookups.
-"""
+"""Where text, image and object tokens go: planned on the CPU from the ids, done on the device in one copy."""
 
 from __future__ import annotations
 
@@ -128,9 +126,7 @@ def _check_counts(is_image: torch.Tensor, num_pictures: int) -> None:
         )
 
 
-def _place(
-    values: torch.Tensor, starts: torch.Tensor, chosen: torch.Tensor, length: int, fill: int
-) -> torch.Tensor:
+def _place(values: torch.Tensor, starts: torch.Tensor, chosen: torch.Tensor, length: int, fill: int) -> torch.Tensor:
     placed = values.new_full((len(values) * length,), fill)
     placed[starts[chosen]] = values[chosen]
     return placed.view(len(values), length)

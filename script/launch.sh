@@ -28,7 +28,7 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 WORK_DIR=${WORK_DIR:-work_dirs}
 EXIT_MISSING=3
-DRY_RUN= ALLOW_MISSING= NEEDS_TRAINING_FILES=1
+DRY_RUN='' ALLOW_MISSING='' NEEDS_TRAINING_FILES=1
 POSITIONAL=() EXTRA=() OPTIONS=() TEST_ARGUMENTS=()
 STATUS=0
 declare -A NAME_OF=() DEEPSPEED_OF=()
@@ -72,7 +72,7 @@ parse_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
             --cfg-options) in_options=1 ;;
-            -*) in_options= EXTRA+=("$1") ;;
+            -*) in_options='' EXTRA+=("$1") ;;
             *) if [ -n "$in_options" ]; then OPTIONS+=("$1"); else EXTRA+=("$1"); fi ;;
         esac
         shift

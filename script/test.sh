@@ -10,7 +10,7 @@ case ${#POSITIONAL[@]} in
     *) fail "expected CONFIG and perhaps CHECKPOINT, got ${#POSITIONAL[@]} arguments: see --help" ;;
 esac
 config=${POSITIONAL[0]}
-NEEDS_TRAINING_FILES=
+NEEDS_TRAINING_FILES=''
 TEST_ARGUMENTS=("${EXTRA[@]}")
 inspect "$config" "${OPTIONS[@]}"
 check_benchmarks "$config" "${OPTIONS[@]}"

@@ -141,7 +141,7 @@ def tiny_model(folder: Path, hidden_size: int = 32, low_res_only: bool = False, 
         **arguments,
     }
     model = MGLLaVA(**values)
-    if model.fusion is not None:
+    if isinstance(model.fusion, ConvGateFusion):
         for conv in (model.fusion.low_proj, model.fusion.high_proj):
             nn.init.normal_(conv.weight, std=0.1)
     return model.eval()
@@ -166,9 +166,7 @@ def tiny_batch(
         input_ids[row, :tokens] = torch.randint(3, VOCAB, (tokens,), generator=generator)
         labels[row, tokens // 2 + 1 : tokens] = input_ids[row, tokens // 2 + 1 : tokens]
         input_ids[row, 1 : 1 + images] = IMAGE_TOKEN_INDEX
-    corners = [
-        torch.rand(boxes + k, 2, 2, generator=generator).sort(dim=1).values * size for k in range(count)
-    ]
+    corners = [torch.rand(boxes + k, 2, 2, generator=generator).sort(dim=1).values * size for k in range(count)]
     return {
         "input_ids": input_ids,
         "labels": labels,

@@ -30,9 +30,7 @@ benchmarks = [
         dict(
             type=YesNo,
             name="pope",
-            data_file=[
-                f"pope/coco_pope_{negatives}.json" for negatives in ("random", "popular", "adversarial")
-            ],
+            data_file=[f"pope/coco_pope_{negatives}.json" for negatives in ("random", "popular", "adversarial")],
             image_folder="coco/val2014",
         ),
         dict(

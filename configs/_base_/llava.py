@@ -8,12 +8,11 @@ from xtuner.model.projector import MLPProjector
 visual_encoder_aux_path = None
 image_size_aux = 336
 box_json_path = None
+benchmark_box_folder = None
 
 model = dict(
     type=MGLLaVA,
-    llm=dict(
-        type=build_llm, name_or_path="${llm_name_or_path}", attn_implementation="${attn_implementation}"
-    ),
+    llm=dict(type=build_llm, name_or_path="${llm_name_or_path}", attn_implementation="${attn_implementation}"),
     low_res_encoder=dict(type=LowResEncoder, name_or_path="${visual_encoder_name_or_path}"),
     projector=dict(type=MLPProjector),
     trainable="${trainable}",

@@ -1,6 +1,7 @@
 """Stage 2: instructions; the LLM is trained too, from the pretrain checkpoint that `pretrained_pth` names."""
 
 from mmengine.config import read_base
+
 from xtuner.data.samplers import LengthGroupedBatchSampler
 
 with read_base():

@@ -48,9 +48,7 @@ optimizer = dict(
     accumulative_counts="${accumulative_counts}",
     precision="${precision}",
 )
-schedule = dict(
-    type=WarmupCosine, warmup_ratio="${warmup_ratio}", max_epochs="${max_epochs}", max_iters="${max_iters}"
-)
+schedule = dict(type=WarmupCosine, warmup_ratio="${warmup_ratio}", max_epochs="${max_epochs}", max_iters="${max_iters}")
 runtime = dict(
     type=RuntimeSettings,
     save_steps="${save_steps}",

@@ -57,7 +57,7 @@ def _lone_letters(text: str) -> set[str]:
 
 
 def _by_text(output: str, options: Mapping[str, str]) -> str | None:
-    """The only option whose words stand in the answer; an option inside a longer one that stands there does not count."""
+    """The only option whose words stand in the answer; one inside a longer one that stands there does not count."""
     answer = f" {_plain(output)} "
     texts = {letter: f" {_plain(text)} " for letter, text in options.items()}
     exact = [letter for letter, text in texts.items() if text == answer and text.strip()]
@@ -65,7 +65,9 @@ def _by_text(output: str, options: Mapping[str, str]) -> str | None:
         return exact[0] if len(exact) == 1 else None
     inside = {letter: text for letter, text in texts.items() if text.strip() and text in answer}
     longest = [
-        letter for letter, text in inside.items() if not any(text in other and text != other for other in inside.values())
+        letter
+        for letter, text in inside.items()
+        if not any(text in other and text != other for other in inside.values())
     ]
     return longest[0] if len(longest) == 1 else None
 
@@ -84,5 +86,5 @@ def yes_or_no(output: str) -> str | None:
 
 
 def short_answer(output: str) -> str:
-    """Returns the answer in lower case without articles, outer punctuation and extra spaces: what exact match compares."""
+    """Returns the answer in lower case without articles, outer punctuation and extra spaces, for exact match."""
     return " ".join(word for word in _plain(output).split() if word not in _ARTICLES)

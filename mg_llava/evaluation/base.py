@@ -46,8 +46,8 @@ class Picture:
             return to_rgb(Image.open(io.BytesIO(base64.b64decode(self.encoded or ""))))
         except (OSError, ValueError, SyntaxError) as error:
             raise XTunerError(
-                f"the picture {self.key or 'in the benchmark file'} does not decode ({error}): expected the base64 text "
-                "of a PNG or JPEG file; download the benchmark file again."
+                f"the picture {self.key or 'in the benchmark file'} does not decode ({error}): expected the base64 "
+                "text of a PNG or JPEG file; download the benchmark file again."
             ) from error
 
 
@@ -141,7 +141,9 @@ class Benchmark(ABC):
             XTunerError: there are several.
         """
         if len(self.data_paths) != 1:
-            raise XTunerError(f"benchmark '{self.name}': {type(self).__name__} takes one data_file, found {self.data_file!r}.")
+            raise XTunerError(
+                f"benchmark '{self.name}': {type(self).__name__} takes one data_file, found {self.data_file!r}."
+            )
         return self.data_paths[0]
 
     @property
@@ -198,7 +200,9 @@ class Benchmark(ABC):
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall`` (0–1, None if nothing could be scored), ``groups`` and what belongs beside them."""
-        pairs = [(question, prediction) for question, prediction in self.pairs(predictions) if prediction.hit is not None]
+        pairs = [
+            (question, prediction) for question, prediction in self.pairs(predictions) if prediction.hit is not None
+        ]
         return {**mean_by_groups((question.groups, prediction.hit or 0.0) for question, prediction in pairs)}
 
     def pairs(self, predictions: Iterable[Prediction]) -> list[tuple[Question, Prediction]]:

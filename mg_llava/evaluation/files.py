@@ -21,7 +21,7 @@ def read_json(path: str) -> Any:
             return json.load(file)
     except json.JSONDecodeError as error:
         raise XTunerError(
-            f"'{path}' is not JSON: line {error.lineno}, column {error.colno}: {error.msg}. Download it again, or mend that line."
+            f"'{path}' is not JSON: line {error.lineno}, column {error.colno}: {error.msg}. Download or mend it."
         ) from error
 
 
@@ -39,7 +39,9 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise XTunerError(f"'{path}' line {number} is not JSON: {error.msg}. Download it again, or mend it.") from error
+                raise XTunerError(
+                    f"'{path}' line {number} is not JSON: {error.msg}. Download it again, or mend it."
+                ) from error
             if not isinstance(row, dict):
                 raise XTunerError(f"'{path}' line {number}: expected an object, found {type(row).__name__}.")
             rows.append(row)

@@ -69,8 +69,8 @@ class MultipleChoice(Benchmark):
         if len(image) <= _LONGEST_REFERENCE:
             if image not in pictures:
                 raise XTunerError(
-                    f"'{self.data_path}' row with index {row['index']}: its image is that of row {image}, which holds none. "
-                    "Download the file again."
+                    f"'{self.data_path}' row with index {row['index']}: its image is that of row {image}, which holds "
+                    "none. Download the file again."
                 )
             image = pictures[image]
         return Picture(key=row.get("image_path", ""), encoded=image)
@@ -79,7 +79,9 @@ class MultipleChoice(Benchmark):
         """Returns question, options and the request for a letter, in Chinese where the question is."""
         lines = [question.text, *(f"{letter}. {text}" for letter, text in question.options.items())]
         chinese = _CHINESE.search("\n".join(lines))
-        request = "请直接回答选项字母。" if chinese else "Answer with the option's letter from the given choices directly."
+        request = (
+            "请直接回答选项字母。" if chinese else "Answer with the option's letter from the given choices directly."
+        )
         return "\n".join([*lines, request])
 
     def parse(self, question: Question, output: str) -> str | None:
@@ -103,8 +105,8 @@ class MultipleChoice(Benchmark):
             return int(float(question.box_id)) % _ROTATION
         except ValueError as error:
             raise XTunerError(
-                f"'{self.data_path}': index '{question.box_id}' is not a number, but circular scoring finds the rotations of a "
-                f"question by its number modulo {_ROTATION}. Set circular=False for this file."
+                f"'{self.data_path}': index '{question.box_id}' is not a number, but circular scoring finds the "
+                f"rotations of a question by its number modulo {_ROTATION}. Set circular=False for this file."
             ) from error
 
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:

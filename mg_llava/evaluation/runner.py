@@ -162,7 +162,7 @@ class EvaluationRunner:
 
 
 class _Prompts(Dataset):
-    """The prompts of questions, made where the loader's workers run; a question's fault stands in its prompt's place."""
+    """Prompts of questions, made where the loader's workers run; a question's fault stands in its prompt's place."""
 
     def __init__(
         self, assistant: Assistant, benchmark: Benchmark, questions: Sequence[Question], store: BoxStore | None

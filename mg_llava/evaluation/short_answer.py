@@ -22,7 +22,9 @@ class ShortAnswer(Benchmark):
         for number, row in enumerate(rows):
             absent = {"id", "question", "answer"} - set(row) if isinstance(row, dict) else {"id", "question", "answer"}
             if absent:
-                raise XTunerError(f"'{self.data_path}' record {number}: no {', '.join(sorted(absent))}; every record needs it.")
+                raise XTunerError(
+                    f"'{self.data_path}' record {number}: no {', '.join(sorted(absent))}; every record needs it."
+                )
         return [
             Question(
                 id=unique_id,

@@ -1,4 +1,4 @@
-"""Open questions with answers of people: TextVQA, VQAv2, GQA, in the question files that LLaVA's evaluation made common."""
+"""Open questions: TextVQA, VQAv2, GQA, with the question files that LLaVA's evaluation made common."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _OCR_HINT = "Reference OCR token:"
 class VQA(Benchmark):
     """JSON lines of ``{question_id, image, text}``; the text already holds the request for a short answer.
 
-    Subclasses say where answers come from; without any, predictions are written and not scored. Answers are normalised and
-    scored as the VQA challenges do (`vqa_answers`).
+    Subclasses say where answers come from; without any, predictions are written and not scored. Answers are normalised
+    and scored as the VQA challenges do (`vqa_answers`).
 
     Args:
         answer_file: the authors' answers, relative to `data_root`; None = not scored.
@@ -83,8 +83,8 @@ class VQAv2(VQA):
     """VQAv2: writes ``upload.json`` for the server; scored here where `answer_file` gives annotations.
 
     Args:
-        upload_questions: JSON lines with every question that the server wants, in its order (test-std where only test-dev was
-            asked: the others get an empty answer), relative to `data_root`; None = the questions asked.
+        upload_questions: JSON lines with every question that the server wants, in its order, relative to `data_root`;
+            those not asked (the test set beyond test-dev) get an empty answer; None = the questions asked.
         (others): see `VQA`.
     """
 
@@ -98,13 +98,15 @@ class VQAv2(VQA):
         """Writes ``upload.json``: ``[{"question_id", "answer"}]``."""
         answers = {prediction.id: prediction.parsed or "" for prediction in predictions}
         rows = read_json_lines(self.data_path if self.upload_questions is None else self.path(self.upload_questions))
-        upload = [{"question_id": row["question_id"], "answer": answers.get(str(row["question_id"]), "")} for row in rows]
+        upload = [
+            {"question_id": row["question_id"], "answer": answers.get(str(row["question_id"]), "")} for row in rows
+        ]
         return [_write_json(os.path.join(folder, "upload.json"), upload)]
 
 
 @dataclass(kw_only=True, eq=False)
 class TextVQA(VQA):
-    """TextVQA validation: answers from ``TextVQA_0.5.1_val.json``, found by picture and question, as ids differ between files.
+    """TextVQA validation: answers from ``TextVQA_0.5.1_val.json`` by picture and question, as ids differ between files.
 
     Args:
         ocr_hints: keep the question file's line of words that an OCR system read; False asks without.
@@ -127,8 +129,8 @@ class TextVQA(VQA):
         key = _textvqa_key(row["question_id"], lines[0])
         if answers and key not in answers:
             raise XTunerError(
-                f"'{self.data_path}' question {unique_id}: '{lines[0]}' has no answers in '{self.answer_path}': the two files "
-                "are of different versions; take TextVQA 0.5.1."
+                f"'{self.data_path}' question {unique_id}: '{lines[0]}' has no answers in '{self.answer_path}': the "
+                "two files are of different versions; take TextVQA 0.5.1."
             )
         return Question(
             id=unique_id,
@@ -144,7 +146,7 @@ def _textvqa_key(image_id: Any, question: str) -> str:
 
 
 class GQA(VQA):
-    """GQA testdev-balanced: answers from ``testdev_balanced_questions.json``; exact match, over balanced questions only.
+    """GQA testdev-balanced: answers from ``testdev_balanced_questions.json``; exact match, balanced questions only.
 
     Writes ``testdev_balanced_predictions.json`` for GQA's own script.
     """
@@ -154,7 +156,9 @@ class GQA(VQA):
         questions = read_json(path)
         if not isinstance(questions, dict):
             raise XTunerError(f"'{path}': expected GQA's object of questions by id, found {type(questions).__name__}.")
-        return {question_id: question for question_id, question in questions.items() if question.get("isBalanced", True)}
+        return {
+            question_id: question for question_id, question in questions.items() if question.get("isBalanced", True)
+        }
 
     def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
         """Returns the question with its answer and the axes that GQA's script breaks scores down by."""

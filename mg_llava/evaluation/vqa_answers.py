@@ -1,8 +1,8 @@
 """The answer normalisation and the accuracy of the VQA challenges (EvalAI), as TextVQA and VQAv2 score.
 
-Source: Antol et al., "VQA" (arXiv 1505.00468), https://visualqa.org/evaluation.html: lower case, contractions with their
-apostrophe, number words as digits, no articles, no punctuation; accuracy = min(1, equal human answers / 3), averaged over
-leaving out each of the ten.
+Source: Antol et al., "VQA" (arXiv 1505.00468), https://visualqa.org/evaluation.html: lower case, contractions with
+their apostrophe, number words as digits, no articles, no punctuation; accuracy = min(1, equal human answers / 3),
+averaged over leaving out each of the ten.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from statistics import fmean
 
 _ARTICLES = {"a", "an", "the"}
 _NUMBERS = {
-    word: str(number)
-    for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
 } | {"none": "0"}
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),+(?=\d)")
 # the challenge's expression, `(?!<=\d)` and all: it was meant as a lookbehind, so a full stop after a digit goes too
 _FULL_STOP = re.compile(r"(?!<=\d)\.(?!\d)")
@@ -27,17 +26,18 @@ _FULL_STOPS_STRIPPED = 32
 def _contractions() -> dict[str, str]:
     """Spelling without (one) apostrophe → with it; the set that the challenge corrects."""
     one = (
-        "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's i'm "
-        "i've isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't she's "
-        "should've shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd "
-        "there're there's they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's "
-        "where'd where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll "
-        "you're you've"
+        "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll "
+        "how's i'm i've isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't "
+        "shan't she's should've shouldn't somebody'll somebody's someone'd someone'll someone's something'd "
+        "something'll that's there'd there're there's they'd they'll they're they've 'twas wasn't we've weren't "
+        "what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're "
+        "why's won't would've wouldn't y'all you'd you'll you're you've"
     )
     # of these each spelling that lacks just one of the apostrophes is corrected
     more = (
-        "couldn't've hadn't've he'd've i'd've it'd've mightn't've 'ow's'at she'd've shouldn't've somebody'd've someone'd've "
-        "something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'd've you'd've"
+        "couldn't've hadn't've he'd've i'd've it'd've mightn't've 'ow's'at she'd've shouldn't've somebody'd've "
+        "someone'd've something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'd've "
+        "you'd've"
     )
     table = {word.replace("'", ""): word for word in one.split()}
     for word in more.split():

@@ -46,7 +46,7 @@ class YesNo(Benchmark):
         return f"{question.text}\nPlease answer the question with yes or no."
 
     def parse(self, question: Question, output: str) -> str | None:
-        """Returns "no" where the first sentence holds no or not, else "yes" (POPE's own rule); None for no words at all."""
+        """Returns "no" where the first sentence holds no or not, else "yes" (POPE's own rule); None without words."""
         words = re.findall(r"[a-z']+", output.split(".")[0].lower())
         if not words:
             return None

@@ -42,9 +42,7 @@ def shipped(kind: str, llm: str, stage: str) -> Config:
 
 class TestInventory:
     def test_every_llm_has_both_kinds_and_stages(self) -> None:
-        expected = {
-            config_name(k, m, s) for k in ("fuse", "llava") for m in LLMS for s in ("pretrain", "sft")
-        }
+        expected = {config_name(k, m, s) for k in ("fuse", "llava") for m in LLMS for s in ("pretrain", "sft")}
         assert len(LEAVES) == 20
         assert {path.stem for path in LEAVES} == expected
 
@@ -152,9 +150,7 @@ def test_one_setting_reaches_everything_built_from_it(setting: str, value: Any, 
 @pytest.mark.parametrize("fusion", ["GatedConcatFusion", "ConvConcatFusion", "ConcatFusion"])
 def test_the_ablation_is_one_setting(fusion: str) -> None:
     override = {"model.fusion.type": f"mg_llava.fusion.{fusion}"}
-    assert load_config(config_name("fuse", "vicuna7b", "pretrain"), override).model.fusion.type.endswith(
-        fusion
-    )
+    assert load_config(config_name("fuse", "vicuna7b", "pretrain"), override).model.fusion.type.endswith(fusion)
 
 
 def test_a_fine_tuning_config_outside_the_tree(tmp_path: Path) -> None:

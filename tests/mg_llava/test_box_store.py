@@ -68,9 +68,7 @@ class TestLookup:
     def test_a_repeated_id_with_other_boxes(self, store: Any) -> None:
         boxes = store([record(1, id="s"), record(2, id="s"), record(3, id="t"), record(3, id="t")])
         assert left(boxes.lookup(None, "t")) == [3]
-        with pytest.raises(
-            XTunerError, match="id 's' several times with different boxes .*number 1.*number 2"
-        ):
+        with pytest.raises(XTunerError, match="id 's' several times with different boxes .*number 1.*number 2"):
             boxes.lookup(None, "s")
 
     def test_a_repeated_picture_with_other_boxes(self, store: Any) -> None:

@@ -155,18 +155,14 @@ class TestSelection:
         assert len(chosen.labels) == expected
 
     def test_inverted_boxes_are_left_out(self) -> None:
-        chosen = BoxSelection()(
-            boxes_of([5, 0, 1, 5], [0, 0, 5, 5]), ["a", "b"], np.array([0.9, 0.1], np.float32)
-        )
+        chosen = BoxSelection()(boxes_of([5, 0, 1, 5], [0, 0, 5, 5]), ["a", "b"], np.array([0.9, 0.1], np.float32))
         assert chosen.labels == ("b",) and chosen.boxes.tolist() == [[0, 0, 5, 5]]
 
     @given(detections(), st.sampled_from(["per_image", "per_category"]), st.integers(1, 60))
     def test_chosen_boxes_are_given_ones_and_unique(self, found: Any, mode: Any, limit: int) -> None:
         boxes, labels, scores = found
         chosen = BoxSelection(0.5, limit, mode)(boxes, labels, scores)
-        given_rows = {
-            (*box, label, score) for box, label, score in zip(boxes.tolist(), labels, scores, strict=True)
-        }
+        given_rows = {(*box, label, score) for box, label, score in zip(boxes.tolist(), labels, scores, strict=True)}
         rows = [(*b, name, s) for b, name, s in zip(chosen.boxes.tolist(), *chosen[1:], strict=True)]
         assert len(set(rows)) == len(rows) and set(rows) <= given_rows
         if mode == "per_image":

@@ -69,9 +69,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=words, **specials).save_pretrained(tmp_path / "llm")
 
-    def make(
-        records: Any = RECORDS, boxes: Any = BOXES, context: int | None = None, **changes: Any
-    ) -> dict[str, Any]:
+    def make(records: Any = RECORDS, boxes: Any = BOXES, context: int | None = None, **changes: Any) -> dict[str, Any]:
         (tmp_path / "data.json").write_text(json.dumps(records))
         (tmp_path / "boxes.json").write_text(json.dumps(boxes))
         LlamaConfig(max_position_embeddings=context or 4096).save_pretrained(tmp_path / "llm")
@@ -151,9 +149,7 @@ class TestSamples:
     def test_several_files_follow_each_other(self, world: Any, tmp_path: Path) -> None:
         arguments = world()
         (tmp_path / "more.jsonl").write_text(json.dumps(RECORDS[1]) + "\n")
-        dataset = MGLLaVADataset(
-            **{**arguments, "data_path": [arguments["data_path"], str(tmp_path / "more.jsonl")]}
-        )
+        dataset = MGLLaVADataset(**{**arguments, "data_path": [arguments["data_path"], str(tmp_path / "more.jsonl")]})
         assert [dataset[i]["sample_id"] for i in range(len(dataset))] == [
             "one",
             "text",
@@ -201,9 +197,7 @@ class TestCollate:
         assert batch["pixel_values"].shape == (4, 3, SIZE, SIZE)
         assert [len(boxes) for boxes in batch["boxes"]] == [3, 3, 2, 0]
         assert (batch["input_ids"] == IMAGE_TOKEN_INDEX).sum() == 4
-        assert (
-            batch["attention_mask"].sum(dim=1) == torch.tensor([len(dataset[i]["labels"]) for i in range(4)])
-        ).all()
+        assert (batch["attention_mask"].sum(dim=1) == torch.tensor([len(dataset[i]["labels"]) for i in range(4)])).all()
 
     def test_a_batch_of_text(self, world: Any) -> None:
         dataset = MGLLaVADataset(**world())
@@ -254,9 +248,7 @@ class TestPrepare:
         arguments = world()
         MGLLaVADataset.prepare(arguments, str(tmp_path / "out"), 1)
         with pytest.raises(XTunerError, match="max_length: prepared with 100, now 50"):
-            MGLLaVADataset(
-                **{**arguments, "max_length": 50, "offline_processed_text_folder": str(tmp_path / "out")}
-            )
+            MGLLaVADataset(**{**arguments, "max_length": 50, "offline_processed_text_folder": str(tmp_path / "out")})
 
     def test_several_files(self, world: Any, tmp_path: Path) -> None:
         arguments = world()

@@ -46,7 +46,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestRoundTrip:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
     @pytest.mark.parametrize("kind", ["whole", "low_res_only", "tied"])
-    def test_logits_are_bit_equal_without_the_original_paths(self, tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    def test_logits_are_bit_equal_without_the_original_paths(
+        self, tmp_path: Path, kind: str, dtype: torch.dtype
+    ) -> None:
         arguments: dict[str, Any] = {"tie_word_embeddings": True} if kind == "tied" else {}
         assistant, node = tiny_assistant(tmp_path / "parts", low_res_only=kind == "low_res_only", **arguments)
         trained(assistant).model.to(dtype)
@@ -66,7 +68,9 @@ class TestRoundTrip:
         import mg_llava.hf as hf
 
         save = hf.save_torch_state_dict
-        monkeypatch.setattr(hf, "save_torch_state_dict", lambda *args, **kwargs: save(*args, **kwargs, max_shard_size="100KB"))
+        monkeypatch.setattr(
+            hf, "save_torch_state_dict", lambda *args, **kwargs: save(*args, **kwargs, max_shard_size="100KB")
+        )
         assistant, node = tiny_assistant(tmp_path / "parts")
         expected = logits(trained(assistant).model, 64)
         folder = save_pretrained(assistant, node, tmp_path / "hf")
@@ -75,7 +79,11 @@ class TestRoundTrip:
 
     def test_saving_again_gives_the_same_weights(self, exported: Path, tmp_path: Path) -> None:
         node = json.loads((exported / "config.json").read_text())["model"]
-        for part, argument in (("llm", "name_or_path"), ("low_res_encoder", "name_or_path"), ("high_res_encoder", "path")):
+        for part, argument in (
+            ("llm", "name_or_path"),
+            ("low_res_encoder", "name_or_path"),
+            ("high_res_encoder", "path"),
+        ):
             node[part][argument] = str(exported / part)
         again = save_pretrained(load_assistant(exported), node, tmp_path / "again")
         for name in ("model.safetensors", "buffers.safetensors"):
@@ -132,7 +140,9 @@ class TestBadFolder:
             load_pretrained(copy)
 
     def test_a_class_of_another_package_is_not_run(self, copy: Path) -> None:
-        self.change(copy, model={"type": "mg_llava.model.MGLLaVA", "projector": {"type": "os.system", "command": "true"}})
+        self.change(
+            copy, model={"type": "mg_llava.model.MGLLaVA", "projector": {"type": "os.system", "command": "true"}}
+        )
         with pytest.raises(XTunerError, match="os.system"):
             load_pretrained(copy)
 

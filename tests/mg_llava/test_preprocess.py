@@ -136,9 +136,7 @@ class TestSquare:
 
     @settings(max_examples=30, deadline=None)
     @given(st.integers(1, 300), st.integers(1, 300), st.booleans())
-    def test_any_shape_gives_the_square_and_boxes_inside(
-        self, folder: str, width: int, height: int, pad: bool
-    ) -> None:
+    def test_any_shape_gives_the_square_and_boxes_inside(self, folder: str, width: int, height: int, pad: bool) -> None:
         processor = ImageProcessor(folder, 32, pad)
         pixels, boxes = processor(gradient(width, height), np.array([[0, 0, width, height]], np.float32))
         assert pixels.shape == (3, 32, 32)

@@ -49,9 +49,7 @@ class _UnderPublishedNames:
 
     def __init__(self, model: MGLLaVA) -> None:
         own = dict(model.named_parameters())
-        own = {
-            name: p for name, p in own.items() if name.startswith(("fusion", "projector", "object_encoder"))
-        }
+        own = {name: p for name, p in own.items() if name.startswith(("fusion", "projector", "object_encoder"))}
         self.parameters = to_published_names(own)
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
@@ -101,9 +99,5 @@ def golden_samples(names: Sequence[str]) -> dict[str, Any]:
 def golden_pixels(images: Sequence[str]) -> torch.Tensor:
     """The pictures (I, 3, 768, 768) uint8."""
     processor = ImageProcessor(str(golden_path("tiny/clip")), IMAGE_SIZE)
-    pictures = [
-        processor.pixels(processor.open(golden_path(f"c_images/{Path(image).name}"))) for image in images
-    ]
-    return (
-        torch.stack(pictures) if pictures else torch.zeros((0, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
-    )
+    pictures = [processor.pixels(processor.open(golden_path(f"c_images/{Path(image).name}"))) for image in images]
+    return torch.stack(pictures) if pictures else torch.zeros((0, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)

@@ -51,9 +51,7 @@ def model() -> MGLLaVA:
 
 @pytest.mark.parametrize(("layout", "kind"), CASES)
 @pytest.mark.parametrize("form", ["checkpoint.pth", "state_dict.pth", "weights.safetensors", "sharded"])
-def test_nothing_missing_nothing_unexpected(
-    model: MGLLaVA, tmp_path: Path, layout: str, kind: str, form: str
-) -> None:
+def test_nothing_missing_nothing_unexpected(model: MGLLaVA, tmp_path: Path, layout: str, kind: str, form: str) -> None:
     state = published(layout, kind)
     path = write(state, tmp_path / form)
     report = model.load_checkpoint(path)

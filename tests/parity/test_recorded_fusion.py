@@ -55,9 +55,7 @@ def test_output_and_gradients(variant: str, fusion: nn.Module) -> None:
 
 def test_gate() -> None:
     fusion = loaded_fusion()
-    low, high = fusion.branches(
-        torch.from_numpy(GOLDEN["low_res_feat"]), torch.from_numpy(GOLDEN["high_res_feat"])
-    )
+    low, high = fusion.branches(torch.from_numpy(GOLDEN["low_res_feat"]), torch.from_numpy(GOLDEN["high_res_feat"]))
     assert_close(torch.atanh(fusion.gate_value(low, high))[:, 0], "v0/gate_pre_tanh")
 
 

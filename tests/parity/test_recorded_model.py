@@ -49,16 +49,10 @@ def test_labels_and_positions(model: MGLLaVA, kind: str, name: str) -> None:
 def test_image_and_object_tokens(model: MGLLaVA, kind: str, name: str) -> None:
     batch = prepared(model, name)
     with torch.no_grad():
-        image_tokens, object_tokens = model.encode_images(
-            batch["high_pixels"], batch["low_pixels"], batch["boxes"]
-        )
-    recorded = {
-        key: GOLDEN[f"{kind}/{name}/{key}"] for key in ("projected_image_tokens_slice", "inputs_embeds_slice")
-    }
+        image_tokens, object_tokens = model.encode_images(batch["high_pixels"], batch["low_pixels"], batch["boxes"])
+    recorded = {key: GOLDEN[f"{kind}/{name}/{key}"] for key in ("projected_image_tokens_slice", "inputs_embeds_slice")}
     # values up to 4.9; measured worst case 2.6e-6: convolutions over 1536 channels in another order
-    np.testing.assert_allclose(
-        image_tokens[:, ::24], recorded["projected_image_tokens_slice"], rtol=0, atol=1e-5
-    )
+    np.testing.assert_allclose(image_tokens[:, ::24], recorded["projected_image_tokens_slice"], rtol=0, atol=1e-5)
     expected = [GOLDEN[f"{kind}/{name}/bbox_feats_{i}"] for i in range(len(batch["boxes"]))]
     # measured worst case 4.2e-7
     np.testing.assert_allclose(object_tokens, np.concatenate(expected), rtol=0, atol=2e-6)
@@ -99,9 +93,7 @@ def test_gradients(model: MGLLaVA, kind: str) -> None:
     model.zero_grad()
     output = model(**prepared(model, "b1"), mode="loss")
     (output["loss_sum"] / output["num_supervised"]).backward()
-    gradients = to_published_names(
-        {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    )
+    gradients = to_published_names({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     prefix = f"{kind}/b1/gradnorm/"
     assert set(gradients) == {key.removeprefix(prefix) for key in GOLDEN if key.startswith(prefix)}
     for name, gradient in gradients.items():

@@ -23,9 +23,7 @@ SIZES = (192, 96, 48, 24)
 
 def stage_maps() -> list[torch.Tensor]:
     det_uniform = golden_weights().det_uniform
-    maps = [
-        det_uniform(f"b.stage{i}", (2, c, s, s)) for i, (c, s) in enumerate(zip(CHANNELS, SIZES, strict=True))
-    ]
+    maps = [det_uniform(f"b.stage{i}", (2, c, s, s)) for i, (c, s) in enumerate(zip(CHANNELS, SIZES, strict=True))]
     for i, stage in enumerate(maps):
         assert hashlib.sha256(stage.tobytes()).hexdigest() == GOLDEN[f"stage{i}/sha256"][0]
     return [torch.from_numpy(stage) for stage in maps]

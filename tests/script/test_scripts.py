@@ -88,8 +88,7 @@ class Sandbox:
         inherited = {
             key: value
             for key, value in os.environ.items()
-            if key not in ours
-            and not key.startswith(("SLURM", "NPROC", "NNODES", "NODE_RANK", "ADDR", "PORT"))
+            if key not in ours and not key.startswith(("SLURM", "NPROC", "NNODES", "NODE_RANK", "ADDR", "PORT"))
         }
         return {
             **inherited,

@@ -40,9 +40,7 @@ def test_mistake(stage_info: ModuleType, capsys: pytest.CaptureFixture[str]) -> 
     assert captured.out == "" and "batch_size" in captured.err
 
 
-def test_absent_training_files(
-    stage_info: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_absent_training_files(stage_info: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert stage_info.main(["--need-files", PRETRAIN]) == 1
     message = capsys.readouterr().err
     named = ("data_path", "image_folder", "box_json_path", "visual_encoder_aux_path")

@@ -1,6 +1,4 @@
-"""What every trainable model of this framework has in common: parts that are trained or frozen, and what is
-saved of them.
-"""
+"""What every model of this framework has in common: parts that are trained or frozen, and what is saved."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ class TrainableParts(BaseModel):
     """
 
     part_names: tuple[str, ...] = ()
-    """Attributes that hold the parts, in the order of the forward pass; None stands for a part that a model
-    goes without.
-    """
+    """Attributes that hold the parts, in the order of the forward pass; a part may be None."""
 
     def __init__(self, data_preprocessor: nn.Module | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
@@ -44,8 +40,7 @@ class TrainableParts(BaseModel):
         """Trains the parts `names`, freezes all others, and logs each with its number of parameters.
 
         Raises:
-            XTunerError: a name that is no part of this kind of model. One that this very model goes without
-                is skipped.
+            XTunerError: a name in no way a part. One that only this very model goes without is skipped.
         """
         for name in names:
             if name not in self.part_names:
@@ -61,9 +56,7 @@ class TrainableParts(BaseModel):
                 if parameter.is_floating_point():
                     parameter.requires_grad_(trained)
             count = sum(getattr(p, "ds_numel", p.numel()) for p in part.parameters())
-            get_logger().info(
-                "%-16s %-8s %9.2f M parameters", name, "trained" if trained else "frozen", count / 1e6
-            )
+            get_logger().info("%-16s %-8s %9.2f M parameters", name, "trained" if trained else "frozen", count / 1e6)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TrainableParts:
@@ -91,14 +84,10 @@ class TrainableParts(BaseModel):
     def full_state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the weights of all parts, frozen ones too."""
         return {
-            f"{name}.{key}": value
-            for name, part in self.parts().items()
-            for key, value in part.state_dict().items()
+            f"{name}.{key}": value for name, part in self.parts().items() for key, value in part.state_dict().items()
         }
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Loads weights by name; frozen parts may be absent, since checkpoints do not hold them.
 
         Raises:

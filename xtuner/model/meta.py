@@ -1,6 +1,4 @@
-"""Building a model's shape without its weights: for counting parameters and checking configs on any
-machine.
-"""
+"""Building a model's shape without its weights: to count parameters and check configs on any machine."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _STATE = threading.local()
 
 @contextlib.contextmanager
 def meta_init() -> Iterator[None]:
-    """Under this context every builder makes its module on the device ``meta``: right shapes, no memory, no
-    files of weights.
-    """
+    """Under this context every builder makes its module on the device ``meta``: no memory, no files of weights."""
     before = in_meta_init()
     _STATE.active = True
     try:
@@ -34,8 +30,7 @@ def in_meta_init() -> bool:
 
 
 def architecture_file(name_or_path: str) -> Path | None:
-    """Returns the shipped ``configs/architectures/<last part of the name>.json``, or None where there is
-    none.
+    """Returns the shipped ``configs/architectures/<last part of the name>.json``, or None without one.
 
     These files hold the published sizes of the models that our configs name, so that a config can be checked
     on a machine that has neither the weights nor a network.

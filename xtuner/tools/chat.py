@@ -15,8 +15,8 @@ from xtuner.log import console
 
 _COMMANDS = ("/image", "/draw", "/reset", "/help", "/exit")
 _USAGE = (
-    "/image PATH [BOX_FILE] shows a picture, /draw PATH saves it with its boxes, /reset forgets everything, /exit ends. "
-    "Anything else is asked."
+    "/image PATH [BOX_FILE] shows a picture, /draw PATH saves it with its boxes, /reset forgets everything, /exit "
+    "ends. Anything else is asked."
 )
 
 
@@ -26,9 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"In a conversation: {_USAGE}"
     parser.add_argument("model", help="folder of `xtuner convert pth_to_hf`, or name or path of a config")
     parser.add_argument("--checkpoint", metavar="PATH", help="weights to load into a config's model")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture; may be given several times")
     parser.add_argument(
-        "--boxes", default="none", metavar="FILE", help="box file of the pictures, or 'none' (default): no object tokens"
+        "--image", action="append", default=[], metavar="FILE", help="picture; may be given several times"
+    )
+    parser.add_argument(
+        "--boxes",
+        default="none",
+        metavar="FILE",
+        help="box file of the pictures, or 'none' (default): no object tokens",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, print the answer, end")
     parser.add_argument("--json", action="store_true", help="with --prompt: print question, answer and boxes as JSON")
@@ -41,7 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format (default: bf16 or fp16 on a GPU, fp32 on the CPU)",
     )
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the config to change")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the config to change",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,10 +99,14 @@ def _load(args: argparse.Namespace) -> Any:
     precision = resolve_precision(args.precision, device)
     if (Path(args.model) / "config.json").is_file():
         if args.checkpoint or args.cfg_options:
-            raise XTunerError("--checkpoint and --cfg-options go with a config; an exported folder has everything in it.")
+            raise XTunerError(
+                "--checkpoint and --cfg-options go with a config; an exported folder has everything in it."
+            )
         return _family(Path(args.model)).load_assistant(args.model, device, precision.dtype)
     if Path(args.model).is_dir():
-        raise XTunerError(f"the folder '{args.model}' has no config.json: give one that `xtuner convert pth_to_hf` wrote.")
+        raise XTunerError(
+            f"the folder '{args.model}' has no config.json: give one that `xtuner convert pth_to_hf` wrote."
+        )
     from xtuner.config import load_config, parse_overrides
     from xtuner.registry import build
     from xtuner.tools.trained_model import build_trained
@@ -113,7 +129,9 @@ def _family(folder: Path) -> Any:
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, AttributeError) as error:
-        raise XTunerError(f"'{folder / 'config.json'}' is no JSON object: {error}. Convert the checkpoint again.") from error
+        raise XTunerError(
+            f"'{folder / 'config.json'}' is no JSON object: {error}. Convert the checkpoint again."
+        ) from error
     known = isinstance(kind, str) and kind.isidentifier() and importlib.util.find_spec(kind) is not None
     if not known or importlib.util.find_spec(f"{kind}.hf") is None:
         raise XTunerError(
@@ -137,7 +155,8 @@ def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:
         if command == "/exit":
             return 0
         try:
-            _obey(session, command, rest.strip(), box_file) or _ask_aloud(session, line, max_new_tokens)
+            if not _obey(session, command, rest.strip(), box_file):
+                _ask_aloud(session, line, max_new_tokens)
         except XTunerError as error:
             console.print(str(error), style="red", markup=False)
         except KeyboardInterrupt:

@@ -20,19 +20,30 @@ EXIT_MISSING = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner test``."""
     parser.description = (
-        "Evaluate a checkpoint on the config's benchmarks. A killed evaluation goes on where it was. With NPROC_PER_NODE > 1 "
-        f"the questions are dealt out to as many processes. Exit code: 0 done, {EXIT_MISSING} benchmarks were skipped "
-        "because their files are absent, else 1."
+        "Evaluate a checkpoint on the config's benchmarks. A killed evaluation goes on where it was. With "
+        f"NPROC_PER_NODE > 1 the questions are dealt out to as many processes. Exit code: 0 done, {EXIT_MISSING} "
+        "benchmarks were skipped because their files are absent, else 1."
     )
     parser.add_argument("config", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
-    parser.add_argument("--checkpoint", metavar="PATH", help="weights: a file, a DeepSpeed folder or a folder of shards")
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="weights: a file, a DeepSpeed folder or a folder of shards"
+    )
     parser.add_argument("--benchmarks", metavar="A,B", help="only these of the config's benchmarks")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each")
-    parser.add_argument("--work-dir", help="results stand in <work-dir>/<benchmark>/ (default: work_dirs/<config name>)")
+    parser.add_argument(
+        "--work-dir", help="results stand in <work-dir>/<benchmark>/ (default: work_dirs/<config name>)"
+    )
     parser.add_argument("--allow-missing", action="store_true", help="exit 0 although benchmarks were skipped")
     parser.add_argument("--check-files", action="store_true", help="only say which benchmarks' files are absent")
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), help="who started the processes")
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the config to change")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the config to change",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         get_logger().info("benchmarks with all their files: %s", ", ".join(b.name for b in benchmarks) or "none")
         return skipped
     if args.checkpoint is None:
-        raise XTunerError("no --checkpoint given: name the weights to evaluate, e.g. work_dirs/<config name>/iter_500.pth.")
+        raise XTunerError(
+            "no --checkpoint given: name the weights to evaluate, e.g. work_dirs/<config name>/iter_500.pth."
+        )
     if args.limit is not None and args.limit < 1:
         raise XTunerError(f"--limit is {args.limit}: expected at least 1 question.")
 
@@ -74,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     name = Path(cfg.filename).stem
     work_dir = Path(args.work_dir or Path("work_dirs") / name)
     results = {
-        benchmark.name: runner.run(benchmark, work_dir / benchmark.name, run_facts(cfg, args.checkpoint, benchmark.name), args.limit)
+        benchmark.name: runner.run(
+            benchmark, work_dir / benchmark.name, run_facts(cfg, args.checkpoint, benchmark.name), args.limit
+        )
         for benchmark in benchmarks
     }
     if environment.rank == 0:
@@ -99,7 +114,9 @@ def find_benchmarks(nodes: Sequence[Mapping[str, Any]], asked: str | None) -> tu
 
     benchmarks = {node["name"]: build(node) for node in nodes}
     if len(benchmarks) != len(nodes):
-        raise XTunerError("two of the config's benchmarks have the same name: their results would overwrite each other.")
+        raise XTunerError(
+            "two of the config's benchmarks have the same name: their results would overwrite each other."
+        )
     names = list(benchmarks) if asked is None else [name.strip() for name in asked.split(",") if name.strip()]
     for name in names:
         if name not in benchmarks:
@@ -125,7 +142,7 @@ def run_facts(cfg: Any, checkpoint: str, benchmark: str) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> str:
-    """Hash of names, sizes and times of a checkpoint's files: reading tens of gigabytes would take longer than asking."""
+    """Hash of names, sizes and times of a checkpoint's files: reading tens of gigabytes would take too long."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

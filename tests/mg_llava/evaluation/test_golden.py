@@ -31,7 +31,13 @@ def benchmark(name: str) -> Benchmark:
         files = ["coco_pope_adversarial.json", "coco_pope_popular.json"]
         return YesNo(name=name, data_root=root, data_file=files, image_folder=IMAGES)
     if name == "textvqa":
-        return TextVQA(name=name, data_file="llava_textvqa.jsonl", image_folder=IMAGES, answer_file="TextVQA_ann.json", data_root=root)
+        return TextVQA(
+            name=name,
+            data_file="llava_textvqa.jsonl",
+            image_folder=IMAGES,
+            answer_file="TextVQA_ann.json",
+            data_root=root,
+        )
     if name == "gqa":
         return GQA(
             name=name,
@@ -91,13 +97,22 @@ class TestMetrics:
 
     def test_textvqa(self) -> None:
         bench = benchmark("textvqa")
-        assert bench.score(predictions("textvqa", bench))["overall"] * 100 == pytest.approx(record("textvqa")["returned"]["acc"])
+        assert bench.score(predictions("textvqa", bench))["overall"] * 100 == pytest.approx(
+            record("textvqa")["returned"]["acc"]
+        )
 
     def test_gqa_counts_balanced_questions(self) -> None:
         bench = benchmark("gqa")
         score = bench.score(predictions("gqa", bench))
         printed = (GOLDEN / "gqa" / "printed_metrics.json").read_text()
-        for text in ("Accuracy: 75.00%", "Binary: 100.00%", "Open: 50.00%", "query: 50.00% (2", "1: 50.00% (2", "4: 0.00% (1"):
+        for text in (
+            "Accuracy: 75.00%",
+            "Binary: 100.00%",
+            "Open: 50.00%",
+            "query: 50.00% (2",
+            "1: 50.00% (2",
+            "4: 0.00% (1",
+        ):
             assert text in printed
         assert score["overall"] == 0.75
         assert score["groups"] == {
@@ -137,7 +152,9 @@ def test_forms_of_an_option_letter() -> None:
     bench = benchmark("mc_forms")
     parsed = {prediction.output: prediction.parsed for prediction in predictions("mc_forms", bench)}
     assert parsed == {
-        **dict.fromkeys(["C", "C.", "(C)", "c", "The answer is C", "Answer: C", "Because of C", "option C", " C\n"], "C"),
+        **dict.fromkeys(
+            ["C", "C.", "(C)", "c", "The answer is C", "Answer: C", "Because of C", "option C", " C\n"], "C"
+        ),
         **dict.fromkeys(["I think it is C", "Definitely C", "The correct option is C. cat"], "C"),
         **dict.fromkeys(["CC", "C and D", "A or C", "E", "", "Car", "CD"], None),
     }

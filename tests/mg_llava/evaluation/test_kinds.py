@@ -66,7 +66,8 @@ class TestOptionLetter:
 
 
 @pytest.mark.parametrize(
-    ("output", "expected"), [("The Red.", "red"), ("  a  red   circle! ", "red circle"), ("2", "2"), ("A", ""), ("No,", "no")]
+    ("output", "expected"),
+    [("The Red.", "red"), ("  a  red   circle! ", "red circle"), ("2", "2"), ("A", ""), ("No,", "no")],
 )
 def test_short_answer(output: str, expected: str) -> None:
     assert short_answer(output) == expected
@@ -201,7 +202,12 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         ("content", "message"),
-        [("[1,", "line 1"), ("{}", "expected a JSON list"), ('[{"id": 1}]', "record 0: no answer, question"), ("[]", "holds no")],
+        [
+            ("[1,", "line 1"),
+            ("{}", "expected a JSON list"),
+            ('[{"id": 1}]', "record 0: no answer, question"),
+            ("[]", "holds no"),
+        ],
     )
     def test_short_answer_files(self, tmp_path: Path, content: str, message: str) -> None:
         write(tmp_path / "t.json", content)

@@ -104,7 +104,9 @@ class TestRun:
 
 
 class TestResume:
-    def test_a_killed_evaluation_ends_with_the_same_file(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+    def test_a_killed_evaluation_ends_with_the_same_file(
+        self, assistant: Assistant, world: Path, tmp_path: Path
+    ) -> None:
         whole, cut = tmp_path / "whole", tmp_path / "cut"
         metrics = runner(assistant).run(bench(world), whole, FACTS)
         runner(assistant).run(bench(world), cut, FACTS)
@@ -120,7 +122,9 @@ class TestResume:
         assert (cut / "predictions.jsonl").read_bytes() == written
         assert not (cut / "predictions.rank1.jsonl").exists()
 
-    def test_answers_of_another_checkpoint_are_not_taken(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+    def test_answers_of_another_checkpoint_are_not_taken(
+        self, assistant: Assistant, world: Path, tmp_path: Path
+    ) -> None:
         out = tmp_path / "out"
         runner(assistant).run(bench(world), out, FACTS)
         old = (out / "predictions.jsonl").read_text().replace('"output": "', '"output": "old ')
@@ -189,6 +193,6 @@ class TestMissing:
 def test_predictions_keep_odd_characters(tmp_path: Path) -> None:
     files = PredictionFiles(tmp_path, FACTS)
     files.prepare()
-    odd = Prediction("1", "图\u2028\n\"", "a\u0085b\tc", None, None)
+    odd = Prediction("1", '图\u2028\n"', "a\u0085b\tc", None, None)
     files.add([odd])
     assert files.read() == {"1": odd}

@@ -20,7 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format of all weights (default: auto, each part as its own files have it)",
     )
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the config to change")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the config to change",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

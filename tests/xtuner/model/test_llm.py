@@ -1,0 +1,96 @@
+"""Language models from folders, their number formats, and their shapes from the shipped descriptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_parts import tiny_llm, tiny_llm_folder
+from xtuner.errors import XTunerError
+from xtuner.model.llm import build_llm, read_llm_config, resolve_attention, resolve_dtype
+from xtuner.model.meta import architecture_file, in_meta_init, meta_init
+
+# parameters of the published models, in millions
+PUBLISHED = {
+    "lmsys/vicuna-7b-v1.5": (6738.4, 4096),
+    "lmsys/vicuna-13b-v1.5": (13015.9, 5120),
+    "microsoft/Phi-3-mini-4k-instruct": (3821.1, 3072),
+    "meta-llama/Meta-Llama-3-8B-Instruct": (8030.3, 4096),
+    "01-ai/Yi-1.5-34B-Chat": (34388.9, 7168),
+}
+
+
+class TestFromAFolder:
+    def test_weights(self, tmp_path: Path) -> None:
+        built = build_llm(str(tiny_llm_folder(tmp_path)))
+        for name, value in tiny_llm().state_dict().items():
+            assert torch.equal(built.state_dict()[name], value)
+
+    def test_dtype(self, tmp_path: Path) -> None:
+        assert build_llm(str(tiny_llm_folder(tmp_path)), dtype="bfloat16").dtype == torch.bfloat16
+
+    def test_attention(self, tmp_path: Path) -> None:
+        folder = str(tiny_llm_folder(tmp_path))
+        assert build_llm(folder).config._attn_implementation == "sdpa"
+        assert build_llm(folder, attn_implementation="eager").config._attn_implementation == "eager"
+
+    def test_no_config(self, tmp_path: Path) -> None:
+        with pytest.raises(XTunerError, match=r"has no config\.json"):
+            build_llm(str(tmp_path))
+
+    def test_no_weights(self, tmp_path: Path) -> None:
+        folder = tiny_llm_folder(tmp_path)
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(XTunerError, match="the weights of .* cannot be read"):
+            build_llm(str(folder))
+
+    def test_no_such_model(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(XTunerError, match="the language model .* cannot be read"):
+            read_llm_config(str(tmp_path / "nothing" / "here"))
+
+
+class TestUnderMetaInit:
+    @pytest.mark.parametrize("name", PUBLISHED)
+    def test_published_sizes(self, name: str) -> None:
+        with meta_init():
+            llm = build_llm(name)
+        millions, width = PUBLISHED[name]
+        assert llm.num_parameters() / 1e6 == pytest.approx(millions, abs=0.1)
+        assert llm.get_input_embeddings().embedding_dim == width
+        assert all(parameter.is_meta for parameter in llm.parameters())
+
+    def test_a_folder_wins_over_the_shipped_description(self, tmp_path: Path) -> None:
+        folder = tmp_path / "vicuna-7b-v1.5"
+        tiny_llm().save_pretrained(folder)
+        with meta_init():
+            assert build_llm(str(folder)).config.hidden_size == 32
+
+    def test_context_ends(self) -> None:
+        with meta_init():
+            assert in_meta_init()
+        assert not in_meta_init()
+        assert not torch.zeros(1).is_meta
+
+    def test_context_ends_after_an_error(self) -> None:
+        with pytest.raises(KeyError), meta_init():
+            raise KeyError
+        assert not in_meta_init()
+
+    def test_unknown_name_has_no_description(self) -> None:
+        assert architecture_file("someone/some-model") is None
+
+
+def test_dtype_names() -> None:
+    assert resolve_dtype("auto") == "auto"
+    assert resolve_dtype("float16") == torch.float16
+    with pytest.raises(XTunerError, match="dtype is 'bfloat': .* Did you mean 'bfloat16'"):
+        resolve_dtype("bfloat")
+
+
+def test_auto_attention_without_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        assert resolve_attention("auto") == "sdpa"
+    assert resolve_attention("flex_attention") == "flex_attention"

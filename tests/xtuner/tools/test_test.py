@@ -1,0 +1,66 @@
+"""``xtuner test``: from the command line to metrics.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.xtuner.tools.conftest import Trained
+from xtuner.cli import main
+
+
+def arguments(trained: Trained, work_dir: Path, *more: str) -> list[str]:
+    command = ["test", trained.config, "--checkpoint", str(trained.checkpoint), "--work-dir", str(work_dir)]
+    return [*command, *more, *trained.options]
+
+
+def test_evaluates_and_resumes(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(trained, tmp_path, "--benchmarks", "pope")) == 0
+    metrics = json.loads((tmp_path / "pope" / "metrics.json").read_text())
+    assert 0 <= metrics["overall"] <= 1 and metrics["num_questions"] == 6 and metrics["num_without_boxes"] == 0
+    assert metrics["config"] == trained.config and metrics["checkpoint"] == str(trained.checkpoint)
+    assert "pope" in capsys.readouterr().err
+    written = (tmp_path / "pope" / "predictions.jsonl").stat()
+    answers = (tmp_path / "pope" / "predictions.jsonl").read_text()
+    # other batch size, same answers: all stand already, and only the limit's are scored
+    assert main([*arguments(trained, tmp_path, "--benchmarks", "pope", "--limit", "1"), "evaluation_batch_size=1"]) == 0
+    assert json.loads((tmp_path / "pope" / "metrics.json").read_text())["num_questions"] == 1
+    assert (tmp_path / "pope" / "predictions.jsonl").read_text() == answers
+    assert written.st_size == (tmp_path / "pope" / "predictions.jsonl").stat().st_size
+
+
+class TestMissingFiles:
+    def test_the_others_run_and_the_exit_code_says_so(
+        self, trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        names = ("--benchmarks", "pope,gqa_testdev", "--limit", "1")
+        assert main(arguments(trained, tmp_path, *names)) == 3
+        assert (tmp_path / "pope" / "metrics.json").exists() and not (tmp_path / "gqa_testdev").exists()
+        assert main(arguments(trained, tmp_path, *names, "--allow-missing")) == 0
+
+    def test_check_files_builds_nothing(self, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+        command = ["test", trained.config, "--check-files", "--benchmarks"]
+        assert main([*command, "pope", *trained.options]) == 0
+        assert main([*command, "gqa_testdev", *trained.options]) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--benchmarks", "pop"], "no benchmark 'pop'. Did you mean 'pope'?"),
+        (["--benchmarks", "pope", "--limit", "0"], "expected at least 1 question"),
+        (["--benchmarks", "pope", "--checkpoint", "absent.pth"], "absent.pth' does not exist"),
+    ],
+)
+def test_mistakes(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert main(arguments(trained, tmp_path, *more)) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_no_checkpoint(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", trained.config, "--benchmarks", "pope", *trained.options]) == 1
+    assert "no --checkpoint given" in capsys.readouterr().err

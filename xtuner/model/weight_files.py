@@ -1,0 +1,160 @@
+"""Reading weights in every form they come in, without running code that a file may carry."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from xtuner.errors import XTunerError
+
+_WRAPPERS = ("state_dict", "module", "model")
+_HF_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+_DEEPSPEED_NAMES = (
+    "argparse.Namespace",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+"""Plain value classes that DeepSpeed's own checkpoints name."""
+
+
+def read_state_dict(path: str | Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Reads the weights below `path` onto the CPU.
+
+    Args:
+        path: a .safetensors, .pth, .pt or .bin file, a checkpoint of a run (its weights are taken), a folder as
+            transformers saves it (one file or shards), or a DeepSpeed checkpoint folder (ZeRO 1–3: float32
+            weights are put together from the ranks' pieces).
+        prefix: only names that begin so are returned, without it.
+
+    Raises:
+        XTunerError: nothing there, an unknown or damaged format, or a pickle that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise XTunerError(
+            f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()})."
+        )
+    state = _read_folder(path, prefix) if path.is_dir() else _read_file(path, prefix)
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def load_pickle(path: str | Path) -> Any:
+    """``torch.load`` onto the CPU that refuses everything but tensors and plain values.
+
+    Raises:
+        XTunerError: the file would run code when loaded, or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise XTunerError(
+            f"'{path}' is refused: it holds more than tensors ({_what_else(path)}), and loading such a file runs "
+            "whatever code it carries. If you trust where it comes from, convert it once on your own "
+            "responsibility: torch.save({k: v for k, v in torch.load(FILE, weights_only=False).items() "
+            "if torch.is_tensor(v)}, NEW_FILE)"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | Path, error: Exception) -> XTunerError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return XTunerError(f"'{path}' cannot be read: {reason} It may be cut off: fetch or save it again.")
+
+
+def _what_else(path: str | Path) -> str:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (RuntimeError, ValueError, pickle.UnpicklingError):
+        # no zip archive: an old or hand-made pickle
+        return "it is a plain pickle"
+    return ", ".join(sorted(names)) or "objects"
+
+
+def _read_file(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+    content = load_pickle(path)
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise XTunerError(f"'{path}' holds a {type(content).__name__}: expected a dictionary of tensors.")
+    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _read_folder(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+    for name in _HF_NAMES:
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            return _read_shards(path, index, prefix)
+        if (path / name).is_file():
+            return _read_file(path / name, prefix)
+    if (path / "latest").is_file():
+        return _read_zero(path, (path / "latest").read_text(encoding="utf-8").strip())
+    if any(path.glob("*model_states.pt")):
+        return _read_zero(path.parent, path.name)
+    found = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
+    raise XTunerError(
+        f"the folder '{path}' is no checkpoint: expected {', '.join(_HF_NAMES)} (or their .index.json), or "
+        f"DeepSpeed's *_model_states.pt. Found: {found}."
+    )
+
+
+def _read_shards(folder: Path, index: Path, prefix: str) -> dict[str, torch.Tensor]:
+    where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    files = sorted({file for key, file in where.items() if key.startswith(prefix)})
+    absent = [file for file in files if not (folder / file).is_file()]
+    if absent:
+        raise XTunerError(
+            f"'{folder}' lacks {len(absent)} of its {len(files)} files, {absent[0]} for one: fetch them again."
+        )
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        state.update(_read_file(folder / file, prefix))
+    return state
+
+
+def _read_zero(folder: Path, tag: str) -> dict[str, torch.Tensor]:
+    files = sorted((folder / tag).glob("*_states.pt"))
+    for file in files:
+        _check_deepspeed_pickle(file)
+    if not any(file.name.endswith("optim_states.pt") for file in files):
+        raise XTunerError(
+            f"'{folder / tag}' has no *_optim_states.pt, where DeepSpeed keeps the weights: copy the whole folder."
+        )
+    # imported late: DeepSpeed takes seconds and is only needed for its own format
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    # lazy: the ranks' pieces are not joined before each weight is asked for, so nothing is held twice
+    state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag, lazy_mode=True)
+    return {key: value.contiguous() for key, value in state.items()}
+
+
+def _check_deepspeed_pickle(file: Path) -> None:
+    """DeepSpeed loads its own files without protection, so what they name is looked at first, unloaded."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+    except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise _damaged(file, error) from error
+    foreign = ", ".join(sorted(name for name in names if name not in _DEEPSPEED_NAMES))
+    if foreign:
+        raise XTunerError(
+            f"'{file}' is refused: besides tensors and DeepSpeed's own classes it names {foreign}, and loading it "
+            "could run code. Take the checkpoint from where it was made."
+        )
