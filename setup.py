@@ -25,7 +25,7 @@ extras = {"tests": tests, "gpu": requirements("gpu")}
 setup(
     name="mg-llava-xtuner",
     version=version(),
-    description="MG-LLaVA on an XTuner-style training framework: Python configs, DeepSpeed, two stages, evaluation, chat.",
+    description="MG-LLaVA on an XTuner-style framework: Python configs, DeepSpeed, two stages, evaluation, chat.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",

@@ -188,6 +188,8 @@ train_stage() {
     deepspeed_arguments "$config"
     if [ ${#options[@]} -gt 0 ]; then arguments+=(--cfg-options "${options[@]}"); fi
     if [ -z "${FORCE:-}" ] && [ -f "$folder/last_checkpoint" ]; then arguments+=(--resume auto); fi
+    # a forced training that fails must not leave the former one's word
+    if [ -z "$DRY_RUN" ] && [ "${NODE_RANK:-0}" = 0 ]; then rm -f "$folder/finished"; fi
     launch train "$config" --work-dir "$folder" "${DEEPSPEED_ARGUMENTS[@]}" "${arguments[@]}"
     if [ -z "$DRY_RUN" ] && [ "${NODE_RANK:-0}" = 0 ]; then echo "$wanted" >"$folder/finished"; fi
 }

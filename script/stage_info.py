@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also where no
 
 
 from xtuner.config import load_config, parse_overrides  # noqa: E402
-from xtuner.engine.preflight import missing_files  # noqa: E402
+from xtuner.engine.preflight import missing_training_files  # noqa: E402
 from xtuner.errors import ProblemsError, XTunerError  # noqa: E402
 
 
@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config, parse_overrides(args.overrides))
-        # benchmarks may be absent: the scripts skip them
-        training = {key: value for key, value in config.items() if not key.startswith("benchmark")}
-        absent = missing_files(training) if args.need_files else []
+        absent = missing_training_files(config) if args.need_files else []
         if absent:
             raise ProblemsError(f"the files of {args.config} (see docs/dataset_prepare.md)", absent)
     except XTunerError as error:

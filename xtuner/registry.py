@@ -21,7 +21,7 @@ def import_object(name: str) -> Any:
         try:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            # only a missing prefix of the name itself means "try a shorter one": a package missing inside it is an error
+            # a missing prefix of the name itself means "try a shorter one"; a package missing inside it is an error
             if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
                 continue
             raise
@@ -34,7 +34,7 @@ def import_object(name: str) -> Any:
 
 
 def resolve_type(kind: Any) -> Callable[..., Any]:
-    """Returns the class or function that a node's ``type`` names: itself, a dotted string, or a lazy object of mmengine."""
+    """Returns the class or function that a ``type`` names: itself, a dotted string or a lazy object of mmengine."""
     if isinstance(kind, str):
         return import_object(kind)
     if hasattr(kind, "build") and type(kind).__module__.startswith("mmengine.config"):
@@ -51,8 +51,8 @@ def build(node: Any, **extra: Any) -> Any:
     """Builds what `node` describes.
 
     Args:
-        node: ``dict(type=Class or function or dotted string, **arguments)``; anything else is returned unchanged, so that
-            already built objects can stand where nodes do.
+        node: ``dict(type=Class or function or dotted string, **arguments)``; anything else is returned unchanged, so
+            that already built objects can stand where nodes do.
         extra: arguments that the parent supplies at build time (its children's sizes, say). They win over the node's.
     """
     if not is_node(node):

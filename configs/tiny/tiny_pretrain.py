@@ -8,5 +8,5 @@ with read_base():
 
 data_path = "work_dirs/tiny_world/data/pretrain.json"
 lr = 2e-3
-max_epochs = 3
+max_epochs = 2
 save_steps = 100

@@ -9,5 +9,5 @@ with read_base():
 data_path = "work_dirs/tiny_world/data/sft.json"
 batch_size = 16
 lr = 1e-3
-max_epochs = 4
+max_epochs = 3
 save_steps = 200

@@ -221,6 +221,12 @@ class TestStages:
         assert sandbox.run(*other, FORCE="1").returncode == 0
         assert len(sandbox.commands()) == 2 and "--resume" not in sandbox.commands()[1]
 
+    def test_failed_forced_training_is_not_finished(self, sandbox: Sandbox) -> None:
+        sandbox.run("train_pretrain.sh", PRETRAIN)
+        assert sandbox.run("train_pretrain.sh", PRETRAIN, FORCE="1", STUB_FAILS="_pretrain_").returncode == 7
+        assert sandbox.run("train_pretrain.sh", PRETRAIN).returncode == 0
+        assert len(sandbox.commands()) == 3 and sandbox.commands()[2].endswith("--resume auto")
+
     def test_interrupted_stage_resumes_and_sft_waits(self, sandbox: Sandbox) -> None:
         result = sandbox.run("train_vicuna7B.sh", STUB_FAILS="_pretrain_")
         assert result.returncode == 7 and len(sandbox.commands()) == 2

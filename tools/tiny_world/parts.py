@@ -38,6 +38,9 @@ def make_llm(folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
+        # Wider than the usual 0.02: else the head's logits are so small that a frozen random LLM stays near the
+        # uniform guess, whatever the first stage trains (measured loss after 60 steps: 5.9 against 3.8).
+        initializer_range=0.08,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

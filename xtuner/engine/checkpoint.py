@@ -60,14 +60,14 @@ class CheckpointFolder:
         temporary.write_text(str(path.resolve()))
         temporary.replace(self.work_dir / _POINTER)
         for leftover in self.work_dir.glob(".iter_*.tmp"):
-            _remove(leftover)
+            remove_checkpoint(leftover)
         if self.keep is not None:
             others = [p for p in self.complete() if p != path]
             # a run started anew in an old folder must not lose its own checkpoints to older ones with more
             # steps
             others.sort(key=lambda p: p.stat().st_mtime)
             for old in others[: max(0, len(others) + 1 - self.keep)]:
-                _remove(old)
+                remove_checkpoint(old)
 
     def find(self, resume: str) -> Path | None:
         """Turns ``--resume``'s value into a checkpoint: ``auto`` is `latest`, None where there is none yet.
@@ -102,7 +102,8 @@ def is_complete(path: Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
-def _remove(path: Path) -> None:
+def remove_checkpoint(path: Path) -> None:
+    """Removes a checkpoint of either kind, file or folder; nothing where there is none."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

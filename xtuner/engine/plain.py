@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from xtuner.engine.checkpoint import remove_checkpoint
 from xtuner.engine.environment import Collective, Environment
 from xtuner.engine.optim import StepOptimizer
 from xtuner.engine.precision import cast_parameters
@@ -73,6 +74,9 @@ class PlainBackend:
                 "optimizer": self.optimizer.state_dict(),
                 "trainer": trainer,
             }
+            if path.is_dir():
+                # a run under DeepSpeed was here before, and nothing can be renamed onto its folder
+                remove_checkpoint(path)
             save_file_atomic(state, path)
         collective.barrier()
 

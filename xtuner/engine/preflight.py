@@ -34,13 +34,18 @@ def missing_files(settings: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def missing_training_files(cfg: Mapping[str, Any]) -> list[str]:
+    """`missing_files` without those of benchmarks: a training does not need them, and `xtuner test` names them."""
+    return missing_files({key: value for key, value in cfg.items() if not key.startswith("benchmark")})
+
+
 def preflight(cfg: Mapping[str, Any], name: str) -> None:
     """Checks files and optional packages that the training of `cfg` needs.
 
     Raises:
         ProblemsError: with everything that is missing.
     """
-    problems = missing_files(cfg)
+    problems = missing_training_files(cfg)
     if "wandb" in (cfg.get("visualizers") or ()) and importlib.util.find_spec("wandb") is None:
         problems.append("visualizers: 'wandb' is not installed. Run 'pip install wandb', or leave it out.")
     for node in ("model", "train_dataset", "train_dataloader", "optimizer", "schedule", "runtime"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from mmengine._strategy.deepspeed import DeepSpeedStrategy, MMDeepSpeedEngineWra
 from torch import distributed, nn
 
 from xtuner.compat import mend
-from xtuner.engine.checkpoint import TRAINER_FILE
+from xtuner.engine.checkpoint import TRAINER_FILE, remove_checkpoint
 from xtuner.engine.environment import Collective, Environment
 from xtuner.engine.optim import StepOptimizer
 from xtuner.errors import XTunerError
@@ -110,8 +109,8 @@ class DeepSpeedBackend:
     def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
         """All ranks write their shards below a temporary name; rank 0 adds `trainer`, flushes and renames."""
         temporary = path.with_name(f".{path.name}.tmp")
-        if collective.rank == 0 and temporary.exists():
-            shutil.rmtree(temporary)
+        if collective.rank == 0:
+            remove_checkpoint(temporary)
         collective.barrier()
         self.engine.save_checkpoint(
             str(path.parent), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
@@ -123,8 +122,7 @@ class DeepSpeedBackend:
             for shard in temporary.glob("mp_rank_*"):
                 _flush(shard)
             save_file_atomic({"trainer": trainer}, temporary / TRAINER_FILE)
-            if path.exists():
-                shutil.rmtree(path)
+            remove_checkpoint(path)
             temporary.rename(path)
             _flush(path.parent)
         collective.barrier()

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, help="start of all random numbers (default: the config's)")
     parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the config to change"
+        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings to change"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
 from xtuner.engine.environment import adopt_slurm, infer_launcher
 from xtuner.engine.precision import Precision
-from xtuner.engine.preflight import missing_files, preflight
+from xtuner.engine.preflight import missing_files, missing_training_files, preflight
 from xtuner.engine.settings import RuntimeSettings
 from xtuner.errors import ProblemsError, XTunerError
 
@@ -95,6 +95,11 @@ class TestPreflight:
         }
         names = [problem.split(":")[0] for problem in missing_files(settings)]
         assert names == ["data_path", "image_folder", "visual_encoder_name_or_path"]
+
+    def test_benchmarks_are_no_part_of_training(self, tmp_path: Path) -> None:
+        settings = {"benchmark_folder": str(tmp_path / "none"), "data_path": str(tmp_path / "none.json")}
+        assert len(missing_files(settings)) == 2
+        assert [problem.split(":")[0] for problem in missing_training_files(settings)] == ["data_path"]
 
     def test_nodes(self) -> None:
         with pytest.raises(ProblemsError, match="(?s)model: missing.*runtime: missing"):
