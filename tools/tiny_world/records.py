@@ -18,9 +18,7 @@ _TEXT_STREAM, _ASK_STREAM = 2, 3
 
 def _turns(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     return [
-        {"from": sender, "value": value}
-        for pair in pairs
-        for sender, value in zip(("human", "gpt"), pair, strict=True)
+        {"from": sender, "value": value} for pair in pairs for sender, value in zip(("human", "gpt"), pair, strict=True)
     ]
 
 

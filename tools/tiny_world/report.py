@@ -57,9 +57,7 @@ def save_asked(world: Path, number: int, folder: Path) -> None:
 
 def main() -> None:
     """Parses the command line and reports."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     ask = commands.add_parser("ask", help="write what asking a test question takes")
     ask.add_argument("--number", type=int, default=0, help="number of the test question")
