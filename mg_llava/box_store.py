@@ -76,9 +76,7 @@ class BoxStore:
         """Number of pictures or ids that can be looked up."""
         return len(self._by_image.keys() | self._by_id.keys())
 
-    def lookup(
-        self, image_path: str | None, sample_id: str | int | None = None, num_images: int = 1
-    ) -> PictureBoxes:
+    def lookup(self, image_path: str | None, sample_id: str | int | None = None, num_images: int = 1) -> PictureBoxes:
         """Returns the boxes of a picture, none where the file does not know it.
 
         Args:
@@ -93,9 +91,7 @@ class BoxStore:
         record = self.find(image_path, sample_id, num_images)
         return no_boxes() if record is None else record.found
 
-    def find(
-        self, image_path: str | None, sample_id: str | int | None = None, num_images: int = 1
-    ) -> BoxRecord | None:
+    def find(self, image_path: str | None, sample_id: str | int | None = None, num_images: int = 1) -> BoxRecord | None:
         """Like `lookup`, but the whole record, and None where the file does not know the picture."""
         image_key = None if image_path is None else _image_key(image_path)
         if image_key in self._by_image:
@@ -120,19 +116,13 @@ class BoxStore:
         raise XTunerError(
             f"box file '{self.path}' holds {key} '{value}' several times with different boxes "
             f"({first} and {other}): "
-            + (
-                "keep one of them."
-                if key == "image"
-                else "give each record the path of its picture as 'image'."
-            )
+            + ("keep one of them." if key == "image" else "give each record the path of its picture as 'image'.")
         )
 
     def _add(self, key: str | None, number: int, value: Any) -> None:
         where = f"box record number {number}" if key is None else f"box record '{key}'"
         if not isinstance(value, Mapping):
-            raise XTunerError(
-                f"{where} is a {type(value).__name__}: expected an object with boxes, labels and scores."
-            )
+            raise XTunerError(f"{where} is a {type(value).__name__}: expected an object with boxes, labels and scores.")
         # the keys of an object may be paths or ids: they stand for what the record does not say itself
         image, sample_id = value.get("image", key), value.get("id", key)
         if image is None and sample_id is None:
@@ -203,9 +193,7 @@ def _parse(value: Mapping[str, Any], where: str) -> BoxRecord:
     scores = _numbers(value["scores"], where, "scores", "one number each")
     count = len(value["boxes"])
     if boxes.shape not in ((count, 4), (0,)):
-        raise XTunerError(
-            f"{where}: 'boxes' has the shape {boxes.shape}, expected [x0, y0, x1, y1] in pixels each."
-        )
+        raise XTunerError(f"{where}: 'boxes' has the shape {boxes.shape}, expected [x0, y0, x1, y1] in pixels each.")
     if scores.shape != (count,) or len(value["labels"]) != count:
         raise XTunerError(
             f"{where}: {count} boxes, {len(value['labels'])} labels, {len(value['scores'])} scores; "
@@ -230,7 +218,5 @@ def _size(value: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     if width is None and height is None:
         return None
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        raise XTunerError(
-            f"{where}: width={width!r}, height={height!r}; expected both in whole pixels, or neither."
-        )
+        raise XTunerError(f"{where}: width={width!r}, height={height!r}; expected both in whole pixels, or neither.")
     return width, height

@@ -95,9 +95,7 @@ def clip_boxes(boxes: np.ndarray, width: int, height: int) -> tuple[np.ndarray, 
     return clipped[kept], kept
 
 
-def nms_per_class(
-    boxes: np.ndarray, labels: Sequence[str], scores: np.ndarray, iou_threshold: float
-) -> np.ndarray:
+def nms_per_class(boxes: np.ndarray, labels: Sequence[str], scores: np.ndarray, iou_threshold: float) -> np.ndarray:
     """Non-maximum suppression strictly within each class.
 
     Args:
@@ -117,17 +115,13 @@ def nms_per_class(
         if len(members) == 1:
             kept[members] = True
             continue
-        survivors = nms(
-            torch.from_numpy(boxes[members]), torch.from_numpy(scores[members]), iou_threshold
-        ).numpy()
+        survivors = nms(torch.from_numpy(boxes[members]), torch.from_numpy(scores[members]), iou_threshold).numpy()
         kept[members[survivors]] = True
     indices = np.flatnonzero(kept)
     return indices[np.argsort(-scores[indices], kind="stable")]
 
 
-def limit_boxes(
-    labels: Sequence[str], limit_num: int | None, limit_mode: LimitMode, tight: bool
-) -> np.ndarray:
+def limit_boxes(labels: Sequence[str], limit_num: int | None, limit_mode: LimitMode, tight: bool) -> np.ndarray:
     """Chooses among boxes that stand in order of score, best first.
 
     `per_image`: the `limit_num` best, 20 where `tight`. `per_category`: where there are more than `limit_num`

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from transformers import TextStreamer
 
 from mg_llava.box_store import BoxStore
@@ -20,7 +21,11 @@ from xtuner.errors import XTunerError
 if TYPE_CHECKING:
     from mg_llava.assistant import Assistant
 
-_BOX_COLOR = (255, 64, 64)
+_BOX_COLORS = ("#ff5d5d", "#4fd1ff", "#ffd34d", "#7be37b", "#ff8ae2", "#ffa04d", "#b69cff", "#f2f2f2")
+"""One per label, again from the first where there are more labels."""
+
+_LEGIBLE_SIDE = 640
+"""Pixels; pictures with a shorter longer side are enlarged by a whole factor before boxes are drawn."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,7 @@ class ChatSession:
         if not self._shown:
             raise XTunerError("there is no picture to draw: show one with --image or /image PATH first.")
         shown = self._shown[-1]
-        drawn = shown.picture.copy()
-        if shown.found is not None:
-            draw_boxes(drawn, shown.found)
+        drawn = shown.picture if shown.found is None else draw_boxes(shown.picture, shown.found)
         try:
             drawn.save(path)
         except (ValueError, OSError) as error:
@@ -161,10 +164,28 @@ def read_boxes(box_path: str, image_path: str) -> PictureBoxes:
     return store.lookup(*key)
 
 
-def draw_boxes(picture: Image.Image, found: PictureBoxes) -> None:
-    """Draws boxes with labels and scores onto an RGB picture, in place."""
-    pen = ImageDraw.Draw(picture)
-    width = max(1, round(max(picture.size) / 400))
-    for (left, top, right, bottom), label, score in zip(found.boxes.tolist(), found.labels, found.scores, strict=True):
-        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=_BOX_COLOR, width=width)
-        pen.text((left + width + 1, top + width), f"{label} {score:.2f}", fill=_BOX_COLOR)
+def draw_boxes(picture: Image.Image, found: PictureBoxes) -> Image.Image:
+    """Returns an RGB picture with boxes, labels and scores drawn on it; a small one enlarged, so that they can be read.
+
+    Args:
+        picture: not changed.
+        found: boxes xyxy in pixels of `picture`.
+    """
+    scale = max(1, math.ceil(_LEGIBLE_SIDE / max(picture.size)))
+    drawn = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(max(12, round(max(drawn.size) / 55)))
+    width = max(1, round(max(drawn.size) / 400))
+    labels = sorted(set(found.labels))
+    for box, label, score in zip(found.boxes.tolist(), found.labels, found.scores, strict=True):
+        color = _BOX_COLORS[labels.index(label) % len(_BOX_COLORS)]
+        left, top, right, bottom = (coordinate * scale for coordinate in box)
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=width)
+        text = f"{label} {score:.2f}"
+        text_left, text_top, text_right, text_bottom = pen.textbbox((0, 0), text, font=font)
+        # above the box and within the picture
+        corner_left = min(max(0, left), max(0, drawn.width - text_right - 2))
+        corner_top = max(0, top - text_bottom - 2)
+        pen.rectangle((corner_left, corner_top, corner_left + text_right + 2, corner_top + text_bottom + 2), fill=color)
+        pen.text((corner_left + 1 - text_left, corner_top + 1), text, fill="black", font=font)
+    return drawn

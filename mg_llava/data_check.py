@@ -148,9 +148,7 @@ def _check_boxes(
             "or id: is it the file of this data set?"
         )
     elif without:
-        get_logger().info(
-            "%s of %s pictures are not in the box file: no object tokens there.", without, len(uses)
-        )
+        get_logger().info("%s of %s pictures are not in the box file: no object tokens there.", without, len(uses))
 
 
 def _box_faults(where: str, boxes: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:

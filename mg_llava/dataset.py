@@ -112,9 +112,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             "sample_id": record["id"],
             "input_ids": torch.tensor(record["input_ids"], dtype=torch.long),
             "labels": torch.tensor(record["labels"], dtype=torch.long),
-            "pixel_values": torch.stack(pixels)
-            if pixels
-            else torch.zeros((0, 3, size, size), dtype=torch.uint8),
+            "pixel_values": torch.stack(pixels) if pixels else torch.zeros((0, 3, size, size), dtype=torch.uint8),
             "boxes": [torch.from_numpy(picture.boxes) for picture in found],
         }
 
@@ -211,9 +209,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         names = zip(_values(self.text, "id"), _values(self.text, "images"), strict=True)
         # every rank counts, one shows it
         hidden = os.environ.get("RANK", "0") != "0"
-        watched = track(
-            names, "Counting tokens", len(lengths), console=console, transient=True, disable=hidden
-        )
+        watched = track(names, "Counting tokens", len(lengths), console=console, transient=True, disable=hidden)
         for row, (sample_id, paths) in enumerate(watched):
             num_ids = int(text_lengths[row])
             room = self._room(num_ids, len(paths))

@@ -145,9 +145,7 @@ class ImageProcessor:
         """Reads a picture file as 8-bit RGB; see `mg_llava.images.open_picture`."""
         return open_picture(path, self.apply_exif_orientation)
 
-    def __call__(
-        self, image: Image.Image, boxes: np.ndarray | None = None
-    ) -> tuple[torch.Tensor, np.ndarray]:
+    def __call__(self, image: Image.Image, boxes: np.ndarray | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """Returns the square as uint8 (3, S, S) RGB and the boxes that remain as (M, 4) float32 in its frame.
 
         Args:

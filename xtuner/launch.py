@@ -33,9 +33,7 @@ def torchrun_command(arguments: Sequence[str], environ: Mapping[str, str]) -> li
         command.append("--standalone")  # picks a free port
     else:
         if nodes > 1 and "ADDR" not in environ:
-            raise XTunerError(
-                f"NNODES is {nodes}, but ADDR is not set: give the address of the node with NODE_RANK=0."
-            )
+            raise XTunerError(f"NNODES is {nodes}, but ADDR is not set: give the address of the node with NODE_RANK=0.")
         command += [
             f"--nnodes={nodes}",
             f"--node_rank={_number(environ, 'NODE_RANK', 0)}",

@@ -118,10 +118,25 @@ class TestBoxes:
             session.draw(tmp_path / "out.png")
         session.add_picture(str(picture), box_file)
         session.draw(tmp_path / "out.png")
-        before, after = np.asarray(Image.open(picture)), np.asarray(Image.open(tmp_path / "out.png"))
-        assert after.shape == before.shape and (after[3, 2:20] == (255, 64, 64)).all()
+        drawn = Image.open(tmp_path / "out.png")
+        assert drawn.width % Image.open(picture).width == 0 and max(drawn.size) >= 640
         with pytest.raises(XTunerError, match="cannot be saved as .*Give a path that ends in .png"):
             session.draw(tmp_path / "out.nothing")
+
+    def test_a_box_stands_where_it_is_said_to(self) -> None:
+        """An 800 x 600 picture is not enlarged: the rectangle's left edge lies at x = 300, from y = 200 to 400."""
+        found = PictureBoxes(np.array([[300, 200, 500, 400]], np.float32), ("a",), np.ones(1, np.float32))
+        blank = Image.new("RGB", (800, 600))
+        pixels = np.asarray(draw_boxes(blank, found)).astype(bool).any(2)
+        assert pixels[200:401, 300].all() and pixels[200, 300:501].all()
+        assert not pixels[205:396, 305:496].any() and not pixels[405:].any()
+        assert blank.getbbox() is None
+
+    def test_small_pictures_are_enlarged_with_their_boxes(self) -> None:
+        found = PictureBoxes(np.array([[10, 20, 30, 40]], np.float32), ("a",), np.ones(1, np.float32))
+        drawn = draw_boxes(Image.new("RGB", (64, 64)), found)
+        assert drawn.size == (640, 640)
+        assert np.asarray(drawn).any(2)[200:400, 100].all()
 
     def test_inverted_boxes_do_not_stop_the_drawing(self) -> None:
         boxes = np.array([[5, 5, 2, 2], [-9, -9, 99, 99]], np.float32)

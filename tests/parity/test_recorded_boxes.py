@@ -13,9 +13,7 @@ from mg_llava.boxes import BoxSelection, PictureBoxes, nms_per_class, pad_boxes
 from mg_llava.preprocess import ImageProcessor
 from tests.parity.encoder_folders import clip_folder, siglip_folder
 
-CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "c_boxes.json").read_text())[
-    "cases"
-]
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "c_boxes.json").read_text())["cases"]
 
 # the original's faults that these cases touch, see `corrected`
 SHIFTED = {"size_47x47", "size_294x254"}

@@ -42,9 +42,7 @@ def test_ids_and_labels_are_equal_token_for_token(setting: str) -> None:
     template = get_template(golden["template"])
     answered = [conversation for conversation in conversations() if conversation.turns]
     encoded = encode_conversations(answered, tokenizer, template, golden["max_length"])
-    assert [conversation.id for conversation in answered] == [
-        str(sample["id"]) for sample in golden["samples"]
-    ]
+    assert [conversation.id for conversation in answered] == [str(sample["id"]) for sample in golden["samples"]]
     for conversation, ours, theirs in zip(answered, encoded, golden["samples"], strict=True):
         assert ours.input_ids == theirs["input_ids"], conversation.id
         assert ours.labels == theirs["labels"], conversation.id

@@ -59,9 +59,7 @@ class Model(nn.Module):
 
 
 class Dataset:
-    def __init__(
-        self, data_path: str, tokenizer: LLM, max_length: int, mode: Literal["flat", "deep"] = "flat"
-    ) -> None:
+    def __init__(self, data_path: str, tokenizer: LLM, max_length: int, mode: Literal["flat", "deep"] = "flat") -> None:
         self.data_path = data_path
 
 

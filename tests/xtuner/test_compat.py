@@ -17,9 +17,7 @@ class TestEntries:
         installed = importlib.metadata.version(entry.distribution)
         if not SpecifierSet(entry.versions, prereleases=True).contains(installed):
             pytest.skip(f"not for {entry.distribution} {installed}")
-        assert entry.is_needed(), (
-            f"{entry.symbol} is mended upstream since {installed}: end its version range"
-        )
+        assert entry.is_needed(), f"{entry.symbol} is mended upstream since {installed}: end its version range"
 
     def test_says_why(self, entry: Mend) -> None:
         assert entry.reason and entry.versions

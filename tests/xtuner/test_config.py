@@ -163,9 +163,7 @@ class TestDumpAndReload:
         assert again.to_dict() == cfg.to_dict()
         assert load_config(tmp_path / "out" / "leaf.py", {"lr": 1.0}).optimizer.lr == 1.0
 
-    def test_settings_that_lost_their_use_are_no_mistakes_but_cannot_be_overridden(
-        self, write_config, tmp_path
-    ):
+    def test_settings_that_lost_their_use_are_no_mistakes_but_cannot_be_overridden(self, write_config, tmp_path):
         cfg = load_config(write_config(), {"runtime.seed": 7, "optimizer.lr": 1.0})
         assert cfg.unused_settings == ("lr", "seed")
         dump_config(cfg.as_written, tmp_path / "out.py")
@@ -181,9 +179,7 @@ class TestDumpAndReload:
         assert again.resolved_from == "leaf"
         assert "${" not in (tmp_path / "out.py").read_text()
 
-    def test_setting_of_a_resolved_config_is_refused_and_the_place_of_use_is_not(
-        self, write_config, tmp_path
-    ):
+    def test_setting_of_a_resolved_config_is_refused_and_the_place_of_use_is_not(self, write_config, tmp_path):
         dump_config(load_config(write_config()), tmp_path / "out.py")
         (problem,) = problems_of(tmp_path / "out.py", {"lr": 1.0})
         assert "'lr' would reach nothing" in problem
@@ -192,11 +188,7 @@ class TestDumpAndReload:
     def test_types_are_dotted_names_before_and_after(self, write_config, tmp_path):
         cfg = load_config(write_config())
         dump_config(cfg, tmp_path / "out.py")
-        assert (
-            cfg.model.type
-            == load_config(tmp_path / "out.py").model.type
-            == "tests.xtuner.config_classes.Model"
-        )
+        assert cfg.model.type == load_config(tmp_path / "out.py").model.type == "tests.xtuner.config_classes.Model"
 
     @pytest.mark.parametrize(
         "value",

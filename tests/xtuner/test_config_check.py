@@ -26,8 +26,7 @@ class TestMistakes:
         [
             (
                 "batch_sise = 4",
-                "'batch_sise' is used by nothing: no '${batch_sise}' refers to it. "
-                "Did you mean 'batch_size'?",
+                "'batch_sise' is used by nothing: no '${batch_sise}' refers to it. Did you mean 'batch_size'?",
             ),
             ("model.part.depht = 3", "model.part: Part does not take 'depht'. Did you mean 'depth'?"),
             (
@@ -101,14 +100,10 @@ class TestMistakes:
         assert load_config(write_config("model.part.depht = 3"), check=False).model.part.depht == 3
 
     def test_factories_that_take_anything(self, write_config):
-        load_config(
-            write_config("model.part = dict(type='tests.xtuner.config_classes.takes_anything', depht=3)")
-        )
+        load_config(write_config("model.part = dict(type='tests.xtuner.config_classes.takes_anything', depht=3)"))
 
     def test_config_made_in_code(self):
-        problems = check_config(
-            Config({"runtime": {"type": "tests.xtuner.config_classes.Settings", "sed": 1}})
-        )
+        problems = check_config(Config({"runtime": {"type": "tests.xtuner.config_classes.Settings", "sed": 1}}))
         assert problems == ["runtime: Settings does not take 'sed'. Did you mean 'seed'?"]
 
 

@@ -2,15 +2,17 @@
 
 Usage: ``python tools/benchmarks/object_features.py [--boxes 50] [--repeats 5] [--device cpu] [--dtype float32]``
 
-Both sides run in turns in one process on the same random maps, of the published model's size by default. Extra memory is
-what a side takes at its peak beyond what was there before it: on a GPU by the allocator's count, on the CPU by the growth
-of the process's resident memory, looked at every millisecond.
+Both sides run in turns in one process on the same random maps, of the published model's size by default. Extra
+memory is what a side takes at its peak beyond what was there before it: on a GPU by the allocator's count, on the CPU
+by the growth of the process's resident memory, looked at every millisecond.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -54,7 +56,7 @@ class Measured:
 
 
 class PeakMemory:
-    """Highest resident memory of this process (CPU) or of the allocator (CUDA) within a ``with`` block, beyond the start."""
+    """Most memory within a ``with`` block beyond that at its start: resident (CPU) or allocated (CUDA)."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -142,6 +144,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the maps")
     parser.add_argument("--threads", type=int, default=2, help="of torch on the CPU (default: 2)")
     args = parser.parse_args()
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # threads that wait by spinning lose whole time slices to other processes; OpenMP reads this when it is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_WAIT_POLICY": "passive"})
 
     torch.set_num_threads(args.threads)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
@@ -156,14 +161,20 @@ def main() -> None:
     sides: dict[str, Side] = {"upsample, roi_align, mean": published, "closed form": pool_boxes}
     measured = measure(sides, maps, boxes, args.image_size, args.repeats)
     with torch.no_grad():
-        difference = largest_difference(pool_boxes(maps, boxes, args.image_size), published(maps, boxes, args.image_size))
+        difference = largest_difference(
+            pool_boxes(maps, boxes, args.image_size), published(maps, boxes, args.image_size)
+        )
 
     console = Console()
     theirs, ours = measured.values()
     title = f"{args.pictures} picture(s), {args.boxes} boxes each, {args.dtype}, {device}, {args.threads} threads"
     table = Table("", "median of " + str(args.repeats), "fastest", "extra memory", title=title)
     for name, side in measured.items():
-        row = (f"{side.median * 1e3:.1f} ms", f"{min(side.seconds) * 1e3:.1f} ms", f"{side.extra_bytes / 2**20:.1f} MiB")
+        row = (
+            f"{side.median * 1e3:.1f} ms",
+            f"{min(side.seconds) * 1e3:.1f} ms",
+            f"{side.extra_bytes / 2**20:.1f} MiB",
+        )
         table.add_row(name, *row)
     memory = theirs.extra_bytes / max(1, ours.extra_bytes)
     table.add_row("ratio", f"{theirs.median / ours.median:.0f}x", "", f"1/{memory:.0f}")

@@ -95,9 +95,7 @@ def _check_tree(written: Any, resolved: Any, where: str) -> list[str]:
     """Checks every node below `written`; what stands in for a reference is checked at its own place."""
     if whole_reference(written) is not None:
         return []
-    problems = (
-        _check_node(written, resolved, where) if is_node(written) and isinstance(resolved, Mapping) else []
-    )
+    problems = _check_node(written, resolved, where) if is_node(written) and isinstance(resolved, Mapping) else []
     children: list[tuple[Any, Any, Any]] = []
     if isinstance(written, Mapping) and isinstance(resolved, Mapping):
         children = [(key, value, resolved.get(key)) for key, value in written.items()]
@@ -121,13 +119,9 @@ def _check_node(written: Mapping[str, Any], resolved: Mapping[str, Any], where: 
         if key == "type":
             continue
         if key in signature.by_parent:
-            problems.append(
-                f"{where}.{key} is supplied when {signature.name} is built: leave it out of the config."
-            )
+            problems.append(f"{where}.{key} is supplied when {signature.name} is built: leave it out of the config.")
         elif key in signature.parameters:
-            problems += _check_value(
-                written[key], resolved.get(key), signature.parameters[key].hint, f"{where}.{key}"
-            )
+            problems += _check_value(written[key], resolved.get(key), signature.parameters[key].hint, f"{where}.{key}")
         elif not signature.takes_any:
             hint = nearest(key, signature.parameters)
             problems.append(f"{where}: {signature.name} does not take '{key}'.{hint}")

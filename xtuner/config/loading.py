@@ -23,9 +23,7 @@ from xtuner.errors import ProblemsError, XTunerError
 mend("mmengine.config")
 
 
-def load_config(
-    path_or_name: str | Path, overrides: Mapping[str, Any] | None = None, check: bool = True
-) -> Config:
+def load_config(path_or_name: str | Path, overrides: Mapping[str, Any] | None = None, check: bool = True) -> Config:
     """Reads a config, applies `overrides`, resolves its references and checks it.
 
     Args:
@@ -78,9 +76,7 @@ def _read(path: Path) -> Config:
         # always lazily, also a dumped file without imports: mmengine's other way replaces text in braces
         return Config.fromfile(str(path), lazy_import=True)
     except Exception as error:  # a config is Python code and may fail in any way
-        frames = [
-            frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".py")
-        ]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".py")]
         inside = [frame for frame in frames if frame.name == "<module>" and Path(frame.filename).is_file()]
         last = inside[-1] if inside else None
         place = f" ({last.filename}, line {last.lineno})" if last and last.filename != __file__ else ""

@@ -45,9 +45,7 @@ def _parse_value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
-    if (
-        text and _BRACKETS.get(text[0]) == text[-1]
-    ):  # [tensorboard,wandb]: a shell eats quotes, so words need none
+    if text and _BRACKETS.get(text[0]) == text[-1]:  # [tensorboard,wandb]: a shell eats quotes, so words need none
         items = [_parse_value(item.strip()) for item in _split(text[1:-1]) if item.strip()]
         return tuple(items) if text[0] == "(" else items
     return text
@@ -110,9 +108,7 @@ def _put(container: Any, parts: Sequence[str], value: Any, walked: list[str], pr
         return tuple(_put(list(container), parts, value, walked, problems))
     if isinstance(container, list):
         if not part.isdigit() or int(part) >= len(container):
-            problems.append(
-                f"'{'.'.join([*walked, part])}': {here} has {len(container)} items, counted from 0."
-            )
+            problems.append(f"'{'.'.join([*walked, part])}': {here} has {len(container)} items, counted from 0.")
             return container
         index = int(part)
         container[index] = _put(container[index], rest, value, [*walked, part], problems) if rest else value

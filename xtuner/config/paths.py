@@ -44,9 +44,7 @@ def list_configs(root: Path | None = None) -> dict[str, Path]:
             continue
         name = config_name(path)
         if name in configs:
-            raise XTunerError(
-                f"Two configs are named '{name}': {configs[name]} and {path}. Rename one of them."
-            )
+            raise XTunerError(f"Two configs are named '{name}': {configs[name]} and {path}. Rename one of them.")
         configs[name] = path
     return configs
 
@@ -64,9 +62,7 @@ def find_config(name: str | Path, root: Path | None = None) -> Path:
     path = Path(name)
     if path.is_file():
         if path.suffix != ".py":
-            raise XTunerError(
-                f"'{path}' is not a config: expected a Python file (.py) or one of `xtuner list-cfg`."
-            )
+            raise XTunerError(f"'{path}' is not a config: expected a Python file (.py) or one of `xtuner list-cfg`.")
         return path
     configs = list_configs(root)
     wanted = config_name(path)

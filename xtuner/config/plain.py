@@ -34,17 +34,13 @@ def to_plain(value: Any, where: str, problems: list[str]) -> Any:
     if isinstance(value, dict):
         # dict.items: mmengine's own would import lazy objects
         return {
-            k: _entry(k, v, where, problems)
-            for k, v in dict.items(value)
-            if where or not isinstance(v, ModuleType)
+            k: _entry(k, v, where, problems) for k, v in dict.items(value) if where or not isinstance(v, ModuleType)
         }
     if isinstance(value, (list, tuple)):
         items = [to_plain(item, f"{where}.{index}", problems) for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, float) and not math.isfinite(value):
-        problems.append(
-            f"{where} is {value}, which a dumped config cannot hold: write a finite number or None."
-        )
+        problems.append(f"{where} is {value}, which a dumped config cannot hold: write a finite number or None.")
         return UNUSABLE
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -55,9 +51,7 @@ def to_plain(value: Any, where: str, problems: list[str]) -> Any:
 def _entry(key: Any, value: Any, where: str, problems: list[str]) -> Any:
     inside = f"{where}.{key}" if where else str(key)
     if not isinstance(key, str) or iskeyword(key):
-        problems.append(
-            f"{inside}: the key {key!r} cannot be dumped: expected a name that is no Python keyword."
-        )
+        problems.append(f"{inside}: the key {key!r} cannot be dumped: expected a name that is no Python keyword.")
         return UNUSABLE
     # only `type` may hold an imported object: as any other value it would come back from a dump as mere text
     if key == "type" and where and not isinstance(value, str):
@@ -71,8 +65,7 @@ def _type_name(value: Any, where: str, problems: list[str]) -> Any:
     name = f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', None)}"
     if not callable(value) or not _is_importable(name, value):
         problems.append(
-            f"{where} is {value!r}, which has no importable name: "
-            "define it in a module and import it in the config."
+            f"{where} is {value!r}, which has no importable name: define it in a module and import it in the config."
         )
         return UNUSABLE
     return name

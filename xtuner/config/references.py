@@ -104,9 +104,7 @@ class _Resolver:
                     return False, None
             names = _names_of(current)
             if part not in names:
-                inside = (
-                    f"'{'.'.join(walked)}' has no '{part}'" if walked else f"there is no setting '{part}'"
-                )
+                inside = f"'{'.'.join(walked)}' has no '{part}'" if walked else f"there is no setting '{part}'"
                 self.problems.append(f"{where}: in '${{{name}}}' {inside}.{nearest(part, names)}")
                 return False, None
             current = names[part]

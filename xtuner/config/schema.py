@@ -84,9 +84,7 @@ def read_signature(kind: str) -> Signature:
     namespace = getattr(target.__init__ if inspect.isclass(target) else target, "__globals__", {})
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parameters = {
-        name: Parameter(
-            _read_hint(parameter.annotation, namespace), parameter.default is inspect.Parameter.empty
-        )
+        name: Parameter(_read_hint(parameter.annotation, namespace), parameter.default is inspect.Parameter.empty)
         for name, parameter in found.parameters.items()
         if parameter.kind not in variadic and name not in by_parent
     }

@@ -95,11 +95,7 @@ def _messages(record: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
     """Returns (role, text) pairs, checked."""
     messages = record.get("conversations")
     if not isinstance(messages, list) or not messages:
-        found = (
-            "no 'conversations'"
-            if "conversations" not in record
-            else f"'conversations' = {str(messages)[:60]!r}"
-        )
+        found = "no 'conversations'" if "conversations" not in record else f"'conversations' = {str(messages)[:60]!r}"
         raise RecordError(
             "no messages", where, f"{found}, expected a list of {{'from', 'value'}} with at least one entry"
         )
@@ -114,15 +110,11 @@ def _messages(record: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
             detail = f"message {number} has 'value' of type {type(value).__name__}, expected a string"
             raise RecordError("not a text", where, detail)
         if role != "human" and IMAGE_TOKEN in value:
-            detail = (
-                f"message {number} ({role}) holds {IMAGE_TOKEN}; pictures can only stand in human messages"
-            )
+            detail = f"message {number} ({role}) holds {IMAGE_TOKEN}; pictures can only stand in human messages"
             raise RecordError("picture in an answer", where, detail)
         pairs.append((role, value))
     if all(role != "human" for role, _ in pairs):
-        raise RecordError(
-            "no human turn", where, "there is no message from 'human', so there is nothing to answer"
-        )
+        raise RecordError("no human turn", where, "there is no message from 'human', so there is nothing to answer")
     return pairs
 
 
@@ -150,14 +142,8 @@ def _picture_first(text: str) -> str:
 def _images(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
     image = record.get("image")
     images = [] if image is None else [image] if isinstance(image, str) else image
-    if (
-        not isinstance(images, list)
-        or not all(isinstance(path, str) and path for path in images)
-        or image == ""
-    ):
-        raise RecordError(
-            "bad picture path", where, f"'image' = {image!r}, expected a path, a list of paths, or null"
-        )
+    if not isinstance(images, list) or not all(isinstance(path, str) and path for path in images) or image == "":
+        raise RecordError("bad picture path", where, f"'image' = {image!r}, expected a path, a list of paths, or null")
     return tuple(images)
 
 

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Raised whenever the same settings would give other ids, labels or columns."""
 
-_NOT_COMPARED = frozenset(
-    {"data.path", "tokenizer.name", "prompt_template.name", "prompt_template.stop_words"}
-)
+_NOT_COMPARED = frozenset({"data.path", "tokenizer.name", "prompt_template.name", "prompt_template.stop_words"})
 _UNKNOWN = "unknown"
 
 
@@ -73,9 +71,7 @@ def differences(prepared: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat.update(
-            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        )
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
 
 

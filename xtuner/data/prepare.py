@@ -83,9 +83,7 @@ def prepare_text(
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    get_logger().info(
-        "Prepared '%s': %s", out, ", ".join(f"{key} {count:,}" for key, count in report.items())
-    )
+    get_logger().info("Prepared '%s': %s", out, ", ".join(f"{key} {count:,}" for key, count in report.items()))
     return report
 
 
@@ -131,9 +129,7 @@ def load_text(
     if offline_processed_text_folder is not None:
         return open_prepared(offline_processed_text_folder, settings)
     if data_path is None:
-        raise XTunerError(
-            "no training data: set data_path (LLaVA JSON or JSONL) or offline_processed_text_folder."
-        )
+        raise XTunerError("no training data: set data_path (LLaVA JSON or JSONL) or offline_processed_text_folder.")
     from filelock import FileLock
 
     folder = cache_folder() / "text" / fingerprint(settings)
@@ -160,9 +156,7 @@ def _checked_settings(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]
             f"Make it with: xtuner preprocess llava --config CONFIG --out {folder}"
         )
     prepared = json.loads((folder / _SETTINGS).read_text())
-    found_differences = differences(
-        {key: value for key, value in prepared.items() if key != "report"}, wanted
-    )
+    found_differences = differences({key: value for key, value in prepared.items() if key != "report"}, wanted)
     if found_differences:
         raise XTunerError(
             f"'{folder}' was prepared with other settings: {'; '.join(found_differences)}. "
@@ -192,9 +186,7 @@ def _write(
             report.update(counts)
     if problems:
         shown = problems[:_SHOWN_PROBLEMS]
-        more = (
-            f" ({len(problems):,} in all, the first {len(shown)} shown)" if len(problems) > len(shown) else ""
-        )
+        more = f" ({len(problems):,} in all, the first {len(shown)} shown)" if len(problems) > len(shown) else ""
         raise ProblemsError(f"data file '{data_path}'{more}", shown)
     if not report["kept"]:
         raise XTunerError(f"data file '{data_path}' gives no sample to train on: {dict(report)}.")

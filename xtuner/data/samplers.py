@@ -133,9 +133,7 @@ class LengthGroupedBatchSampler(ShuffledBatchSampler):
         if megabatch_chunks < 1:
             raise XTunerError(f"megabatch_chunks must be at least 1, found {megabatch_chunks}.")
         if groups is not None and len(groups) != len(self.lengths):
-            raise XTunerError(
-                f"groups must name one group per sample: {len(groups)} for {len(self.lengths)}."
-            )
+            raise XTunerError(f"groups must name one group per sample: {len(groups)} for {len(self.lengths)}.")
         self.megabatch_chunks = megabatch_chunks
         self.groups = np.zeros(len(self.lengths), dtype=np.int64) if groups is None else np.asarray(groups)
 
@@ -152,9 +150,7 @@ class LengthGroupedBatchSampler(ShuffledBatchSampler):
             whole.append(members[:cut])
             left.append(members[cut:])
         # the number of filled samples is a multiple of the chunk, so what is left over is one too
-        chunks = np.concatenate(
-            [self._sorted(part).reshape(-1, chunk) for part in [*whole, np.concatenate(left)]]
-        )
+        chunks = np.concatenate([self._sorted(part).reshape(-1, chunk) for part in [*whole, np.concatenate(left)]])
         return chunks[generator.permutation(len(chunks))].reshape(-1)
 
     def _sorted(self, samples: np.ndarray) -> np.ndarray:

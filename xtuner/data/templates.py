@@ -147,9 +147,7 @@ _CHATML = PromptTemplate(
 TEMPLATES: dict[str, PromptTemplate] = {
     template.name: template
     for template in (
-        PromptTemplate(
-            name="default", system="<|System|>:{system}\n", input="<|User|>:{input}\n<|Bot|>:", sep="\n"
-        ),
+        PromptTemplate(name="default", system="<|System|>:{system}\n", input="<|User|>:{input}\n<|Bot|>:", sep="\n"),
         PromptTemplate(name="plain", input="{input}", sep="\n"),
         PromptTemplate(
             name="vicuna",
@@ -183,9 +181,7 @@ TEMPLATES: dict[str, PromptTemplate] = {
             sep=_CHATML.sep,
             stop_words=("<|im_end|>", "<|endoftext|>"),
         ),
-        PromptTemplate(
-            name="mistral", system="[INST] {system} [/INST]\n", input="[INST] {input} [/INST]", sep="\n"
-        ),
+        PromptTemplate(name="mistral", system="[INST] {system} [/INST]\n", input="[INST] {input} [/INST]", sep="\n"),
     )
 }
 """The shipped templates by name."""

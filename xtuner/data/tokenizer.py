@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def build_tokenizer(
-    name_or_path: str, padding_side: Literal["right", "left"] = "right"
-) -> PreTrainedTokenizerBase:
+def build_tokenizer(name_or_path: str, padding_side: Literal["right", "left"] = "right") -> PreTrainedTokenizerBase:
     """Loads a tokenizer; one without a padding token pads with unk, else with eos.
 
     Args:
@@ -27,9 +25,7 @@ def build_tokenizer(
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name_or_path, padding_side=padding_side, trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side=padding_side, trust_remote_code=False)
     # transformers raises OSError, ValueError, KeyError, ImportError and others for unreadable files
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -45,9 +41,7 @@ def build_tokenizer(
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.unk_token_id is None else tokenizer.unk_token
-        _tell_once(
-            f"The tokenizer '{name_or_path}' has no padding token: padding with {tokenizer.pad_token!r}."
-        )
+        _tell_once(f"The tokenizer '{name_or_path}' has no padding token: padding with {tokenizer.pad_token!r}.")
     return tokenizer
 
 

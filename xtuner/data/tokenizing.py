@@ -74,9 +74,7 @@ def encode_conversations(
     return [_join(pieces, ids_of, max_length) for pieces in rendered]
 
 
-def encode_prompt(
-    turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: PromptTemplate
-) -> list[int]:
+def encode_prompt(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> list[int]:
     """Returns the ids of a prompt, ending where the answer to the last turn (`output` None) starts."""
     return encode_prompts([turns], tokenizer, template)[0]
 
@@ -112,9 +110,7 @@ def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def _join(
-    pieces: Sequence[Piece], ids_of: dict[str | PieceKind, list[int]], max_length: int | None
-) -> Encoded:
+def _join(pieces: Sequence[Piece], ids_of: dict[str | PieceKind, list[int]], max_length: int | None) -> Encoded:
     input_ids: list[int] = []
     labels: list[int] = []
     for piece in pieces:
@@ -139,7 +135,5 @@ def _special(kind: PieceKind, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if kind is PieceKind.BOS:
         return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     if tokenizer.eos_token_id is None:
-        raise XTunerError(
-            "the tokenizer has no eos token, so answers would never end: set 'eos_token' in its config."
-        )
+        raise XTunerError("the tokenizer has no eos token, so answers would never end: set 'eos_token' in its config.")
     return [tokenizer.eos_token_id]

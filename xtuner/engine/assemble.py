@@ -90,6 +90,4 @@ def _say_start(resume: str | None, found: Path | None, work_dir: Path) -> None:
     if resume and found is None:
         get_logger().info("--resume auto: no complete checkpoint in %s, starting anew", work_dir)
     if not resume and CheckpointFolder(work_dir).complete():
-        get_logger().warning(
-            "%s holds checkpoints of a former run; starting anew (--resume auto goes on).", work_dir
-        )
+        get_logger().warning("%s holds checkpoints of a former run; starting anew (--resume auto goes on).", work_dir)

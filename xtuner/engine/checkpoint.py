@@ -79,13 +79,9 @@ class CheckpointFolder:
             return self.latest()
         path = Path(resume)
         if not path.exists():
-            raise XTunerError(
-                f"--resume {resume}: no such checkpoint. Give an iter_*.pth, or 'auto' for the newest."
-            )
+            raise XTunerError(f"--resume {resume}: no such checkpoint. Give an iter_*.pth, or 'auto' for the newest.")
         if not is_complete(path):
-            raise XTunerError(
-                f"--resume {resume}: the checkpoint is cut off or not one of a run. Take an older one."
-            )
+            raise XTunerError(f"--resume {resume}: the checkpoint is cut off or not one of a run. Take an older one.")
         return path
 
 
@@ -143,9 +139,7 @@ def check_resumable(found: dict[str, Any], expected: dict[str, Any], path: Path)
     theirs, ours = found["parameters"], expected["parameters"]
     missing = sorted(set(ours) - set(theirs))
     surplus = sorted(set(theirs) - set(ours))
-    shapes = [
-        f"{n}: {theirs[n]}, here {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]
-    ]
+    shapes = [f"{n}: {theirs[n]}, here {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]]
     problems = [
         *([f"{len(missing)} trained here but not there, e.g. {missing[0]}"] if missing else []),
         *([f"{len(surplus)} trained there but not here, e.g. {surplus[0]}"] if surplus else []),

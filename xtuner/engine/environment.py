@@ -47,9 +47,7 @@ def infer_launcher(environ: MutableMapping[str, str]) -> str:
 
 def _first_slurm_host(nodes: str) -> str:
     """Expands Slurm's node list (``gpu[01-04]``) and returns its first host."""
-    listing = subprocess.run(
-        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
-    )
+    listing = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
     return listing.stdout.split()[0]
 
 
@@ -81,9 +79,7 @@ def _free_port() -> int:
 
 def _adopt_single(environ: MutableMapping[str, str]) -> None:
     """Describes a world of one process, for DeepSpeed, which always wants a process group."""
-    environ.update(
-        RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
-    )
+    environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
 
 
 def setup_environment(launcher: str | None = None, always_group: bool = False) -> Environment:
@@ -110,9 +106,7 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
                 f"--launcher {launcher}, but {missing} are not set: start with torchrun, or set "
                 "NPROC_PER_NODE and leave --launcher out."
             )
-        rank, world_size, local_rank = (
-            int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        )
+        rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     # the logger may be older than these numbers (Slurm)
     get_logger().setLevel(logging.INFO if rank == 0 else logging.WARNING)
     device = torch.device("cpu")

@@ -28,9 +28,7 @@ def build_train_dataloader(
     sampler_node = node["sampler"]
     extra: dict[str, Any] = {}
     groups = getattr(dataset, "groups", None)
-    if groups is not None and "groups" in getattr(
-        resolve_type(sampler_node["type"]), "provided_by_parent", ()
-    ):
+    if groups is not None and "groups" in getattr(resolve_type(sampler_node["type"]), "provided_by_parent", ()):
         extra["groups"] = groups
     sampler = build(
         sampler_node,

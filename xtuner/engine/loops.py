@@ -72,9 +72,7 @@ class TrainLoop(BaseLoop):
             self.data_wait = time.perf_counter() - started
             self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=micro_batches)
             result = self.runner.train_step(micro_batches)
-            self.runner.call_hook(
-                "after_train_iter", batch_idx=self._iter, data_batch=micro_batches, outputs=result
-            )
+            self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=micro_batches, outputs=result)
             self._iter += 1
         self.runner.call_hook("after_train")
         return self.runner.module

@@ -86,9 +86,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
-        raise XTunerError(
-            "No parameter of the model is trainable: name at least one part in the model's 'trainable'."
-        )
+        raise XTunerError("No parameter of the model is trainable: name at least one part in the model's 'trainable'.")
     if weight_decay == 0:
         return [{"params": trainable, "weight_decay": 0.0}]
     # ZeRO-3 leaves a partitioned parameter with one dimension and its true shape in ds_shape

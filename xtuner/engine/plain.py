@@ -25,9 +25,7 @@ def wrap_plain(model: nn.Module, optimizer: StepOptimizer, environment: Environm
     if environment.world_size == 1:
         return model
     devices = [environment.device] if environment.device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 class PlainBackend:

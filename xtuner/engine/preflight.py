@@ -28,9 +28,7 @@ def missing_files(settings: Mapping[str, Any]) -> list[str]:
             if key.endswith(_NAME_OR_PATH) and not _is_local(path):
                 continue
             if not Path(path).expanduser().exists():
-                problems.append(
-                    f"{key}: '{path}' does not exist. Set it in the config or by --cfg-options {key}=..."
-                )
+                problems.append(f"{key}: '{path}' does not exist. Set it in the config or by --cfg-options {key}=...")
     return problems
 
 
@@ -50,9 +48,7 @@ def preflight(cfg: Mapping[str, Any], name: str) -> None:
         problems.append("visualizers: 'wandb' is not installed. Run 'pip install wandb', or leave it out.")
     for node in ("model", "train_dataset", "train_dataloader", "optimizer", "schedule", "runtime"):
         if node not in cfg:
-            problems.append(
-                f"{node}: missing. A config for training needs it; take configs/_base_ as its base."
-            )
+            problems.append(f"{node}: missing. A config for training needs it; take configs/_base_ as its base.")
     if problems:
         raise ProblemsError(f"what {name} needs", problems)
 

@@ -237,9 +237,7 @@ class PlainRunner(TrainingMixin, Runner):
         plan: of the run.
     """
 
-    def __init__(
-        self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan
-    ) -> None:
+    def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
         self.begin(plan)
         Runner.__init__(self, model=model, **_runner_arguments(plan, dataloader, optimizer))
 
@@ -255,16 +253,12 @@ class PlainRunner(TrainingMixin, Runner):
 class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
     """Trains by DeepSpeed. Arguments as for `PlainRunner`; ``plan.deepspeed`` holds DeepSpeed's settings."""
 
-    def __init__(
-        self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan
-    ) -> None:
+    def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
         from xtuner.engine.strategy import ZeroStrategy
 
         self.begin(plan)
         assert plan.deepspeed is not None
-        strategy = ZeroStrategy(
-            plan.deepspeed, plan.environment, plan.settings.seed, str(plan.work_dir), plan.name
-        )
+        strategy = ZeroStrategy(plan.deepspeed, plan.environment, plan.settings.seed, str(plan.work_dir), plan.name)
         arguments = _runner_arguments(plan, dataloader, optimizer)
         FlexibleRunner.__init__(self, model=model, strategy=strategy, **arguments)
 
@@ -277,9 +271,7 @@ class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
         return DeepSpeedBackend(self.model.model, self.optim_wrapper, self.plan.environment.device)
 
 
-def make_runner(
-    model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan
-) -> TrainingMixin:
+def make_runner(model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> TrainingMixin:
     """Returns the runner that `plan` asks for."""
     kind = PlainRunner if plan.deepspeed is None else DeepSpeedRunner
     return kind(model, optimizer, dataloader, plan)

@@ -21,9 +21,7 @@ class WarmupCosine:
         ValueError: a number out of range.
     """
 
-    def __init__(
-        self, warmup_ratio: float = 0.03, max_epochs: float | None = 1, max_iters: int | None = None
-    ) -> None:
+    def __init__(self, warmup_ratio: float = 0.03, max_epochs: float | None = 1, max_iters: int | None = None) -> None:
         if not 0 <= warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio is {warmup_ratio}: expected a share between 0 and 1.")
         if max_iters is None and max_epochs is None:

@@ -38,9 +38,7 @@ class RuntimeSettings:
         if self.save_total_limit == -1:
             self.save_total_limit = None
         if self.save_total_limit is not None and self.save_total_limit < 1:
-            raise ValueError(
-                f"save_total_limit is {self.save_total_limit}: expected 1 or more, or None to keep all."
-            )
+            raise ValueError(f"save_total_limit is {self.save_total_limit}: expected 1 or more, or None to keep all.")
         if isinstance(self.visualizers, str):
             self.visualizers = (self.visualizers,)
         unknown = [name for name in self.visualizers if name not in VISUALIZERS]

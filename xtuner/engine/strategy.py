@@ -94,9 +94,7 @@ class DeepSpeedBackend:
         """Adds the gradients of ``weight * loss_sum``; after the `last` one the engine clips and updates."""
         output = self.engine(**batch, mode="loss")
         # the engine divides by the accumulation, which the weight holds already
-        self.engine.backward(
-            output["loss_sum"].float() * (weight * self.engine.gradient_accumulation_steps())
-        )
+        self.engine.backward(output["loss_sum"].float() * (weight * self.engine.gradient_accumulation_steps()))
         if last != self.engine.is_gradient_accumulation_boundary():
             raise XTunerError("DeepSpeed and the loop disagree about the step's end: use a fresh runner.")
         self.engine.step()

@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="for the estimate: a name, a JSON file or 'none' (default: the config's)",
     )
-    parser.add_argument(
-        "--gpus", type=_positive, default=8, metavar="N", help="for the estimate (default: 8)"
-    )
+    parser.add_argument("--gpus", type=_positive, default=8, metavar="N", help="for the estimate (default: 8)")
     parser.add_argument(
         "--micro-batch",
         type=_positive,
@@ -129,9 +127,7 @@ def estimate(
     counts = [count_parameters(part) for part in parts.values()]
     frozen, trained = (sum(column) for column in zip(*counts, strict=True))
     activations = 0.0
-    decoders = [
-        part.config for part in parts.values() if hasattr(getattr(part, "config", None), "vocab_size")
-    ]
+    decoders = [part.config for part in parts.values() if hasattr(getattr(part, "config", None), "vocab_size")]
     if decoders and trained:
         text = cfg.get("train_dataset", {}).get("max_length", 2048)
         tokens = text + sum(getattr(part, "num_tokens", 0) for part in parts.values())

@@ -32,9 +32,7 @@ def run(args: argparse.Namespace) -> int:
     # another name than the original's: a run's folder is named after its config
     target = args.save_dir / f"{config_name(cfg.filename)}_copy.py"
     if target.exists():
-        raise XTunerError(
-            f"{target} is there already and may hold your changes: remove it or choose another folder."
-        )
+        raise XTunerError(f"{target} is there already and may hold your changes: remove it or choose another folder.")
     dump_config(cfg.as_written, target)
     sys.stdout.write(f"{target}\n")
     return 0

@@ -50,16 +50,12 @@ def run(args: argparse.Namespace) -> int:
         supervised = len(labels) - labels.count(IGNORE_INDEX)
         out.print(Rule(f"sample {index}, id {sample['sample_id']}"))
         out.print(render_supervision(input_ids, labels, tokenizer))
-        out.print(
-            f"{len(input_ids)} ids, {supervised} with loss, {input_ids.count(IMAGE_TOKEN_INDEX)} picture(s)"
-        )
+        out.print(f"{len(input_ids)} ids, {supervised} with loss, {input_ids.count(IMAGE_TOKEN_INDEX)} picture(s)")
         out.print(dataset.describe(index), markup=False)
     return 0
 
 
-def render_supervision(
-    input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> Text:
+def render_supervision(input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Text:
     """Decodes `input_ids`, special tokens included; what carries loss is coloured."""
     text = Text()
     styles = [

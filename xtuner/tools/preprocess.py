@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Tokenises the records of a config's train_dataset into a memory-mapped folder. Set "
         "offline_processed_text_folder to that folder to train from it.",
     )
-    llava.add_argument(
-        "--config", required=True, help="path or name of the config whose train_dataset is prepared"
-    )
+    llava.add_argument("--config", required=True, help="path or name of the config whose train_dataset is prepared")
     llava.add_argument("--out", required=True, help="folder to make; one made with the same settings is kept")
     llava.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
     llava.add_argument(

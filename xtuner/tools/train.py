@@ -21,17 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{EXIT_INTERRUPTED} stopped by a signal after saving, else 1."
     )
     parser.add_argument("config", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
-    parser.add_argument(
-        "--work-dir", help="folder for checkpoints and logs (default: work_dirs/<config name>)"
-    )
+    parser.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/<config name>)")
     parser.add_argument(
         "--deepspeed",
         metavar="NAME",
         help="deepspeed_zero{1,2,3}[_offload] or a JSON file; left out: plain torch",
     )
-    parser.add_argument(
-        "--launcher", choices=LAUNCHERS, help="who started the processes (default: found out)"
-    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, help="who started the processes (default: found out)")
     parser.add_argument(
         "--resume",
         nargs="?",

@@ -15,9 +15,7 @@ from transformers import PreTrainedTokenizerFast
 def _tiny_tokenizer(**special: str) -> PreTrainedTokenizerFast:
     """Bytes plus the special tokens given by role, e.g. ``eos_token="</s>"``."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(
-        models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[])
-    )
+    backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)

@@ -25,19 +25,14 @@ class TestTurns:
         assert parse_record(record, 0).turns == (Turn("Q", "A"),)
 
     def test_questions_in_a_row_are_joined(self) -> None:
-        assert (
-            parse_record(talk(("human", "One. "), ("human", "Two."), ("gpt", "A")), 0).turns[0].input
-            == "One. Two."
-        )
+        assert parse_record(talk(("human", "One. "), ("human", "Two."), ("gpt", "A")), 0).turns[0].input == "One. Two."
 
     def test_an_answer_after_an_answer_has_an_empty_question(self) -> None:
         turns = parse_record(talk(("human", "Q"), ("gpt", "A"), ("gpt", "B")), 0).turns
         assert turns == (Turn("Q", "A"), Turn("", "B"))
 
     def test_system_prompt_goes_with_the_next_turn(self) -> None:
-        turns = parse_record(
-            talk(("system", "S"), ("human", "Q"), ("gpt", "A"), ("human", "R"), ("gpt", "B")), 0
-        ).turns
+        turns = parse_record(talk(("system", "S"), ("human", "Q"), ("gpt", "A"), ("human", "R"), ("gpt", "B")), 0).turns
         assert turns == (Turn("Q", "A", "S"), Turn("R", "B"))
 
     def test_nobody_answers(self) -> None:
@@ -56,9 +51,7 @@ class TestTurns:
         assert parse_record(talk(("human", text), ("gpt", "A"), image="x.png"), 0).turns[0].input == expected
 
     def test_several_pictures_stay_where_the_text_refers_to_them(self) -> None:
-        conversation = parse_record(
-            talk(("human", "A: <image> B: <image>"), ("gpt", "A"), image=["x", "y"]), 0
-        )
+        conversation = parse_record(talk(("human", "A: <image> B: <image>"), ("gpt", "A"), image=["x", "y"]), 0)
         assert conversation.turns[0].input == "A: <image> B: <image>"
         assert conversation.images == ("x", "y")
 

@@ -39,9 +39,7 @@ def test_the_folder_holds_what_encoding_gives(
     prepared = open_prepared(tmp_path / "out", text_settings(data, tokenizer, get_template("vicuna"), 500))
     assert report["records"] == report["kept"] == len(prepared) == 25
     for number, row in enumerate(prepared):
-        wanted = encode_conversation(
-            parse_record(make_record(number), number), tokenizer, get_template("vicuna"), 500
-        )
+        wanted = encode_conversation(parse_record(make_record(number), number), tokenizer, get_template("vicuna"), 500)
         assert (row["id"], row["images"]) == (f"r{number}", [f"{number}.png"])
         assert (row["input_ids"], row["labels"]) == (wanted.input_ids, wanted.labels)
     assert column(prepared, "length").tolist() == [len(row["input_ids"]) for row in prepared]
@@ -54,9 +52,7 @@ def test_what_is_dropped_and_cut_is_counted(
     records = [
         make_record(1),
         make_record(2, image=None, conversations=[ask]),
-        make_record(
-            3, image=None, conversations=[{**ask, "value": "Q" * 100}, {"from": "gpt", "value": "A"}]
-        ),
+        make_record(3, image=None, conversations=[{**ask, "value": "Q" * 100}, {"from": "gpt", "value": "A"}]),
         make_record(
             4,
             conversations=[
@@ -149,9 +145,7 @@ class TestOfflineFolder:
         out = str(tmp_path / "out")
         prepare_text(data, out, tokenizer, "vicuna", 500)
         for data_path in (data, None):
-            assert (
-                len(load_text(data_path, tokenizer, "vicuna", 500, offline_processed_text_folder=out)) == 25
-            )
+            assert len(load_text(data_path, tokenizer, "vicuna", 500, offline_processed_text_folder=out)) == 25
 
     def test_each_difference_is_named(
         self,
@@ -178,9 +172,7 @@ class TestOfflineFolder:
         with pytest.raises(XTunerError, match="does not exist.*xtuner preprocess llava"):
             load_text(data, tokenizer, "vicuna", 500, str(tmp_path / "no"))
 
-    def test_preparing_again_keeps_it(
-        self, data: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-    ) -> None:
+    def test_preparing_again_keeps_it(self, data: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         first = prepare_text(data, tmp_path / "out", tokenizer, "vicuna", 500)
         written = (tmp_path / "out/data.arrow").stat().st_mtime_ns
         assert prepare_text(data, tmp_path / "out", tokenizer, "vicuna", 500) == first
@@ -240,9 +232,7 @@ class TestAutomaticCache:
             load_text(None, tokenizer, "vicuna", 500)
 
 
-def test_settings_can_be_read_by_people(
-    data: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_settings_can_be_read_by_people(data: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     prepare_text(data, tmp_path / "out", tokenizer, "vicuna", 500)
     settings = json.loads((tmp_path / "out/settings.json").read_text())
     assert settings["data"]["path"] == data

@@ -68,9 +68,7 @@ class TestMalformed:
         assert len(read(tmp_path / "a.json", json.dumps(VALUES[1], indent=2))[1]) == 1
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b" \n", "is empty"), (b"[\xff]", "not UTF-8")]
-)
+@pytest.mark.parametrize(("content", "message"), [(b"", "is empty"), (b" \n", "is empty"), (b"[\xff]", "not UTF-8")])
 def test_unreadable_content(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(XTunerError, match=message):

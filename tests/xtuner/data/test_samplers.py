@@ -32,9 +32,7 @@ def lengths_of(size: int) -> np.ndarray:
 
 def ranks(shape: dict) -> list[ShuffledBatchSampler]:
     common = {key: shape[key] for key in ("batch_size", "grad_accum", "world_size", "seed")}
-    return [
-        shape["kind"](lengths_of(shape["size"]), rank=rank, **common) for rank in range(shape["world_size"])
-    ]
+    return [shape["kind"](lengths_of(shape["size"]), rank=rank, **common) for rank in range(shape["world_size"])]
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,9 +9,7 @@ from xtuner.errors import XTunerError
 def as_text(pieces: list[Piece]) -> str:
     """Supervised text in [], pictures, bos and eos by name."""
     words = [piece.text if piece.kind is PieceKind.TEXT else f"<{piece.kind.value}>" for piece in pieces]
-    return "".join(
-        f"[{word}]" if piece.supervised else word for word, piece in zip(words, pieces, strict=True)
-    )
+    return "".join(f"[{word}]" if piece.supervised else word for word, piece in zip(words, pieces, strict=True))
 
 
 TURNS = [Turn("<image>\nHi?", "Yes."), Turn("Why?", "So.")]
@@ -69,9 +67,7 @@ def test_braces_of_the_user_stay() -> None:
 
 class TestFaults:
     def test_unknown_name_suggests_the_nearest(self) -> None:
-        with pytest.raises(
-            XTunerError, match="unknown prompt template 'vicunna'.*Did you mean 'vicuna'.*phi3_chat"
-        ):
+        with pytest.raises(XTunerError, match="unknown prompt template 'vicunna'.*Did you mean 'vicuna'.*phi3_chat"):
             get_template("vicunna")
 
     def test_template_without_a_place_for_the_input(self) -> None:

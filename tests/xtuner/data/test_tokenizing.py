@@ -43,9 +43,7 @@ def test_a_tokenizer_without_eos_needs_a_suffix(
     make_tokenizer: Callable[..., PreTrainedTokenizerFast],
 ) -> None:
     tokenizer = make_tokenizer(bos_token="<s>")
-    assert encode_conversation(
-        conversation(Turn("Q", "A")), tokenizer, get_template("chatml"), 999
-    ).num_supervised
+    assert encode_conversation(conversation(Turn("Q", "A")), tokenizer, get_template("chatml"), 999).num_supervised
     with pytest.raises(XTunerError, match="no eos token"):
         encode_conversation(conversation(Turn("Q", "A")), tokenizer, get_template("vicuna"), 999)
 
@@ -60,9 +58,7 @@ def test_cut_off_tokens_and_pictures_are_counted(tokenizer: PreTrainedTokenizerF
 
 
 texts = st.text(alphabet="ab <>\n{}é汉", max_size=12)
-turns_strategy = st.lists(
-    st.builds(Turn, input=texts, output=texts, system=st.sampled_from(["", "S"])), min_size=1
-)
+turns_strategy = st.lists(st.builds(Turn, input=texts, output=texts, system=st.sampled_from(["", "S"])), min_size=1)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -69,9 +69,7 @@ class TestPrecision:
     def test_auto_on_the_cpu_is_fp32(self) -> None:
         assert resolve_precision("auto", CPU).name == "fp32"
 
-    @pytest.mark.parametrize(
-        ("name", "message"), [("fp16", "cannot train"), ("bf_16", "Did you mean 'bf16'")]
-    )
+    @pytest.mark.parametrize(("name", "message"), [("fp16", "cannot train"), ("bf_16", "Did you mean 'bf16'")])
     def test_refuses(self, name: str, message: str) -> None:
         with pytest.raises(XTunerError, match=message):
             resolve_precision(name, CPU)

@@ -32,9 +32,7 @@ def start(work_dir: Path) -> subprocess.Popen[bytes]:
         "--dropout",
         "0.3",
     ]
-    return subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:

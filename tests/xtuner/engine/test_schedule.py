@@ -22,9 +22,7 @@ def test_total_steps(epochs: float, iters: int | None, total: int) -> None:
     assert WarmupCosine(max_epochs=epochs, max_iters=iters).total_steps(11) == total
 
 
-@pytest.mark.parametrize(
-    "bad", [dict(warmup_ratio=3), dict(max_epochs=0), dict(max_iters=0), dict(max_epochs=None)]
-)
+@pytest.mark.parametrize("bad", [dict(warmup_ratio=3), dict(max_epochs=0), dict(max_iters=0), dict(max_epochs=None)])
 def test_refuses(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected|give"):
         WarmupCosine(**bad)  # type: ignore[arg-type]

@@ -44,9 +44,7 @@ class TestDeepSpeed:
         with pytest.raises(XTunerError, match="no JSON"):
             read_deepspeed(str(tmp_path / "x.json"))
 
-    def test_config_wins_and_says_so(
-        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_config_wins_and_says_so(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
         given = {"gradient_clipping": 5.0, "bf16": {"enabled": "auto"}, "train_batch_size": 77}
         monkeypatch.setattr(logging.getLogger("xtuner"), "propagate", True)
         joined = engine_config(given, Precision("bf16"), None, 4, 2, on_gpu=False)
@@ -59,9 +57,7 @@ class TestDeepSpeed:
         assert said == {"DeepSpeed's gradient_clipping 5.0 gives way to the config's 0.0."}
 
     def test_no_pinned_memory_without_a_gpu(self) -> None:
-        joined = engine_config(
-            read_deepspeed("deepspeed_zero3_offload"), Precision("fp32"), 1.0, 1, 1, on_gpu=False
-        )
+        joined = engine_config(read_deepspeed("deepspeed_zero3_offload"), Precision("fp32"), 1.0, 1, 1, on_gpu=False)
         assert "pin_memory" not in joined["zero_optimization"]["offload_optimizer"]
 
 

@@ -57,9 +57,7 @@ class TestRunStep:
         assert all(torch.equal(p, q) for p, q in zip(backend.module.parameters(), before, strict=True))
 
     def test_bf16_on_the_cpu_is_near_fp32(self) -> None:
-        results = [
-            run_step(toy_backend(precision=name), batches([0, 1]), Collective()) for name in ("bf16", "fp32")
-        ]
+        results = [run_step(toy_backend(precision=name), batches([0, 1]), Collective()) for name in ("bf16", "fp32")]
         losses = [result.loss_sum.item() / result.num_supervised for result in results]
         assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # bf16 keeps 8 bits
         assert losses[0] != losses[1]

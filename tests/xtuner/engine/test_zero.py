@@ -32,9 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     # the joined batch of 2 ranks x 2 samples
-    train_toy(
-        folder / "plain", weight_decay=0.1, max_norm=0.5, max_iters=6, save_steps=3, size=27, batch_size=4
-    )
+    train_toy(folder / "plain", weight_decay=0.1, max_norm=0.5, max_iters=6, save_steps=3, size=27, batch_size=4)
     return folder
 
 

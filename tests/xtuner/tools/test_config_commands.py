@@ -25,10 +25,7 @@ class TestListCfg:
 
 class TestCopyCfg:
     def test_copy_loads_and_settings_still_reach(self, write_config, tmp_path, capsys):
-        assert (
-            cli.main(["copy-cfg", str(write_config()), str(tmp_path / "mine"), "--cfg-options", "lr=0.5"])
-            == 0
-        )
+        assert cli.main(["copy-cfg", str(write_config()), str(tmp_path / "mine"), "--cfg-options", "lr=0.5"]) == 0
         copy = tmp_path / "mine" / "leaf_copy.py"
         assert capsys.readouterr().out == f"{copy}\n"
         assert load_config(copy).optimizer.lr == 0.5

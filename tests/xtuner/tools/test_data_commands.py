@@ -20,9 +20,7 @@ WORDS = ["<unk>", "a", "dog", "says", "yes"]
 
 
 def build_words() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(
-        models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
-    )
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<unk>")
 
@@ -81,9 +79,7 @@ class TestCheckDataset:
         ]
         assert run(check_dataset, "c.py", "--show", "2") == 1
         out = capsys.readouterr().out
-        assert out.startswith(
-            "unknown role: 12\n  - record 0: [bold] x\n  - record 1: [bold] x\n  ... and 10 more"
-        )
+        assert out.startswith("unknown role: 12\n  - record 0: [bold] x\n  - record 1: [bold] x\n  ... and 10 more")
         assert out.endswith("14 problem(s): unknown role 12, other 1, no file 1.\n")
 
 
@@ -111,13 +107,8 @@ class TestPreprocess:
     def test_the_old_name_passes_its_arguments_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         received: list[list[str]] = []
         monkeypatch.setattr("xtuner.cli.main", lambda argv: received.append(argv) or 5)
-        assert (
-            process_untokenized_llava_data.main(["c.py", "--save-folder", "f", "--cfg-options", "a=1", "b=2"])
-            == 5
-        )
-        assert received == [
-            ["preprocess", "llava", "--config", "c.py", "--out", "f", "--cfg-options", "a=1", "b=2"]
-        ]
+        assert process_untokenized_llava_data.main(["c.py", "--save-folder", "f", "--cfg-options", "a=1", "b=2"]) == 5
+        assert received == [["preprocess", "llava", "--config", "c.py", "--out", "f", "--cfg-options", "a=1", "b=2"]]
 
     def test_the_old_script_runs_as_typed(self, tmp_path: Path) -> None:
         script = Path(process_untokenized_llava_data.__file__)

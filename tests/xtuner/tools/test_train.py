@@ -37,9 +37,7 @@ def parse(*words: str) -> argparse.Namespace:
 
 
 def test_arguments_survive_the_relaunch() -> None:
-    args = parse(
-        "c.py", "--resume", "--deepspeed", "deepspeed_zero2", "--seed", "3", "--cfg-options", "a=1", "b=[2]"
-    )
+    args = parse("c.py", "--resume", "--deepspeed", "deepspeed_zero2", "--seed", "3", "--cfg-options", "a=1", "b=[2]")
     again = parse(*_to_argv(args)[1:])
     assert again.launcher == "pytorch"
     again.launcher = args.launcher

@@ -38,9 +38,7 @@ class ProgressHook(Hook):
             self._task = self._bar.add_task("training", total=runner.max_iters, completed=runner.iter)
             self._bar.start()
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Moves the bar by one step."""
         if self._bar is not None:
             self._bar.advance(self._task)

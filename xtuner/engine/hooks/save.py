@@ -24,9 +24,7 @@ class SaveHook(Hook):
         """Remembers that the checkpoint resumed from is there."""
         self._saved = runner.iter
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Saves where the steps done are a multiple of the interval."""
         if (runner.iter + 1) % self.interval == 0:
             self._save(runner, runner.iter + 1)
