@@ -22,11 +22,9 @@ _BINS = 56
 _MAX_COORDINATE = 1e6
 """Pixels; boxes beyond are pulled in, so that sample numbers stay exact (roi_align cannot do such boxes)."""
 
-_HALF_SLICES = 4
-"""Half-precision maps are widened in so many slices of rows, one after the other."""
-
-_SLICE_CELLS = 96 * 96
-"""Cells in a slice of a float32 map on the CPU, where boxes are only weighed in the slices that they touch."""
+_SLICE_ROWS = 24
+"""Maps are gone through in slices of so many rows: half-precision ones are widened slice by slice, and on the CPU boxes
+are only weighed in the slices that they touch. float32 maps on a GPU are taken whole."""
 
 
 def pool_boxes(
@@ -140,25 +138,16 @@ def _weighted_mean(feature_map: torch.Tensor, axes: torch.Tensor) -> torch.Tenso
     """(C, H, W) and (N, 2, H) → (N, C), sums in float32."""
     channels, height, width = feature_map.shape
     cells = feature_map.flatten(1)
-    rows = -(-height // _num_slices(cells))
+    rows = height if cells.is_cuda and cells.dtype == torch.float32 else _SLICE_ROWS
     pooled = torch.zeros(len(axes), channels, device=cells.device)
     for top in range(0, height, rows):
-        boxes = slice(None) if cells.is_cuda else _touching(axes[:, 1, top : top + rows])
-        weights = axes[boxes, 1, top : top + rows, None] * axes[boxes, 0, None, :]
+        slice_weights = axes[:, 1, top : top + rows]
+        # which boxes touch the slice is only asked where the answer makes nobody wait
+        boxes = slice(None) if cells.is_cuda else slice_weights.any(dim=1).nonzero().squeeze(1)
+        weights = slice_weights[boxes].unsqueeze(2) * axes[boxes, 0].unsqueeze(1)
         part = cells[:, top * width : (top + rows) * width]
         pooled[boxes] += weights.flatten(1) @ part.float().T
     return pooled
-
-
-def _num_slices(cells: torch.Tensor) -> int:
-    if cells.dtype != torch.float32:
-        return _HALF_SLICES
-    return 1 if cells.is_cuda else max(1, cells.shape[1] // _SLICE_CELLS)
-
-
-def _touching(weights: torch.Tensor) -> torch.Tensor:
-    """Numbers of the boxes with any weight in these rows; only where looking does not make the host wait."""
-    return weights.any(dim=1).nonzero().squeeze(1)
 
 
 class ObjectEncoder(nn.Module):

@@ -52,12 +52,8 @@ def assemble(
     # the same start on every rank: parts made anew must agree
     seed_everything(settings.seed)
     model = build(cfg.model)
-    optimizer = build(
-        cfg.optimizer,
-        model=model,
-        device=environment.device,
-        cpu_offload=deepspeed_settings is not None and offloads_optimizer(deepspeed_settings),
-    )
+    offloads = deepspeed_settings is not None and offloads_optimizer(deepspeed_settings)
+    optimizer = build(cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads)
     if deepspeed_settings is not None:
         on_gpu = environment.device.type == "cuda"
         deepspeed_settings = engine_config(
@@ -74,14 +70,8 @@ def assemble(
         resume=found,
         deepspeed=deepspeed_settings,
     )
-    get_logger().info(
-        "%d samples, %d per step, %d steps (%d an epoch), precision %s",
-        len(dataset),
-        plan.global_batch,
-        max_iters,
-        steps_per_epoch,
-        optimizer.precision.name,
-    )
+    size = f"{len(dataset)} samples, {plan.global_batch} per step, {max_iters} steps ({steps_per_epoch} an epoch)"
+    get_logger().info("%s, precision %s", size, optimizer.precision.name)
     return make_runner(model, optimizer, dataloader, plan)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import console
+from xtuner.tools.arguments import add_cfg_options
 
 _COMMANDS = ("/image", "/draw", "/reset", "/help", "/exit")
 _USAGE = (
@@ -46,14 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format (default: bf16 or fp16 on a GPU, fp32 on the CPU)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings of the config to change",
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from xtuner.tools.arguments import add_cfg_options
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -23,14 +25,7 @@ SUPERVISED_SHARE = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
     parser.add_argument("config", help="name or path of the config")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings to override",
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--deepspeed",
         metavar="NAME",

@@ -10,15 +10,14 @@ from rich.console import Console
 
 from xtuner.config import load_config, parse_overrides
 from xtuner.registry import resolve_type
+from xtuner.tools.arguments import add_cfg_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("config", help="path or name of the config whose train_dataset is checked")
     parser.add_argument("-n", "--show", type=int, default=10, help="examples to show of each kind (default: 10)")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings to override"
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

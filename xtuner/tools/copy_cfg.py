@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from xtuner.tools.arguments import add_cfg_options
+
 HELP = "Copy a config, with all that it reads from its bases, into one file that loads from anywhere."
 
 
@@ -13,14 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
     parser.add_argument("config", help="name or path of the config")
     parser.add_argument("save_dir", type=Path, help="folder for the copy, made if it is not there")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings to change in the copy",
-    )
+    add_cfg_options(parser, "settings to change in the copy")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from rich.text import Text
 from xtuner.config import load_config, parse_overrides
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from xtuner.registry import build
+from xtuner.tools.arguments import add_cfg_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="path or name of the config whose train_dataset is shown")
     parser.add_argument("-n", "--num", type=int, default=3, help="samples to show (default: 3)")
     parser.add_argument("--start", type=int, default=0, help="first sample (default: 0)")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings to override"
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

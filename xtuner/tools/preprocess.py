@@ -8,6 +8,7 @@ from typing import Any
 from xtuner.config import load_config, parse_overrides
 from xtuner.log import get_logger
 from xtuner.registry import resolve_type
+from xtuner.tools.arguments import add_cfg_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llava.add_argument("--config", required=True, help="path or name of the config whose train_dataset is prepared")
     llava.add_argument("--out", required=True, help="folder to make; one made with the same settings is kept")
     llava.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
-    llava.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings to override"
-    )
+    add_cfg_options(llava)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,9 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="path or name of the config whose train_dataset is prepared")
     parser.add_argument("--save-folder", required=True, help="folder to make")
     parser.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings to override"
-    )
+    from xtuner.tools.arguments import add_cfg_options
+
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
 
     from xtuner.cli import main as xtuner

@@ -12,6 +12,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import console, get_logger
+from xtuner.tools.arguments import add_cfg_options
 
 EXIT_MISSING = 3
 """Exit code where benchmarks were skipped because their files are absent."""
@@ -36,14 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-missing", action="store_true", help="exit 0 although benchmarks were skipped")
     parser.add_argument("--check-files", action="store_true", help="only say which benchmarks' files are absent")
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), help="who started the processes")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings of the config to change",
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

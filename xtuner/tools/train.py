@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from xtuner.tools.arguments import add_cfg_options
+
 LAUNCHERS = ("none", "pytorch", "slurm")
 
 EXIT_INTERRUPTED = 75
@@ -36,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on from a checkpoint; 'auto': the newest, if any",
     )
     parser.add_argument("--seed", type=int, help="start of all random numbers (default: the config's)")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings to change"
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@ import argparse
 import time
 from pathlib import Path
 
+from xtuner.tools.arguments import add_cfg_options
+
 HELP = "a checkpoint of a run (file or DeepSpeed folder) to one folder that holds the whole model"
 
 
@@ -20,14 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format of all weights (default: auto, each part as its own files have it)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings of the config to change",
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
