@@ -25,6 +25,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         num_image_tokens: V, image tokens of a picture.
         vocab_size: rows of the language model's embedding table.
         with_objects: whether boxes become object tokens; else a batch's boxes are left aside.
+        pack: in training, join a batch's samples in one row instead of padding them; see `SplicePlan.packed`.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         num_image_tokens: int,
         vocab_size: int,
         with_objects: bool,
+        pack: bool = False,
     ) -> None:
         super().__init__(non_blocking=True)
         self.normalizer = normalizer
@@ -43,6 +45,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         self.num_image_tokens = num_image_tokens
         self.vocab_size = vocab_size
         self.with_objects = with_objects
+        self.pack = pack
 
     def forward(self, data: Mapping[str, Any], training: bool = False, pad_left: bool = False) -> dict[str, Any]:
         """Prepares a batch for `MGLLaVA.forward`.
@@ -51,7 +54,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
             data: on the CPU: ``input_ids`` (B, T), where it has them ``labels`` and ``attention_mask`` (B,
                 T), and ``pixel_values`` (I, 3, S, S) uint8 and ``boxes``, I tensors (N, 4) xyxy in pixels of
                 the S frame; other keys are left aside.
-            training: mmengine's flag; there is no augmentation, so it changes nothing.
+            training: packs the samples where `pack` is set; nothing else depends on it.
             pad_left: pads on the left, for generation.
 
         Returns:
@@ -74,6 +77,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
             [len(box) for box in boxes],
             pad_left,
         )
+        if self.pack and training:
+            plan = plan.packed()
         batch = self.cast_data({field.name: getattr(plan, field.name) for field in fields(SplicePlan)})
         high_pixels, low_pixels = self.normalizer(self.cast_data(pixels), self.low_res_size)
         # one transfer for all boxes; the split makes views

@@ -46,6 +46,8 @@ class MGLLaVA(TrainableParts):
             language model's width. Without a high-resolution encoder there is neither fusion nor object encoder.
         trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders always
             are frozen.
+        pack: train on a batch's samples joined in one row, without padding, instead of on padded rows. Pays with flash
+            attention; elsewhere the dense mask of a long row can cost more than the padding.
         activation_checkpointing: recompute the language model's layers in the backward pass instead of
             keeping them.
         pretrained_pth: checkpoint to start from, with this model's or the published one's names; it must hold
@@ -66,6 +68,7 @@ class MGLLaVA(TrainableParts):
         fusion: Mapping[str, Any] | nn.Module | None = None,
         object_encoder: Mapping[str, Any] | nn.Module | None = None,
         trainable: Collection[str] = _CONNECTORS,
+        pack: bool = False,
         activation_checkpointing: bool = True,
         pretrained_pth: str | None = None,
     ) -> None:
@@ -87,7 +90,7 @@ class MGLLaVA(TrainableParts):
             )
         token_channels = self.low_res_encoder.channels if self.fusion is None else self.fusion.out_channels
         self.projector = build(projector, in_channels=token_channels, out_channels=width)
-        self.data_preprocessor = self._build_preprocessor()
+        self.data_preprocessor = self._build_preprocessor(pack)
         self.set_trainable(trainable)
         if activation_checkpointing:
             _checkpoint_activations(self.llm)
@@ -112,7 +115,7 @@ class MGLLaVA(TrainableParts):
                 f"{high.strides[-1]}). Set image_size_aux to {low.grid[0] * high.strides[-1]}."
             )
 
-    def _build_preprocessor(self) -> BatchPreprocessor:
+    def _build_preprocessor(self, pack: bool) -> BatchPreprocessor:
         low, high = self.low_res_encoder, self.high_res_encoder
         # nothing is read under meta_init, and the statistics change no shape
         normalizer = PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(low.name_or_path)
@@ -123,6 +126,7 @@ class MGLLaVA(TrainableParts):
             num_image_tokens=low.num_tokens,
             vocab_size=self.llm.get_input_embeddings().num_embeddings,
             with_objects=self.object_encoder is not None,
+            pack=pack,
         )
 
     def set_trainable(self, names: Collection[str]) -> None:
@@ -184,7 +188,8 @@ class MGLLaVA(TrainableParts):
     ) -> Any:
         """Runs a batch as `data_preprocessor` makes it: `SplicePlan`'s tensors, pixels and boxes.
 
-        Samples are padded on the right, where no token can see the padding, so the language model needs no mask.
+        Samples are padded on the right, where no token can see the padding, or packed with restarting positions, which
+        keep them apart in transformers' models; so the language model needs no mask.
 
         Args:
             mode: ``loss`` or ``logits``.

@@ -36,6 +36,26 @@ class SplicePlan:
     target_positions: torch.Tensor
     targets: torch.Tensor
 
+    def packed(self) -> SplicePlan:
+        """Returns the same samples joined in one row without padding, (1, all tokens); positions restart in each.
+
+        Transformers' models take restarting positions without a mask as packed samples, which do not see each other.
+        """
+        kept = self.attention_mask.flatten()
+        moved_to = kept.cumsum(0) - 1
+        # a sample's first token would be predicted from the sample before it
+        labels = self.labels.masked_fill(self.position_ids == 0, IGNORE_INDEX)
+        return SplicePlan(
+            input_ids=self.input_ids.flatten()[kept].unsqueeze(0),
+            labels=labels.flatten()[kept].unsqueeze(0),
+            attention_mask=kept[kept].unsqueeze(0),
+            position_ids=self.position_ids.flatten()[kept].unsqueeze(0),
+            image_positions=moved_to[self.image_positions],
+            object_positions=moved_to[self.object_positions],
+            target_positions=moved_to[self.target_positions],
+            targets=self.targets,
+        )
+
 
 def plan_splice(
     input_ids: torch.Tensor,

@@ -16,6 +16,7 @@ model = dict(
     low_res_encoder=dict(type=LowResEncoder, name_or_path="${visual_encoder_name_or_path}"),
     projector=dict(type=MLPProjector),
     trainable="${trainable}",
+    pack="${pack}",
     activation_checkpointing="${activation_checkpointing}",
     pretrained_pth="${pretrained_pth}",
 )

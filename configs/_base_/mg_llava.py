@@ -19,6 +19,7 @@ model = dict(
     projector=dict(type=MLPProjector),
     object_encoder=dict(type=ObjectEncoder),
     trainable="${trainable}",
+    pack="${pack}",
     activation_checkpointing="${activation_checkpointing}",
     pretrained_pth="${pretrained_pth}",
 )

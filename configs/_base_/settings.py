@@ -5,6 +5,7 @@ visual_encoder_name_or_path = "openai/clip-vit-large-patch14-336"
 pretrained_pth = None
 attn_implementation = "auto"
 activation_checkpointing = True
+pack = False  # samples of a micro-batch in one row, without padding: pays with flash attention
 
 # data: object tokens come on top of max_length text tokens (576 of 2048 positions are kept for the picture)
 max_length = 2048 - 576

@@ -110,6 +110,36 @@ class TestForward:
         torch.testing.assert_close(loss, plain, rtol=1e-2, atol=0)
 
 
+class TestPacked:
+    """Text-only samples, pictures and different lengths in one row: the same loss and gradients as padded rows."""
+
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_equals_padded(self, tmp_path: Path, attention: str, recompute: bool) -> None:
+        model = tiny_model(tmp_path, trainable=(*CONNECTORS, "llm"), activation_checkpointing=recompute).train()
+        model.llm.set_attn_implementation(attention)
+        batch = tiny_batch((12, 9, 7, 15), (1, 0, 2, 1))
+        padded = self.loss_and_gradients(model, batch)
+        model.data_preprocessor.pack = True
+        assert model.data_preprocessor(batch, True)["input_ids"].shape[0] == 1
+        packed = self.loss_and_gradients(model, batch)
+        # float32 sums in another order
+        torch.testing.assert_close(packed[0], padded[0], rtol=1e-5, atol=0)
+        for name, gradient in padded[1].items():
+            torch.testing.assert_close(packed[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+    def test_only_in_training(self, tmp_path: Path) -> None:
+        model = tiny_model(tmp_path, pack=True)
+        assert model.data_preprocessor(tiny_batch((12, 9), (1, 0)), False)["input_ids"].shape[0] == 2
+
+    @staticmethod
+    def loss_and_gradients(model: MGLLaVA, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
 class TestTextOnly:
     def test_no_vision_work(self, tmp_path: Path) -> None:
         model = tiny_model(tmp_path)

@@ -48,6 +48,20 @@ def test_left_padding() -> None:
     assert plan.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]]
 
 
+def test_packed_by_hand() -> None:
+    """[1, picture, 5] and [1, 6]: V = 2 and one object make 5 tokens, and 2 more follow in the same row."""
+    ids = torch.tensor([[1, P, 5], [1, 6, 0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    plan = plan_splice(ids, torch.tensor([[X, X, 5], [1, 6, X]]), mask, 2, [1]).packed()
+    assert plan.input_ids.tolist() == [[1, 0, 0, 0, 5, 1, 6]]
+    assert plan.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1]]
+    # the second sample's first token is supervised, but nothing of its own comes before it
+    assert plan.labels.tolist() == [[X, X, X, X, 5, X, 6]]
+    assert plan.attention_mask.all() and plan.attention_mask.shape == (1, 7)
+    assert (plan.image_positions.tolist(), plan.object_positions.tolist()) == ([1, 2], [3])
+    assert (plan.target_positions.tolist(), plan.targets.tolist()) == ([3, 5], [5, 6])
+
+
 def test_picture_first_makes_its_successor_a_target() -> None:
     ids = torch.tensor([[P, 5]])
     plan = plan_splice(ids, torch.tensor([[X, 5]]), torch.ones_like(ids).bool(), 3, [2])
