@@ -153,6 +153,14 @@ def other_size_message(image_path: str, size: tuple[int, int], record: BoxRecord
     )
 
 
+def no_match_message(box_path: str, num_pictures: int) -> str:
+    """Says that a box file knows none of the pictures."""
+    return (
+        f"box file '{box_path}' fits none of the {num_pictures:,} pictures by path or id: is it the file of this data "
+        "set? box_json_path=None goes without object tokens."
+    )
+
+
 def _image_key(path: str) -> str:
     return posixpath.normpath(path.replace("\\", "/"))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from mg_llava.box_store import BoxStore, other_size_message
+from mg_llava.box_store import BoxStore, no_match_message, other_size_message
 from mg_llava.boxes import clip_boxes, valid_boxes
 from mg_llava.images import open_picture
 from mg_llava.text_folders import as_paths, open_text
@@ -143,10 +143,7 @@ def _check_boxes(
         if size is not None and record.size not in (None, size):
             problems.append(f"boxes of another size: {other_size_message(use.path, size, record)}")
     if uses and without == len(uses):
-        problems.append(
-            f"boxes without pictures: box file '{box_path}' fits none of the {len(uses):,} pictures by path "
-            "or id: is it the file of this data set?"
-        )
+        problems.append(f"boxes without pictures: {no_match_message(box_path, len(uses))}")
     elif without:
         get_logger().info("%s of %s pictures are not in the box file: no object tokens there.", without, len(uses))
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from mg_llava.box_store import BoxRecord, BoxStore, other_size_message
+from mg_llava.box_store import BoxRecord, BoxStore, no_match_message, other_size_message
 from mg_llava.boxes import BoxSelection, PictureBoxes, drop_lowest, no_boxes, valid_boxes
 from mg_llava.data_check import check_training_data
-from mg_llava.images import picture_size
+from mg_llava.images import missing_pictures, picture_size
 from mg_llava.preprocess import ImageProcessor
 from mg_llava.text_folders import as_paths, open_text, prepare_text_folders
 from xtuner.data.collate import collate
 from xtuner.data.prepare import Template, column
-from xtuner.errors import XTunerError
+from xtuner.errors import ProblemsError, XTunerError
 from xtuner.log import console, get_logger
 from xtuner.model.llm import read_llm_config
 from xtuner.registry import build
@@ -27,6 +27,8 @@ from xtuner.registry import build
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+_SHOWN = 10
 
 
 class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -64,7 +66,9 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         report: what was dropped or cut, by kind.
 
     Raises:
-        XTunerError: a file is missing, malformed or prepared with other settings, or no sample is left.
+        XTunerError: a file is missing, malformed or prepared with other settings, the box file knows none of the
+            pictures, or no sample is left.
+        ProblemsError: pictures are missing.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             as_paths(data_path), self.tokenizer, prompt_template, max_length, offline_processed_text_folder
         )
         self.report: Counter[str] = Counter()
+        self._check_pictures()
         self._survey()
 
     def __len__(self) -> int:
@@ -200,6 +205,23 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         image_tokens = num_images * (self.image_processor.num_image_tokens - 1) if num_images else 0
         return self.context_length - num_ids - image_tokens
 
+    def _check_pictures(self) -> None:
+        """Refuses pictures that are not there: better now than hours later."""
+        names = zip(_values(self.text, "id"), _values(self.text, "images"), strict=True)
+        users = {path: sample_id for sample_id, paths in names for path in paths}
+        missing = list(missing_pictures(self.image_folder, users))
+        if not missing:
+            return
+        shown = [f"picture '{path}' of sample '{users[path]}' does not exist" for path in missing[:_SHOWN]]
+        hidden = len(missing) - len(shown)
+        raise ProblemsError(
+            f"'{self.image_folder}' (setting image_folder), {len(missing):,} of {len(users):,} pictures missing",
+            [
+                *shown,
+                *([f"and {hidden:,} more; `xtuner check-dataset` finds all faults of the data"] if hidden else []),
+            ],
+        )
+
     def _survey(self) -> None:
         """Counts every sample's tokens; what passes the context without any box is left out."""
         text_lengths = column(self.text, "length").astype(np.int64)
@@ -222,6 +244,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             self.report["boxes cut for the context"] += found - objects
             lengths[row] += len(paths) * (self.image_processor.num_image_tokens - 1) + objects
         self.report["samples longer than the context left out"] += int((~fits).sum())
+        self._refuse_foreign_boxes()
         self._rows = np.flatnonzero(fits)
         self.lengths, self.modality = lengths[fits], modality[fits]
         self._log_report()
@@ -230,8 +253,11 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Number of a picture's object tokens; what is odd about its boxes goes into the report."""
         self.report["pictures"] += 1
         boxes = self._box_record(path, sample_id, num_images)
-        if boxes is None or not len(boxes.found.labels):
-            self.report["pictures without boxes"] += self.box_store is not None
+        if boxes is None:
+            self.report["pictures not in the box file"] += self.box_store is not None
+            return 0
+        if not len(boxes.found.labels):
+            self.report["pictures without boxes"] += 1
             return 0
         self.report["inverted boxes left out"] += int((~valid_boxes(boxes.found.boxes)).sum())
         chosen = self._select(boxes, num_ids)
@@ -240,6 +266,10 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         kept = self.image_processor.map_boxes(chosen.boxes, boxes.size)[1]
         self.report["boxes outside the picture left out"] += int((~kept).sum())
         return int(kept.sum())
+
+    def _refuse_foreign_boxes(self) -> None:
+        if self.box_store is not None and 0 < self.report["pictures"] == self.report["pictures not in the box file"]:
+            raise XTunerError(no_match_message(self.box_store.path, self.report["pictures"]))
 
     def _log_report(self) -> None:
         if not len(self):

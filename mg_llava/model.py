@@ -33,7 +33,7 @@ class MGLLaVA(TrainableParts):
 
     1. low-resolution encoder: (I, 3, s, s) → image tokens (I, V, C);
     2. high-resolution encoder: (I, 3, S, S) → stage maps (I, C_i, H_i, H_i);
-    3. fusion of the last stage map into the image tokens;
+    3. fusion, if there is one, of the last stage map into the image tokens;
     4. projector: image tokens to the language model's width, (I, V, D);
     5. object encoder: one token per box from all stage maps, (ΣN, D);
     6. splice: each ``<image>`` becomes its V image tokens and then its object tokens;
@@ -43,7 +43,8 @@ class MGLLaVA(TrainableParts):
         llm: node of or built causal language model of transformers.
         low_res_encoder, high_res_encoder, fusion, projector, object_encoder: nodes or built parts. Sizes are
             passed on at build: fusion reads the encoders' channels, projector and object encoder also the
-            language model's width. Without a high-resolution encoder there is neither fusion nor object encoder.
+            language model's width. Without a high-resolution encoder there is neither fusion nor object encoder;
+            with one there is at least one of them. Without fusion the image tokens are low resolution only.
         trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders always
             are frozen.
         pack: train on a batch's samples joined in one row, without padding, instead of on padded rows. Pays with flash
@@ -106,9 +107,12 @@ class MGLLaVA(TrainableParts):
                         f"the model has a {name} but no high_res_encoder to feed it: give both or neither."
                     )
             return
-        if fusion is None:
-            raise XTunerError("the model has a high_res_encoder but no fusion: name one, ConvGateFusion for instance.")
-        if low.grid != high.grid:
+        if fusion is None and object_encoder is None:
+            raise XTunerError(
+                "the model has a high_res_encoder that nothing reads: give a fusion (ConvGateFusion for instance) or "
+                "an object_encoder, or leave the high_res_encoder out."
+            )
+        if fusion is not None and low.grid != high.grid:
             raise XTunerError(
                 f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} px), "
                 f"high resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride "

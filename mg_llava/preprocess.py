@@ -63,9 +63,9 @@ def read_pixel_statistics(name_or_path: str) -> PixelStatistics:
     try:
         content: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(name_or_path)[0]
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise XTunerError(
-            f"the image preprocessing of '{name_or_path}' cannot be read: {reason[0]} Expected a folder with "
+            f"the image preprocessing of '{name_or_path}' cannot be read: {reason}. Expected a folder with "
             "preprocessor_config.json, or a hub name that can be reached: visual_encoder_name_or_path."
         ) from error
     mean = _three_numbers(content, "image_mean", name_or_path)

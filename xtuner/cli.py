@@ -15,6 +15,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from xtuner import __version__
 from xtuner.errors import XTunerError, nearest
@@ -69,11 +70,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Suggests the nearest where a value is none of an argument's choices."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += f".{nearest(str(value), action.choices or ())}"
+            raise
+
+
 def run_command(command: str, module: ModuleType, words: Sequence[str]) -> int:
     """Reads the arguments of a command's module and runs it; argparse's own exits become exit codes."""
     description = getattr(module, "HELP", None) or COMMANDS.get(command)
     # no abbreviations: a mistyped option must not be taken for another
-    parser = argparse.ArgumentParser(prog=f"xtuner {command}", description=description, allow_abbrev=False)
+    parser = _Parser(prog=f"xtuner {command}", description=description, allow_abbrev=False)
     module.add_arguments(parser)
     try:
         args, unknown = parser.parse_known_args(words)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_SHORTEST_PART = 4
+
 
 class XTunerError(ValueError):
     """A mistake in what the user gave; the command line prints the message without a traceback and exits 1."""
@@ -29,6 +31,9 @@ class ProblemsError(XTunerError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns ``" Did you mean 'x'?"`` for the choice most like `name`, or ``""`` where none is alike."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    """Returns ``" Did you mean 'x'?"`` for the choice most like `name`, else one that contains it, else ``""``."""
+    known = list(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close and len(name) >= _SHORTEST_PART:
+        close = sorted((choice for choice in known if name in choice), key=len)
     return f" Did you mean '{close[0]}'?" if close else ""

@@ -143,7 +143,7 @@ class TestSamples:
         # a.png is in two samples; b and c have no boxes
         assert dataset.report["inverted boxes left out"] == 2
         assert dataset.report["boxes outside the picture left out"] == 2
-        assert dataset.report["pictures without boxes"] == 2
+        assert dataset.report["pictures not in the box file"] == 2
         assert dataset.report["pictures"] == 4
 
     def test_several_files_follow_each_other(self, world: Any, tmp_path: Path) -> None:
@@ -216,6 +216,16 @@ class TestFaults:
         (tmp_path / "a.png").unlink()
         with pytest.raises(XTunerError, match=r"sample 'one' \(number 0\): picture '.*a.png' does not exist"):
             dataset[0]
+
+    def test_missing_pictures_are_found_before_training(self, world: Any, tmp_path: Path) -> None:
+        node = world()
+        (tmp_path / "b" / "b.png").unlink()
+        with pytest.raises(ProblemsError, match=r"1 of 3 pictures missing:\n.*'b/b.png' of sample 'two'"):
+            MGLLaVADataset(**node)
+
+    def test_a_box_file_of_other_pictures(self, world: Any) -> None:
+        with pytest.raises(XTunerError, match="fits none of the 4 pictures"):
+            MGLLaVADataset(**world(boxes=[box_record("elsewhere.png", 1)]))
 
     def test_boxes_of_another_size(self, world: Any) -> None:
         dataset = MGLLaVADataset(**world(boxes=[box_record("a.png", 3, width=8, height=12)]))

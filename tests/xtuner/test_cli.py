@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from xtuner import __version__, cli
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, nearest
 
 
 def command(run) -> ModuleType:
@@ -78,6 +78,16 @@ class TestExitCodes:
         with_command(lambda args: 0)
         assert cli.main(["version", "--numbre=3"]) == 2
         assert "unknown argument '--numbre=3'. Did you mean '--number'?" in capsys.readouterr().err
+
+    def test_mistyped_choice_suggests_the_nearest(self, capsys):
+        assert cli.main(["convert", "pth_hf"]) == 2
+        assert "Did you mean 'pth_to_hf'?" in capsys.readouterr().err
+
+    def test_a_part_of_a_name_suggests_the_whole(self):
+        assert nearest("zero2", ["deepspeed_zero1", "deepspeed_zero2_offload", "deepspeed_zero2"]).endswith(
+            "'deepspeed_zero2'?"
+        )
+        assert nearest("x", ["max_norm"]) == ""
 
     def test_abbreviated_option_is_not_taken_for_another(self, with_command):
         with_command(lambda args: 0)

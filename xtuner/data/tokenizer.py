@@ -28,9 +28,9 @@ def build_tokenizer(name_or_path: str, padding_side: Literal["right", "left"] = 
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side=padding_side, trust_remote_code=False)
     # transformers raises OSError, ValueError, KeyError, ImportError and others for unreadable files
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix("from one of:").strip(" .")
         raise XTunerError(
-            f"the tokenizer '{name_or_path}' cannot be read: {reason[0]} Expected a folder with "
+            f"the tokenizer '{name_or_path}' cannot be read: {reason}. Expected a folder with "
             "tokenizer.json or tokenizer.model and tokenizer_config.json, or a hub name that this machine "
             "can reach; check llm_name_or_path."
         ) from error
@@ -42,6 +42,8 @@ def build_tokenizer(name_or_path: str, padding_side: Literal["right", "left"] = 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.unk_token_id is None else tokenizer.unk_token
         _tell_once(f"The tokenizer '{name_or_path}' has no padding token: padding with {tokenizer.pad_token!r}.")
+    if tokenizer.bos_token_id is None:
+        _tell_once(f"The tokenizer '{name_or_path}' has no bos token: texts start without one.")
     return tokenizer
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.runner import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
+
+from xtuner.errors import XTunerError
 
 
 class TrainLoop(BaseLoop):
@@ -68,7 +71,7 @@ class TrainLoop(BaseLoop):
             self.runner.start_random_numbers()
         while self._iter < self._max_iters and not self.runner.interrupted:
             started = time.perf_counter()
-            micro_batches = [next(batches) for _ in range(sampler.grad_accum)]
+            micro_batches = _take(batches, sampler.grad_accum)
             self.data_wait = time.perf_counter() - started
             self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=micro_batches)
             result = self.runner.train_step(micro_batches)
@@ -76,3 +79,12 @@ class TrainLoop(BaseLoop):
             self._iter += 1
         self.runner.call_hook("after_train")
         return self.runner.module
+
+
+def _take(batches: Iterator[Any], count: int) -> list[Any]:
+    try:
+        return [next(batches) for _ in range(count)]
+    except XTunerError as error:
+        # a loader's worker hands its traceback on as part of the message; ours is what follows the class's name
+        message = str(error).rpartition(f"{XTunerError.__module__}.{XTunerError.__name__}: ")[2]
+        raise XTunerError(message.strip()) from error

@@ -93,8 +93,15 @@ class TrainableParts(BaseModel):
         Raises:
             RuntimeError: with `strict`, a weight of a trained part is absent, or one is unknown (torch's
                 convention).
+            XTunerError: a weight has another shape.
         """
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        try:
+            result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        except RuntimeError as error:
+            detail = "\n".join(f"  - {line.strip()}" for line in str(error).splitlines()[1:])
+            raise XTunerError(
+                f"the checkpoint does not fit this model:\n{detail}\nContinue with the config that it was trained with."
+            ) from error
         kept = tuple(f"{name}." for name in self._trainable)
         missing = [key for key in result.missing_keys if key.startswith(kept)]
         if strict and (missing or result.unexpected_keys):

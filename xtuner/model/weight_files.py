@@ -64,13 +64,15 @@ def load_pickle(path: str | Path) -> Any:
             "responsibility: torch.save({k: v for k, v in torch.load(FILE, weights_only=False).items() "
             "if torch.is_tensor(v)}, NEW_FILE)"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    # any bytes are some pickle: what is none of ours ends in whatever its first instruction stumbles over
+    except Exception as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: str | Path, error: Exception) -> XTunerError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return XTunerError(f"'{path}' cannot be read: {reason} It may be cut off: fetch or save it again.")
+    text = "" if isinstance(error, LookupError) else str(error)
+    reason = (text.splitlines() or ["it is no file of weights"])[0].rstrip(".")
+    return XTunerError(f"'{path}' cannot be read: {reason}. It may be cut off: fetch or save it again.")
 
 
 def _what_else(path: str | Path) -> str:

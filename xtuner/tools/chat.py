@@ -101,11 +101,15 @@ def _load(args: argparse.Namespace) -> Any:
         raise XTunerError(
             f"the folder '{args.model}' has no config.json: give one that `xtuner convert pth_to_hf` wrote."
         )
-    from xtuner.config import load_config, parse_overrides
+    from xtuner.config import find_config, load_config, parse_overrides
     from xtuner.registry import build
     from xtuner.tools.trained_model import build_trained
 
-    cfg = load_config(args.model, parse_overrides(args.cfg_options))
+    try:
+        config = find_config(args.model)
+    except XTunerError as error:
+        raise XTunerError(f"'{args.model}' is no exported folder either. {error}") from error
+    cfg = load_config(config, parse_overrides(args.cfg_options))
     model = build_trained(cfg, args.checkpoint, device, precision.name)
     return build(cfg.evaluation, model=model).assistant
 

@@ -27,7 +27,7 @@ def test_padding_falls_back_to_unk_then_eos(tmp_path: Path, make_tokenizer: Make
     assert build_tokenizer(own).pad_token == "<pad>"
 
 
-def test_the_fallback_is_said_once(
+def test_what_is_missing_is_said_once(
     tmp_path: Path, make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -37,8 +37,9 @@ def test_the_fallback_is_said_once(
     path = saved(make_tokenizer(eos_token="</s>"), tmp_path)
     build_tokenizer(path)
     build_tokenizer(path)
-    assert len(said) == 1
+    assert len(said) == 2
     assert "padding with '</s>'" in said[0]
+    assert "no bos token" in said[1]
 
 
 def test_padding_side(tmp_path: Path, make_tokenizer: MakeTokenizer) -> None:

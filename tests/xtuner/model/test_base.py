@@ -64,6 +64,11 @@ def test_load_state_dict_needs_only_trained_parts() -> None:
         target.load_state_dict({**source.state_dict(), "tail.weight": torch.zeros(1)})
 
 
+def test_a_weight_of_another_shape() -> None:
+    with pytest.raises(XTunerError, match=r"does not fit this model:\n  - size mismatch for head.weight"):
+        TwoParts(("head",)).load_state_dict({"head.weight": torch.zeros(2, 2), "head.bias": torch.zeros(1)})
+
+
 def test_a_part_that_the_model_goes_without_is_skipped() -> None:
     assert TwoParts(("head", "extra")).trainable == ("head",)
 

@@ -80,6 +80,14 @@ class TestRefused:
             read_state_dict(tmp_path / "list.pth")
 
 
+@pytest.mark.parametrize("content", [b"hello world", b"", b"PK\x03\x04", b"<html>not found</html>"])
+def test_any_other_file(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(XTunerError, match="weights.pth' (cannot be read|is refused)"):
+        read_state_dict(path)
+
+
 class Bomb:
     """A pickle that makes a folder when loaded."""
 
