@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,11 +52,11 @@ class PredictionFiles:
         self._write([read_anew.get(key, prediction) for key, prediction in self.read().items()])
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Appends predictions of this process; they are on disk when this returns."""
+        """Appends predictions of this process; they outlive it when this returns, even if it is killed."""
         with self._own.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, predictions)))
+            # no fsync: it can take a second on a busy disk, and only guards against the machine's own failure
             file.flush()
-            os.fsync(file.fileno())
 
     def merge(self, order: Sequence[str] = ()) -> dict[str, Prediction]:
         """Gathers the files of all processes in ``predictions.jsonl``; by rank 0, while no other writes.
