@@ -5,7 +5,25 @@ Files lie below `benchmark_folder` as their authors publish them (docs/dataset_p
 """
 
 from mg_llava.boxes import BoxSelection
-from mg_llava.evaluation import GQA, EvaluationRunner, MultipleChoice, TextVQA, VQAv2, YesNo
+from mg_llava.evaluation import (
+    GQA,
+    MME,
+    MMVP,
+    OCRVQA,
+    ChartQA,
+    DocVQA,
+    EvaluationRunner,
+    HallusionBench,
+    LLaVABench,
+    MathVista,
+    MMVet,
+    MultipleChoice,
+    RefCOCO,
+    TallyQA,
+    TextVQA,
+    VQAv2,
+    YesNo,
+)
 
 benchmark_folder = "data/eval"
 benchmark_box_folder = "data/eval/boxes"
@@ -19,6 +37,47 @@ benchmarks = [
         dict(type=MultipleChoice, name="seed_image", data_file="SEEDBench_IMG.tsv"),
         dict(type=MultipleChoice, name="scienceqa_test", data_file="ScienceQA_TEST.tsv"),
         dict(type=MultipleChoice, name="ai2d_test", data_file="AI2D_TEST.tsv"),
+        dict(type=MultipleChoice, name="mmstar", data_file="MMStar.tsv"),
+        dict(type=MultipleChoice, name="mmmu_val", data_file="MMMU_DEV_VAL.tsv", open_questions=True),
+        dict(type=MME, name="mme", data_file="MME.tsv"),
+        dict(type=HallusionBench, name="hallusion_bench", data_file="HallusionBench.tsv"),
+        dict(type=DocVQA, name="docvqa_val", data_file="DocVQA_VAL.tsv", max_new_tokens=32),
+        dict(type=OCRVQA, name="ocrvqa_testcore", data_file="OCRVQA_TESTCORE.tsv", max_new_tokens=32),
+        dict(
+            type=ChartQA,
+            name="chartqa_test",
+            data_file=["chartqa/test_human.json", "chartqa/test_augmented.json"],
+            image_folder="chartqa/png",
+        ),
+        dict(type=TallyQA, name="tallyqa_test", data_file="tallyqa/test.json", image_folder="tallyqa"),
+        *(
+            dict(type=RefCOCO, name=name, data_file=f"refcoco/{name}.jsonl", image_folder="coco")
+            for name in ("refcoco_val", "refcoco+_val", "refcocog_val")
+        ),
+        # judged where no option or number can be read from an answer, or throughout (MM-Vet, LLaVA-Bench)
+        dict(type=MMVP, name="mmvp", data_file="mmvp/Questions.csv", image_folder="mmvp", max_new_tokens=128),
+        dict(
+            type=MathVista,
+            name="mathvista_testmini",
+            data_file="mathvista/testmini.json",
+            image_folder="mathvista",
+            max_new_tokens=1024,
+        ),
+        dict(
+            type=MMVet,
+            name="mm_vet",
+            data_file="mm-vet/llava-mm-vet.jsonl",
+            answer_file="mm-vet/mm-vet.json",
+            image_folder="mm-vet/images",
+        ),
+        dict(
+            type=LLaVABench,
+            name="llava_bench",
+            data_file="llava-bench-in-the-wild/questions.jsonl",
+            context_file="llava-bench-in-the-wild/context.jsonl",
+            answer_file="llava-bench-in-the-wild/answers_gpt4.jsonl",
+            image_folder="llava-bench-in-the-wild/images",
+        ),
         # with the words that an OCR system read, as LLaVA-1.5 reports it; ocr_hints=False asks without
         dict(
             type=TextVQA,

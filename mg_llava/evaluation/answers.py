@@ -47,6 +47,16 @@ def option_letter(output: str, options: Mapping[str, str]) -> str | None:
     return _by_text(text, options)
 
 
+def strict_option_letter(output: str) -> str | None:
+    """Returns what the original reads as an option: the first run of capitals A–D, wherever it stands.
+
+    "Answer: C" is A to it, "Definitely C" is D, "Car" is C, lower case and E–I are never found; a run of several
+    letters matches no option. Only for comparing with numbers that were reported so.
+    """
+    found = re.search(r"[A-D]+", output)
+    return found.group() if found and len(found.group()) == 1 else None
+
+
 def _named_letters(text: str) -> set[str]:
     text = _ARTICLE_OR_PRONOUN.sub(" ", text)
     return {match.group(1) for match in _NAMED_LETTER.finditer(text) if match.group(1).isupper()}

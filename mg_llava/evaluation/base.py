@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -113,7 +113,11 @@ class Benchmark(ABC):
         box_json_path: box file, relative to `data_root`; None = no object tokens, unless there is a `box_folder`.
         box_folder: folder of ``<name>.json`` box files, for a table of benchmarks; None = none.
         max_new_tokens: answers are cut there; choose what the benchmark's answers need.
+        strict_reference: read and score answers as the original did, faults and all, to compare with its numbers.
     """
+
+    strict_differs: ClassVar[bool] = False
+    """Whether `strict_reference` changes anything for this kind."""
 
     name: str
     data_file: str | Sequence[str]
@@ -122,6 +126,7 @@ class Benchmark(ABC):
     box_json_path: str | None = None
     box_folder: str | None = None
     max_new_tokens: int = 16
+    strict_reference: bool = False
 
     def path(self, path: str) -> str:
         """Returns a path below `data_root`."""

@@ -59,17 +59,38 @@ def require(row: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
         raise XTunerError(f"{where}: no {', '.join(absent)} among {', '.join(map(str, row))}; every row needs it.")
 
 
-def read_table(path: str) -> list[dict[str, str]]:
-    """Reads a TSV with a header; empty cells and the word nan are left out of a row, everything else stays text.
+def read_records(path: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Reads a JSON list of objects that all have `keys`.
+
+    Raises:
+        XTunerError: it is none, or a record lacks a key; the message says which record.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise XTunerError(f"'{path}': expected a JSON list of questions, found {type(rows).__name__}.")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise XTunerError(f"'{path}' record {number}: expected an object, found {type(row).__name__}.")
+        require(row, keys, f"'{path}' record {number}")
+    return rows
+
+
+def read_table(path: str, separator: str = "\t") -> list[dict[str, str]]:
+    """Reads a table with a header; empty cells and the word nan are left out of a row, everything else stays text.
+
+    Args:
+        path: of the file.
+        separator: between cells.
 
     Raises:
         XTunerError: the file is not such a table.
     """
     try:
         # "None" and "NA" are words that options are made of, so pandas' own list of missing values is not used
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["", "nan", "NaN"])
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=["", "nan", "NaN"])
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise XTunerError(f"'{path}' is not a tab-separated table: {str(error).strip()}. Download it again.") from error
+        kind = "a tab-separated" if separator == "\t" else "such a"
+        raise XTunerError(f"'{path}' is not {kind} table: {str(error).strip()}. Download it again.") from error
     return [
         {str(key): value for key, value in row.items() if isinstance(value, str)} for row in table.to_dict("records")
     ]

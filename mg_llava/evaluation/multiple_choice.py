@@ -1,4 +1,4 @@
-"""Multiple-choice questions in VLMEvalKit's table format: MMBench, SEED-Bench-Image, ScienceQA, AI2D."""
+"""Multiple-choice questions in VLMEvalKit's table format: MMBench, SEED-Bench-Image, ScienceQA, AI2D, MMStar, MMMU."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from mg_llava.evaluation.answers import option_letter
-from mg_llava.evaluation.base import Benchmark, Picture, Prediction, Question, mean_by_groups, unique_ids
-from mg_llava.evaluation.files import read_table, require
+from mg_llava.evaluation.answers import option_letter, short_answer, strict_option_letter
+from mg_llava.evaluation.base import Picture, Prediction, Question, mean_by_groups
+from mg_llava.evaluation.tables import SHORT_ANSWER_REQUEST, TableBenchmark, read_answers
 from xtuner.errors import XTunerError
 
 _LETTERS = "ABCDEFGHI"
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _ROTATION = 1_000_000
 """MMBench numbers the rotations of question n as n, n + 1,000,000, n + 2,000,000, …"""
-_LONGEST_REFERENCE = 64
-"""An image cell this short is the index of the row that holds the picture."""
 
 
 @dataclass(kw_only=True, eq=False)
-class MultipleChoice(Benchmark):
+class MultipleChoice(TableBenchmark):
     """A TSV of ``index, image, question, hint?, A…I, answer?, category?, l2-category?, split?``.
 
     `image` is base64 text or the index of the row that has it; `image_path` with an `image_folder` stands in for it.
@@ -31,52 +29,38 @@ class MultipleChoice(Benchmark):
 
     Args:
         circular: a question counts as right only if all its rotations in the file are (MMBench).
+        open_questions: rows without options are allowed and their short answer is compared (MMMU); else such a row
+            is an error.
         (others): see `Benchmark`.
     """
 
+    strict_differs: ClassVar[bool] = True
+
     circular: bool = False
+    open_questions: bool = False
 
     def read_questions(self) -> list[Question]:
         """Reads the table; a row without index, question or options is named by its number."""
-        rows = read_table(self.data_path)
-        for number, row in enumerate(rows, start=1):
-            require(row, ("index", "question", "A"), f"'{self.data_path}' row {number}")
-        pictures = {row["index"]: row["image"] for row in rows if len(row.get("image", "")) > _LONGEST_REFERENCE}
-        return [
-            self._question(unique_id, row, pictures)
-            for unique_id, row in zip(unique_ids(row["index"] for row in rows), rows, strict=True)
-        ]
+        needed = ("index", "question") if self.open_questions else ("index", "question", "A")
+        return [self._question(*row) for row in self.rows(needed)]
 
-    def _question(self, unique_id: str, row: dict[str, str], pictures: dict[str, str]) -> Question:
+    def _question(self, unique_id: str, row: dict[str, str], picture: Picture | None) -> Question:
         hint = row.get("hint")
         answer = row.get("answer")
         return Question(
             id=unique_id,
             text=f"{hint}\n{row['question']}" if hint else row["question"],
-            picture=self._picture(row, pictures),
+            picture=picture,
             box_id=row["index"],
-            answer=None if answer is None else answer.strip().upper(),
+            answer=None if answer is None else answer.strip().upper() if "A" in row else answer,
             options={letter: row[letter] for letter in _LETTERS if letter in row},
             groups={axis: row[axis] for axis in ("category", "l2-category", "split") if axis in row},
         )
 
-    def _picture(self, row: dict[str, str], pictures: dict[str, str]) -> Picture | None:
-        if self.image_folder is not None and "image_path" in row:
-            return self.picture(row["image_path"])
-        image = row.get("image")
-        if image is None:
-            return None
-        if len(image) <= _LONGEST_REFERENCE:
-            if image not in pictures:
-                raise XTunerError(
-                    f"'{self.data_path}' row with index {row['index']}: its image is that of row {image}, which holds "
-                    "none. Download the file again."
-                )
-            image = pictures[image]
-        return Picture(key=row.get("image_path", ""), encoded=image)
-
     def prompt(self, question: Question) -> str:
         """Returns question, options and the request for a letter, in Chinese where the question is."""
+        if not question.options:
+            return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
         lines = [question.text, *(f"{letter}. {text}" for letter, text in question.options.items())]
         chinese = _CHINESE.search("\n".join(lines))
         request = (
@@ -85,8 +69,17 @@ class MultipleChoice(Benchmark):
         return "\n".join([*lines, request])
 
     def parse(self, question: Question, output: str) -> str | None:
-        """Returns the letter that the answer chooses."""
-        return option_letter(output, question.options)
+        """Returns the letter that the answer chooses; the words themselves where the question has no options."""
+        if self.strict_reference:
+            return strict_option_letter(output)
+        return option_letter(output, question.options) if question.options else short_answer(output) or None
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns whether letter, or short answer, is the right one; of several right answers any will do."""
+        if question.options or question.answer is None:
+            return super().hit(question, parsed)
+        right = {short_answer(answer) for answer in read_answers(question.answer)}
+        return float(parsed is not None and parsed in right)
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the share of right answers; with `circular`, of questions right in all their rotations."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +46,17 @@ class PredictionFiles:
         """Returns the predictions in ``predictions.jsonl`` by id; a line that was cut off is not one."""
         return _read(self.path)
 
+    def replace(self, predictions: Sequence[Prediction]) -> None:
+        """Puts predictions in the place of those with their ids, the order kept; by rank 0, while no other writes."""
+        read_anew = {prediction.id: prediction for prediction in predictions}
+        self._write([read_anew.get(key, prediction) for key, prediction in self.read().items()])
+
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Appends predictions of this process; they are on disk when this returns."""
+        """Appends predictions of this process; they outlive it when this returns, even if it is killed."""
         with self._own.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, predictions)))
+            # no fsync: it can take a second on a busy disk, and only guards against the machine's own failure
             file.flush()
-            os.fsync(file.fileno())
 
     def merge(self, order: Sequence[str] = ()) -> dict[str, Prediction]:
         """Gathers the files of all processes in ``predictions.jsonl``; by rank 0, while no other writes.
@@ -68,12 +72,15 @@ class PredictionFiles:
         for path in (self.path, *parts):
             found |= _read(path)
         ordered = {key: found[key] for key in (*order, *found) if key in found}
-        partial = self.folder / "predictions.partial"
-        partial.write_text("".join(map(_line, ordered.values())), encoding="utf-8")
-        partial.replace(self.path)
+        self._write(ordered.values())
         for path in parts:
             path.unlink()
         return ordered
+
+    def _write(self, predictions: Iterable[Prediction]) -> None:
+        partial = self.folder / "predictions.partial"
+        partial.write_text("".join(map(_line, predictions)), encoding="utf-8")
+        partial.replace(self.path)
 
 
 def _line(prediction: Prediction) -> str:

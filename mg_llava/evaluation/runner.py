@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,11 +14,14 @@ from mg_llava.box_store import BoxStore
 from mg_llava.boxes import BoxSelection
 from mg_llava.evaluation.base import Benchmark, Prediction, Question
 from mg_llava.evaluation.predictions import PredictionFiles
+from mg_llava.evaluation.report import write_report
+from mg_llava.evaluation.scoring import finish, rescore
 from mg_llava.preprocess import ImageProcessor
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.templates import PromptTemplate, Turn
 from xtuner.engine.environment import Collective
 from xtuner.errors import XTunerError
+from xtuner.judge import Judge
 from xtuner.log import console, get_logger
 from xtuner.registry import build
 
@@ -63,7 +65,12 @@ class EvaluationRunner:
         self.num_workers = num_workers
 
     def run(
-        self, benchmark: Benchmark, folder: str | Path, facts: Mapping[str, Any], limit: int | None = None
+        self,
+        benchmark: Benchmark,
+        folder: str | Path,
+        facts: Mapping[str, Any],
+        limit: int | None = None,
+        judge: Judge | None = None,
     ) -> dict[str, Any]:
         """Asks the questions that `folder` has no prediction of, scores all, and writes ``metrics.json``.
 
@@ -72,6 +79,7 @@ class EvaluationRunner:
             folder: of the results: ``predictions.jsonl``, ``metrics.json``, files for upload.
             facts: what answers depend on (checkpoint, config), kept in both.
             limit: ask only the first so many questions.
+            judge: judges free answers; None leaves those unscored that no earlier run had judged.
 
         Returns:
             What ``metrics.json`` holds: ``overall`` (0–1 or None), ``groups``, counts, and `facts`; on ranks other
@@ -104,13 +112,17 @@ class EvaluationRunner:
         if rank != 0:
             return {}
         answered = files.merge([question.id for question in questions])
-        predictions = [answered[question.id] for question in questions]
-        metrics = {**self._metrics(benchmark, predictions, store), **facts}
-        metrics["files"] = [Path(path).name for path in benchmark.write_files(str(folder), predictions)]
-        (Path(folder) / "metrics.json").write_text(
-            json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        return metrics
+        return finish(benchmark, files, [answered[question.id] for question in questions], judge)
+
+    @staticmethod
+    def rescore(benchmark: Benchmark, folder: str | Path, judge: Judge | None = None) -> dict[str, Any]:
+        """Reads and scores again what stands in `folder`, without a model; see `scoring.rescore`."""
+        return rescore(benchmark, folder, judge)
+
+    @staticmethod
+    def report(benchmark: Benchmark, folder: str | Path, image_processor: Mapping[str, Any] | ImageProcessor) -> Path:
+        """Writes the page of a benchmark's results; see `report.write_report`."""
+        return write_report(benchmark, folder, build(image_processor))
 
     def _answer(
         self, benchmark: Benchmark, questions: Sequence[Question], store: BoxStore | None
@@ -130,35 +142,6 @@ class EvaluationRunner:
                 else _unanswered(question, words, prompt)
                 for question, words, prompt in batch
             ]
-
-    def _metrics(
-        self,
-        benchmark: Benchmark,
-        predictions: Sequence[Prediction],
-        store: BoxStore | None,
-    ) -> dict[str, Any]:
-        failed = [prediction for prediction in predictions if prediction.error is not None]
-        if failed:
-            get_logger().warning(
-                "%s: %d of %d questions could not be asked and count as wrong; the first, '%s': %s",
-                *(benchmark.name, len(failed), len(predictions), failed[0].id, failed[0].error),
-            )
-        if len(failed) == len(predictions):
-            raise XTunerError(f"benchmark '{benchmark.name}': no question could be asked; the first: {failed[0].error}")
-        pairs = benchmark.pairs(predictions)
-        without_boxes = sum(
-            store is None or store.find(_box_key(question), question.box_id) is None for question, _ in pairs
-        )
-        metrics = {
-            **benchmark.score(predictions),
-            "num_questions": len(predictions),
-            "num_unparsed": sum(p.parsed is None and p.error is None for p in predictions),
-            "num_failed": len(failed),
-            "num_without_boxes": without_boxes,
-        }
-        if metrics["overall"] is None:
-            get_logger().info("%s: not scored, its answers are not public; predictions are written.", benchmark.name)
-        return metrics
 
 
 class _Prompts(Dataset):
@@ -185,12 +168,8 @@ class _Prompts(Dataset):
             picture = question.picture.open(self.assistant.image_processor)
         except XTunerError as error:
             return question, words, str(error)
-        found = None if self.store is None else self.store.lookup(_box_key(question), question.box_id)
+        found = None if self.store is None else self.store.lookup(question.picture.key or None, question.box_id)
         return question, words, self.assistant.prepare([Turn(words)], [picture], [found])
-
-
-def _box_key(question: Question) -> str | None:
-    return question.picture.key or None if question.picture else None
 
 
 def _unanswered(question: Question, words: str, error: str) -> Prediction:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"NPROC_PER_NODE > 1 the questions are dealt out to as many processes. Exit code: 0 done, {EXIT_MISSING} "
         "benchmarks were skipped because their files are absent, else 1."
     )
-    parser.add_argument("config", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
+    parser.add_argument("config", nargs="?", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="weights: a file, a DeepSpeed folder or a folder of shards"
     )
@@ -34,6 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir", help="results stand in <work-dir>/<benchmark>/ (default: work_dirs/<config name>)"
     )
+    parser.add_argument("--score-only", action="store_true", help="read and score the answers again, without a model")
+    parser.add_argument(
+        "--judge", metavar="MODEL", help="have free answers judged by MODEL at OPENAI_BASE_URL, key in OPENAI_API_KEY"
+    )
+    parser.add_argument(
+        "--judge-price", type=float, metavar="DOLLARS", help="of a million tokens, for the cost that is shown first"
+    )
+    parser.add_argument("--report", action="store_true", help="write <benchmark>/report.html with pictures and answers")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="only compare two folders of results")
     parser.add_argument("--allow-missing", action="store_true", help="exit 0 although benchmarks were skipped")
     parser.add_argument("--check-files", action="store_true", help="only say which benchmarks' files are absent")
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), help="who started the processes")
@@ -42,10 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns the exit code."""
+    if args.compare:
+        return show_comparison(*args.compare)
+    if args.config is None:
+        raise XTunerError("no config given: name one ('xtuner list-cfg' shows the shipped ones), or use --compare A B.")
+
     # 1. several processes asked for by environment variables: become torchrun
     from xtuner.launch import replace_process, torchrun_command
 
-    if args.launcher != "slurm" and not args.check_files:
+    if args.launcher != "slurm" and not args.check_files and not args.score_only:
         command = torchrun_command(_to_argv(args), os.environ)
         if command is not None:
             replace_process(command)
@@ -61,14 +75,44 @@ def run(args: argparse.Namespace) -> int:
     if args.check_files or not benchmarks:
         get_logger().info("benchmarks with all their files: %s", ", ".join(b.name for b in benchmarks) or "none")
         return skipped
-    if args.checkpoint is None:
+    _check(args)
+
+    # 3. the answers, from the model or from an earlier run, with their scores
+    from xtuner.config import config_name
+    from xtuner.judge import Judge
+    from xtuner.registry import resolve_type
+
+    work_dir = Path(args.work_dir or Path("work_dirs") / config_name(cfg.filename))
+    judge = None if args.judge is None else Judge(args.judge, price=args.judge_price)
+    kind: Any = resolve_type(cfg.evaluation["type"])
+    if args.score_only:
+        results = {one.name: kind.rescore(one, work_dir / one.name, judge) for one in benchmarks}
+    else:
+        results = _evaluate(cfg, args, benchmarks, work_dir, judge)
+
+    # 4. for people; other ranks than the first have no results
+    for benchmark in benchmarks if args.report and any(results.values()) else ():
+        page = kind.report(benchmark, work_dir / benchmark.name, cfg.evaluation["image_processor"])
+        get_logger().info("report: %s", page)
+    if any(results.values()):
+        show(results, missing, f"{config_name(cfg.filename)}, {args.checkpoint or work_dir}")
+    return skipped
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.checkpoint is None and not args.score_only:
         raise XTunerError(
-            "no --checkpoint given: name the weights to evaluate, e.g. work_dirs/<config name>/iter_500.pth."
+            "no --checkpoint given: name the weights to evaluate, e.g. work_dirs/<config name>/iter_500.pth, or score "
+            "an earlier run's answers again with --score-only."
         )
     if args.limit is not None and args.limit < 1:
         raise XTunerError(f"--limit is {args.limit}: expected at least 1 question.")
 
-    # 3. this process among the others, and the model
+
+def _evaluate(
+    cfg: Any, args: argparse.Namespace, benchmarks: Sequence[Any], work_dir: Path, judge: Any
+) -> dict[str, dict[str, Any]]:
+    """Builds the model and asks it all questions; returns metrics by benchmark, on rank 0."""
     from xtuner.engine.environment import Collective, setup_environment
     from xtuner.registry import build
     from xtuner.tools.trained_model import build_trained
@@ -76,19 +120,36 @@ def run(args: argparse.Namespace) -> int:
     environment = setup_environment(args.launcher)
     model = build_trained(cfg, args.checkpoint, environment.device)
     runner = build(cfg.evaluation, model=model, collective=Collective())
-
-    # 4. every benchmark
-    name = Path(cfg.filename).stem
-    work_dir = Path(args.work_dir or Path("work_dirs") / name)
-    results = {
+    return {
         benchmark.name: runner.run(
-            benchmark, work_dir / benchmark.name, run_facts(cfg, args.checkpoint, benchmark.name), args.limit
+            benchmark, work_dir / benchmark.name, run_facts(cfg, args.checkpoint, benchmark.name), args.limit, judge
         )
         for benchmark in benchmarks
     }
-    if environment.rank == 0:
-        show(results, missing, f"{name}, {args.checkpoint}")
-    return skipped
+
+
+def show_comparison(first: str, second: str) -> int:
+    """Prints two runs side by side, and the questions that flipped; returns the exit code."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from xtuner.comparison import compare
+
+    comparisons = compare(first, second)
+    table = Table("benchmark", "A", "B", "shared questions", "B gained", "B lost", title=f"A: {first}\nB: {second}")
+    for one in comparisons:
+        scores = [_percent(score) for score in one.scores]
+        table.add_row(one.name, *scores, str(one.shared), str(one.gained), str(one.lost))
+    console.print(table)
+    for one in comparisons:
+        if not one.flips:
+            continue
+        flips = Table("question", "prompt", "A", "B", "A hit", "B hit", title=f"{one.name}: {len(one.flips)} flips")
+        for flip in one.flips:
+            words = [Text(str(text)) for text in (flip.id, flip.prompt, *flip.outputs)]
+            flips.add_row(*words, *(f"{hit:.2g}" for hit in flip.hits))
+        console.print(flips)
+    return 0
 
 
 def find_benchmarks(nodes: Sequence[Mapping[str, Any]], asked: str | None) -> tuple[list[Any], dict[str, list[str]]]:
@@ -164,9 +225,10 @@ def _percent(score: float | None) -> str:
 def _to_argv(args: argparse.Namespace) -> list[str]:
     """Writes the arguments out again, for a process that torchrun starts."""
     argv = ["test", args.config, "--launcher", "pytorch"]
-    for option in ("checkpoint", "benchmarks", "limit", "work_dir"):
+    for option in ("checkpoint", "benchmarks", "limit", "work_dir", "judge", "judge_price"):
         value = getattr(args, option)
         if value is not None:
             argv += [f"--{option.replace('_', '-')}", str(value)]
     argv += ["--allow-missing"] if args.allow_missing else []
+    argv += ["--report"] if args.report else []
     return argv + (["--cfg-options", *args.cfg_options] if args.cfg_options else [])

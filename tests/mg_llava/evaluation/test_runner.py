@@ -196,3 +196,44 @@ def test_predictions_keep_odd_characters(tmp_path: Path) -> None:
     odd = Prediction("1", '图\u2028\n"', "a\u0085b\tc", None, None)
     files.add([odd])
     assert files.read() == {"1": odd}
+
+
+class TestAfterwards:
+    def test_metrics_say_what_they_are_of(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        metrics = runner(assistant).run(bench(world), tmp_path / "out", FACTS)
+        assert set(metrics["versions"]) == {"xtuner", "python", "torch", "transformers"}
+        assert metrics["prompt_example"] == "<image>\nIs it red ?" and metrics["strict_reference"] is False
+
+    def test_scored_again_without_a_model(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        metrics = runner(assistant).run(bench(world), out, FACTS)
+        written = (out / "predictions.jsonl").read_bytes()
+        assert EvaluationRunner.rescore(bench(world), out) == metrics
+        assert (out / "predictions.jsonl").read_bytes() == written
+        # other right answers: other hits, without asking
+        rows = json.loads((world / "test.json").read_text())
+        for row, line in zip(rows, lines(out), strict=True):
+            row["answer"] = line["output"] or "none"
+        (world / "test.json").write_text(json.dumps(rows))
+        assert EvaluationRunner.rescore(bench(world), out)["overall"] > metrics["overall"]
+
+    def test_nothing_to_score_again(self, world: Path, tmp_path: Path) -> None:
+        with pytest.raises(XTunerError, match="holds no results to score again"):
+            EvaluationRunner.rescore(bench(world), tmp_path)
+
+    def test_report(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        rows = json.loads((world / "test.json").read_text())
+        rows[0]["question"] = "<b>bold</b> & 狗 ?"
+        (world / "test.json").write_text(json.dumps(rows))
+        runner(assistant).run(bench(world), tmp_path / "out", FACTS)
+        page = EvaluationRunner.report(bench(world), tmp_path / "out", assistant.image_processor)
+        text = page.read_text(encoding="utf-8")
+        assert "&lt;b&gt;bold&lt;/b&gt; &amp; 狗 ?" in text and "<b>bold" not in text
+        # 6 questions have a picture, 5 of these have two boxes each
+        assert text.count("<image ") == 6 and text.count("<rect ") == 2 * 5
+        assert sorted(path.name for path in (tmp_path / "out" / "report_images").iterdir())[0] == "0.jpg"
+        assert "http" not in text
+
+    def test_no_results_to_report(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+        with pytest.raises(XTunerError, match="no metrics.json"):
+            EvaluationRunner.report(bench(world), tmp_path, assistant.image_processor)

@@ -31,6 +31,17 @@ def test_evaluates_and_resumes(trained: Trained, tmp_path: Path, capsys: pytest.
     assert written.st_size == (tmp_path / "pope" / "predictions.jsonl").stat().st_size
 
 
+def test_scores_again_and_reports(trained: Trained, tmp_path: Path) -> None:
+    assert main(arguments(trained, tmp_path, "--benchmarks", "pope", "--report")) == 0
+    folder = tmp_path / "pope"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (folder / "report.html").exists()
+    (folder / "metrics.json").unlink()
+    command = ["test", trained.config, "--score-only", "--benchmarks", "pope", "--work-dir", str(tmp_path)]
+    assert main([*command, *trained.options]) == 0
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+
+
 class TestMissingFiles:
     def test_the_others_run_and_the_exit_code_says_so(
         self, trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture

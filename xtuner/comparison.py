@@ -1,0 +1,107 @@
+"""Two evaluations side by side: scores, and the questions that one got right and the other did not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import XTunerError
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A question whose hit differs between two runs.
+
+    Attributes:
+        id: of the question.
+        prompt: what was asked.
+        outputs: the answers of A and B; None where one gave none.
+        hits: how right they are, 0–1.
+    """
+
+    id: str
+    prompt: str
+    outputs: tuple[str | None, str | None]
+    hits: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class BenchmarkComparison:
+    """One benchmark of two runs.
+
+    Attributes:
+        name: of the benchmark.
+        scores: ``overall`` of A and B, 0–1; None where not scored.
+        shared: questions that both answered.
+        flips: those of them whose hits differ.
+    """
+
+    name: str
+    scores: tuple[float | None, float | None]
+    shared: int
+    flips: list[Flip]
+
+    @property
+    def gained(self) -> int:
+        """Questions that B answers better."""
+        return sum(flip.hits[1] > flip.hits[0] for flip in self.flips)
+
+    @property
+    def lost(self) -> int:
+        """Questions that A answers better."""
+        return len(self.flips) - self.gained
+
+
+def compare(first: str | Path, second: str | Path) -> list[BenchmarkComparison]:
+    """Compares the benchmarks that two folders of results have in common.
+
+    Args:
+        first: A: a run's folder, with ``<benchmark>/metrics.json`` and ``predictions.jsonl`` below it.
+        second: B.
+
+    Raises:
+        XTunerError: they have no benchmark in common.
+    """
+    found = [{path.parent.name: path.parent for path in Path(run).glob("*/metrics.json")} for run in (first, second)]
+    shared = sorted(found[0].keys() & found[1].keys())
+    if not shared:
+        names = [", ".join(sorted(one)) or "none" for one in found]
+        raise XTunerError(
+            f"'{first}' and '{second}' have no benchmark in common: found {names[0]} and {names[1]}. Expected folders "
+            "that hold <benchmark>/metrics.json, as `xtuner test --work-dir` writes them."
+        )
+    return [_compare(name, found[0][name], found[1][name]) for name in shared]
+
+
+def _compare(name: str, first: Path, second: Path) -> BenchmarkComparison:
+    a, b = _predictions(first), _predictions(second)
+    shared = [key for key in a if key in b]
+    flips = [
+        Flip(key, a[key]["prompt"], (a[key]["output"], b[key]["output"]), (a[key]["hit"], b[key]["hit"]))
+        for key in shared
+        if None not in (a[key]["hit"], b[key]["hit"]) and a[key]["hit"] != b[key]["hit"]
+    ]
+    scores = [
+        json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["overall"] for folder in (first, second)
+    ]
+    return BenchmarkComparison(name, (scores[0], scores[1]), len(shared), flips)
+
+
+def _predictions(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / "predictions.jsonl"
+    if not path.exists():
+        raise XTunerError(f"'{path}' is missing: the benchmark's answers are needed to compare question by question.")
+    rows = {}
+    # not splitlines: answers may hold line separators that JSON does not escape
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise XTunerError(
+                    f"'{path}' line {number} is not JSON: was it killed? Run `xtuner test` again."
+                ) from error
+            rows[row["id"]] = row
+    return rows
