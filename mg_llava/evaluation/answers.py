@@ -96,5 +96,9 @@ def yes_or_no(output: str) -> str | None:
 
 
 def short_answer(output: str) -> str:
-    """Returns the answer in lower case without articles, outer punctuation and extra spaces, for exact match."""
-    return " ".join(word for word in _plain(output).split() if word not in _ARTICLES)
+    """Returns the answer in lower case without articles, outer punctuation and extra spaces, for exact match.
+
+    An answer of articles only keeps them: "A" is the letter.
+    """
+    words = _plain(output).split()
+    return " ".join([word for word in words if word not in _ARTICLES] or words)

@@ -4,15 +4,14 @@ Usage: ``python tools/benchmarks/object_features.py [--boxes 50] [--repeats 5] [
 
 Both sides run in turns in one process on the same random maps, of the published model's size by default. Extra
 memory is what a side takes at its peak beyond what was there before it: on a GPU by the allocator's count, on the CPU
-by the growth of the process's resident memory, looked at every millisecond.
+by the growth of the process's resident memory, looked at every millisecond. On the CPU this wants an otherwise idle
+machine: the closed form's threads wait for each other, so that one other busy process costs it a multiple.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -144,9 +143,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the maps")
     parser.add_argument("--threads", type=int, default=2, help="of torch on the CPU (default: 2)")
     args = parser.parse_args()
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # threads that wait by spinning lose whole time slices to other processes; OpenMP reads this when it is loaded
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_WAIT_POLICY": "passive"})
 
     torch.set_num_threads(args.threads)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)

@@ -1,10 +1,10 @@
 """Teaches the tiny CLIP and ConvNeXt to see, as the real ones can before the first stage.
 
-    python tools/tiny_world/pretrain_towers.py {clip,convnext} [--steps 1500] [--seed 1]
+    python tools/tiny_world/pretrain_towers.py {clip,convnext} [--steps 400] [--seed 1]
 
 Writes tools/tiny_world/pretrained/<tower>, which make.py then puts into every world. Both towers get the same
 scenes and the same supervision, each at its own resolution: what stands in each of the 6 x 6 cells of the
-last map, and in each box. Heads are thrown away.
+last map and in each box, and in which quarter of the picture that is. Heads are thrown away.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -28,6 +27,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mg_llava.encoders import HighResEncoder, LowResEncoder  # noqa: E402
+from tools.tiny_world.dice import Dice  # noqa: E402
 from tools.tiny_world.drawing import draw  # noqa: E402
 from tools.tiny_world.parts import (  # noqa: E402
     CLIP_MEAN,
@@ -39,11 +39,24 @@ from tools.tiny_world.parts import (  # noqa: E402
     make_convnext,
     save_training_note,
 )
-from tools.tiny_world.scenes import CELL, COLOURS, LETTERS, SHAPES, make_scene  # noqa: E402
+from tools.tiny_world.scenes import (  # noqa: E402
+    BAR_SIZES,
+    CELL,
+    COLOURS,
+    LETTER_SIZE,
+    LETTERS,
+    SHAPES,
+    THING_SIZE,
+    Scene,
+    Thing,
+    make_scene,
+)
 
 _KINDS = ("ground", *SHAPES, *LETTERS, "bar")
 _PAINTS = ("ground", *COLOURS, "white", "grey")
 _GRID = HIGH_RES_SIZE // CELL
+_SPLIT = (len(_KINDS), len(_PAINTS), 4)
+"""Logits of a cell or box: what it is, its colour, its quarter of the picture."""
 _HELD_OUT_SEED = 2_000_000
 """Scenes of this seed are never trained on; worlds use small seeds, so these are never theirs either."""
 
@@ -66,16 +79,37 @@ class Examples:
     box_cells: torch.Tensor
 
 
-def make_examples(seed: int, start: int, size: int) -> Examples:
-    """Draws scenes ``start`` to ``start + size - 1`` and pads them to squares of 192 px."""
+def full_scene(seed: int, index: int) -> Scene:
+    """Returns a square scene with something in most cells: more to learn from per picture than in the world's."""
+    dice = Dice(seed, index, 6)
+    things = []
+    for cell in range(_GRID * _GRID):
+        chance = dice.below(100)
+        if chance < 65:
+            kind, colour, width = dice.choice(SHAPES), dice.choice(COLOURS), dice.between(*THING_SIZE)
+            size = (width, width)
+        elif chance < 80:
+            kind, colour, size = dice.choice(LETTERS), "white", LETTER_SIZE
+        elif chance < 90:
+            kind, colour, size = "bar", "grey", dice.choice(BAR_SIZES)
+        else:
+            continue
+        x = cell % _GRID * CELL + 1 + dice.below(CELL - 1 - size[0])
+        y = cell // _GRID * CELL + 1 + dice.below(CELL - 1 - size[1])
+        things.append(Thing(kind, colour, (x, y, x + size[0], y + size[1]), ""))
+    return Scene("full", HIGH_RES_SIZE, HIGH_RES_SIZE, tuple(things), None, (), (seed, index, 1))
+
+
+def make_examples(scenes: list[Scene]) -> Examples:
+    """Draws scenes and pads them to squares of 192 px."""
+    size = len(scenes)
     mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
     # Padding has the mean colour, so it is zero once normalised.
     pixels = np.zeros((size, HIGH_RES_SIZE, HIGH_RES_SIZE, 3), np.float32)
     kinds = torch.zeros(size, _GRID * _GRID, dtype=torch.long)
     paints = torch.zeros_like(kinds)
     boxes, box_cells = [], []
-    for number in range(size):
-        scene = make_scene(seed, "train", start + number)
+    for number, scene in enumerate(scenes):
         left, top = (HIGH_RES_SIZE - scene.width) // 2, (HIGH_RES_SIZE - scene.height) // 2
         picture = np.asarray(draw(scene), np.float32) / 255
         pixels[number, top : top + scene.height, left : left + scene.width] = (picture - mean) / std
@@ -102,7 +136,7 @@ class TowerWithHeads(nn.Module):
         super().__init__()
         self.tower = tower
         channels = tower.channels if isinstance(tower, HighResEncoder) else [tower.channels]
-        num_classes = len(_KINDS) + len(_PAINTS)
+        num_classes = sum(_SPLIT)
         self.cell_head = nn.Sequential(nn.LayerNorm(channels[-1]), nn.Linear(channels[-1], num_classes))
         self.box_head = nn.Sequential(nn.LayerNorm(sum(channels)), nn.Linear(sum(channels), num_classes))
 
@@ -124,55 +158,70 @@ class TowerWithHeads(nn.Module):
         return cells, self.box_head(torch.cat(pooled, dim=1))
 
 
-def _loss(logits: torch.Tensor, kinds: torch.Tensor, paints: torch.Tensor) -> torch.Tensor:
-    kind_logits, paint_logits = logits.split((len(_KINDS), len(_PAINTS)), dim=1)
-    return functional.cross_entropy(kind_logits, kinds) + functional.cross_entropy(paint_logits, paints)
+def _quarters(cells: torch.Tensor) -> torch.Tensor:
+    """Returns the quarter, 0 to 3, of flat cell numbers over a batch; padding to a square keeps the quarters."""
+    row, column = cells // _GRID % _GRID, cells % _GRID
+    return (row >= _GRID // 2) * 2 + (column >= _GRID // 2)
+
+
+def _loss(logits: torch.Tensor, examples: Examples, cells: torch.Tensor) -> torch.Tensor:
+    targets = (examples.kinds.flatten()[cells], examples.paints.flatten()[cells], _quarters(cells))
+    return sum(map(functional.cross_entropy, logits.split(_SPLIT, dim=1), targets), logits.new_zeros(()))
 
 
 def loss_of(model: TowerWithHeads, examples: Examples) -> torch.Tensor:
     """Returns the loss over cells plus the loss over boxes."""
     cells, boxes = model(examples)
-    kinds, paints = examples.kinds.flatten(), examples.paints.flatten()
     # Most cells are bare ground: those with a thing count as much as all others together.
-    thing = kinds > 0
-    loss = _loss(cells[thing], kinds[thing], paints[thing])
-    loss = loss + 0.3 * _loss(cells[~thing], kinds[~thing], paints[~thing])
-    return loss + _loss(boxes, kinds[examples.box_cells], paints[examples.box_cells])
+    thing = examples.kinds.flatten() > 0
+    things, ground = thing.nonzero()[:, 0], (~thing).nonzero()[:, 0]
+    loss = _loss(cells[things], examples, things) + 0.3 * _loss(cells[ground], examples, ground)
+    return loss + _loss(boxes, examples, examples.box_cells)
 
 
 @torch.no_grad()
 def accuracies(model: TowerWithHeads, scenes: int = 200) -> dict[str, float]:
-    """Returns the shares of things whose kind and colour are right on scenes that were not trained on."""
+    """Returns the shares of things whose kind, colour and quarter are right on scenes not trained on."""
     model.eval()
-    examples = make_examples(_HELD_OUT_SEED, 0, scenes)
+    examples = make_examples([make_scene(_HELD_OUT_SEED, "train", index) for index in range(scenes)])
     cells, boxes = model(examples)
-    kinds, paints = examples.kinds.flatten(), examples.paints.flatten()
+    here = examples.box_cells
+    targets = {
+        "kind": examples.kinds.flatten()[here],
+        "colour": examples.paints.flatten()[here],
+        "quarter": _quarters(here),
+    }
     found = {}
-    for name, logits in (("cell", cells[examples.box_cells]), ("box", boxes)):
-        kind_logits, paint_logits = logits.split((len(_KINDS), len(_PAINTS)), dim=1)
-        found[f"{name}_kind"] = (kind_logits.argmax(1) == kinds[examples.box_cells]).float().mean().item()
-        found[f"{name}_colour"] = (paint_logits.argmax(1) == paints[examples.box_cells]).float().mean().item()
+    for name, logits in (("cell", cells[here]), ("box", boxes)):
+        for (what, target), part in zip(targets.items(), logits.split(_SPLIT, dim=1), strict=True):
+            found[f"{name}_{what}"] = (part.argmax(1) == target).float().mean().item()
     model.train()
     return found
 
 
-def train(model: TowerWithHeads, steps: int, seed: int, batch_size: int, lr: float, console: Console) -> None:
-    """Trains tower and heads on scenes drawn as it goes."""
+def _training_scene(seed: int, index: int) -> Scene:
+    """Three of four scenes are full ones, the others as in the world."""
+    return make_scene(seed, "train", index) if index % 4 == 0 else full_scene(seed, index)
+
+
+def train(model: TowerWithHeads, folder: Path, arguments: argparse.Namespace, console: Console) -> None:
+    """Trains tower and heads on scenes drawn as it goes; writes the tower to ``folder`` every 100 steps."""
+    steps, seed, batch_size, lr = arguments.steps, arguments.seed, arguments.batch_size, arguments.lr
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    with Progress(console=console) as progress:
-        task = progress.add_task("seeing", total=steps)
-        for step in range(steps):
-            loss = loss_of(model, make_examples(_HELD_OUT_SEED + 1 + seed, step * batch_size, batch_size))
-            optimizer.zero_grad()
-            loss.backward()
-            clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            progress.update(task, advance=1, description=f"seeing, loss {loss.item():.3f}")
-            if step % 100 == 99:
-                shares = ", ".join(f"{name} {share:.1%}" for name, share in accuracies(model).items())
-                console.print(f"step {step + 1}: loss {loss.item():.3f}, {shares}")
+    for step in range(steps):
+        numbers = range(step * batch_size, (step + 1) * batch_size)
+        examples = make_examples([_training_scene(_HELD_OUT_SEED + 1 + seed, number) for number in numbers])
+        loss = loss_of(model, examples)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 99:
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in accuracies(model).items())
+            console.print(f"step {step + 1}: loss {loss.item():.3f}, {shares}")
+            write_back(model.tower, folder)
 
 
 def write_back(tower: LowResEncoder | HighResEncoder, folder: Path) -> None:
@@ -193,19 +242,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tower", choices=("clip", "convnext"))
     parser.add_argument("--out", type=Path, help="default: tools/tiny_world/pretrained/<tower>")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=3e-3)
     arguments = parser.parse_args()
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=200)
     folder = arguments.out or SHIPPED / arguments.tower
     torch.manual_seed(arguments.seed)
     (make_clip if arguments.tower == "clip" else make_convnext)(folder)
     is_clip = arguments.tower == "clip"
     tower = LowResEncoder(str(folder)) if is_clip else HighResEncoder(str(folder), HIGH_RES_SIZE)
     model = TowerWithHeads(tower.requires_grad_(True))
-    train(model, arguments.steps, arguments.seed, arguments.batch_size, arguments.lr, console)
+    train(model, folder, arguments, console)
     write_back(tower, folder)
     figures = accuracies(model)
     save_training_note(folder, "pretrain_towers.py", vars(arguments), figures)

@@ -19,6 +19,8 @@ THING_SIZE = (11, 15)
 survive, the shape is blurred; at 192 px it is clear."""
 LETTER_SIZE = (10, 14)
 """Width and height of a printed letter in pixels."""
+BAR_SIZES = ((16, 4), (4, 16), (9, 9))
+"""Widths and heights of the distractors in pixels."""
 NUM_THINGS = (3, 6)
 NUM_DISTRACTORS = (2, 4)
 
@@ -103,7 +105,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
         side = dice.between(*THING_SIZE)
         things.append(place(dice.choice(SHAPES), dice.choice(COLOURS), (side, side)))
     letter = place(dice.choice(LETTERS), "white", LETTER_SIZE) if has_letter else None
-    bars = [place("bar", "grey", dice.choice(((16, 4), (4, 16), (9, 9)))) for _ in range(num_bars)]
+    bars = [place("bar", "grey", dice.choice(BAR_SIZES)) for _ in range(num_bars)]
     things.sort(key=lambda thing: (thing.box[1] // CELL, thing.box[0]))
     return Scene(f"{split}_{index:05d}", width, height, tuple(things), letter, tuple(bars), (*keys, 1))
 

@@ -67,7 +67,14 @@ class TestOptionLetter:
 
 @pytest.mark.parametrize(
     ("output", "expected"),
-    [("The Red.", "red"), ("  a  red   circle! ", "red circle"), ("2", "2"), ("A", ""), ("No,", "no")],
+    [
+        ("The Red.", "red"),
+        ("  a  red   circle! ", "red circle"),
+        ("2", "2"),
+        ("A", "a"),
+        ("an A", "an a"),
+        ("No,", "no"),
+    ],
 )
 def test_short_answer(output: str, expected: str) -> None:
     assert short_answer(output) == expected
