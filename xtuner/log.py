@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 # in a file or a pipe a line stays one line: rich would break it at 80 columns
-console = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 240)
 """Terminal for progress bars, tables and messages; standard output stays free for results."""
 
 _NAME = "xtuner"
