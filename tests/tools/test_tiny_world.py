@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
 from tools.tiny_world import make, parts
 from tools.tiny_world.boxes import detect
@@ -26,7 +30,7 @@ from tools.tiny_world.questions import (
 )
 from tools.tiny_world.records import pretrain_record, sft_records, world_words
 from tools.tiny_world.report import accuracy_table, save_asked
-from tools.tiny_world.scenes import COLOURS, LETTERS, SHAPES, Scene, Thing, caption, make_scene
+from tools.tiny_world.scenes import COLOURS, LETTER_SIZE, LETTERS, SHAPES, THING_SIZE, Scene, Thing, caption, make_scene
 from tools.tiny_world.tokenizer import build_tokenizer
 
 SCENES = 60
@@ -36,11 +40,9 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-@pytest.fixture(autouse=True)
-def random_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without shipped parts, whatever the repository holds: these tests are about the formats."""
-    monkeypatch.setattr(parts, "SHIPPED", tmp_path / "none")
-    monkeypatch.setattr(make, "SHIPPED", tmp_path / "none")
+def make_small(out: Path, console: Console | None = None) -> dict[str, Any]:
+    """A small world with random parts: these tests are about the formats."""
+    return make.make_world(out, 0, SCENES, console or quiet(), random_parts=True)
 
 
 @pytest.fixture(scope="module")
@@ -107,20 +109,20 @@ class TestDrawing:
         assert np.ptp(pixels[172, 177]) < 20, "the middle of a ring shows the ground"
 
     @pytest.mark.parametrize("kind", SHAPES)
-    @pytest.mark.parametrize("side", [11, 15])
+    @pytest.mark.parametrize("side", THING_SIZE)
     def test_shapes_fill_their_box_and_are_mirrored(self, kind: str, side: int) -> None:
         mask = shape_mask(kind, side, side)
         assert mask.any(axis=0).all() and mask.any(axis=1).all()
         assert np.array_equal(mask, mask[:, ::-1])
 
-    @pytest.mark.parametrize("side", [11, 15])
+    @pytest.mark.parametrize("side", THING_SIZE)
     def test_shapes_differ(self, side: int) -> None:
         masks = [shape_mask(kind, side, side) for kind in SHAPES]
         for number, mask in enumerate(masks):
             assert all((mask != other).mean() > 0.1 for other in masks[:number])
 
     def test_letters_differ(self) -> None:
-        assert len({shape_mask(letter, 10, 14).tobytes() for letter in LETTERS}) == len(LETTERS)
+        assert len({shape_mask(letter, *LETTER_SIZE).tobytes() for letter in LETTERS}) == len(LETTERS)
 
 
 class TestQuestions:
@@ -229,7 +231,7 @@ class TestParts:
         from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
         for name in parts.PART_NAMES:
-            assert parts.make_part(name, tmp_path / name, seed=0) == "random"
+            parts.make_part(name, tmp_path / name, seed=0)
         llm = AutoModelForCausalLM.from_pretrained(tmp_path / "llm")
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "llm")
         assert llm.config.vocab_size == len(tokenizer) and llm.config.bos_token_id == tokenizer.bos_token_id
@@ -247,28 +249,78 @@ class TestParts:
             digests.append((tmp_path / str(number) / "model.safetensors").read_bytes())
         assert digests[0] == digests[1] != digests[2]
 
-    def test_shipped_parts_replace_random_ones(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+class TestShippedParts:
+    def ship(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ships untrained parts to ``folder``."""
+        monkeypatch.setattr(parts, "SHIPPED", folder)
+        monkeypatch.setattr(make, "SHIPPED", folder)
+        for name in parts.PART_NAMES:
+            with parts.ship_part(name, folder / name, {"seed": 3, "out": folder}) as (partial, figures):
+                parts.make_part(name, partial, seed=3)
+                figures["right"] = 0.5
+
+    def test_weights_in_half_precision_become_whole_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.ship(tmp_path / "shipped", monkeypatch)
+        parts.check_shipped()
+        parts.make_part("clip", tmp_path / "clip", seed=None)
+        parts.make_part("clip", tmp_path / "same", seed=3)
+        shipped, made, exact = (
+            load_file(tmp_path / folder / "model.safetensors") for folder in ("shipped/clip", "clip", "same")
+        )
+        for name, value in exact.items():
+            assert made[name].dtype == value.dtype
+            if value.is_floating_point():
+                assert shipped[name].dtype == torch.float16
+                # float16 keeps 11 bits
+                assert (made[name] - value).abs().max() <= 2**-11 * value.abs().max()
+
+    def test_every_fault_is_named_with_its_command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shipped = tmp_path / "shipped"
-        (shipped / "clip").mkdir(parents=True)
-        (shipped / "clip" / "config.json").write_text("{}")
-        monkeypatch.setattr(parts, "SHIPPED", shipped)
-        assert parts.make_part("clip", tmp_path / "clip", seed=0) == "pre-trained"
-        assert (tmp_path / "clip" / "config.json").read_text() == "{}"
+        self.ship(shipped, monkeypatch)
+        shutil.rmtree(shipped / "llm")
+        note = json.loads((shipped / "clip" / "training.json").read_text())
+        (shipped / "clip" / "training.json").write_text(json.dumps(note | {"version": 0}))
+        with (shipped / "convnext" / "open_clip_model.safetensors").open("ab") as file:
+            file.write(b"0")
+        with pytest.raises(SystemExit) as caught:
+            make.make_world(tmp_path / "world", 0, 4, quiet())
+        said = str(caught.value)
+        assert "llm: the pre-trained part is missing; make it: python tools/tiny_world/pretrain_llm.py" in said
+        assert "made for version 0" in said and "pretrain_towers.py clip" in said
+        assert "is not the file" in said and "pretrain_towers.py convnext" in said
+        assert "--parts random" in said
+        assert not (tmp_path / "world").exists()
+
+    def test_a_training_that_fails_leaves_what_stood(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ship(tmp_path, monkeypatch)
+        with pytest.raises(KeyboardInterrupt), parts.ship_part("clip", tmp_path / "clip", {}):
+            raise KeyboardInterrupt
+        parts.check_shipped()
+
+    def test_those_of_the_repository_fit_this_world(self) -> None:
+        parts.check_shipped()
+        vocabulary = PreTrainedTokenizerFast.from_pretrained(parts.SHIPPED / "llm").get_vocab()
+        assert vocabulary == build_tokenizer().get_vocab(), "retrain the LLM and raise PARTS_VERSION"
+        size = sum(path.stat().st_size for path in parts.SHIPPED.rglob("*") if path.is_file())
+        assert size <= 10 * 2**20
 
 
 class TestMake:
     def test_same_bytes_reuse_and_repair(self, tmp_path: Path) -> None:
-        first = make.make_world(tmp_path / "a", 0, SCENES, quiet())
-        second = make.make_world(tmp_path / "b", 0, SCENES, quiet())
+        first = make_small(tmp_path / "a")
+        second = make_small(tmp_path / "b")
         assert first == second
         # A half-made folder: no manifest, a file cut off, a file too many.
         (tmp_path / "b" / "manifest.json").unlink()
         (tmp_path / "b" / "data" / "sft.json").write_text("[")
         (tmp_path / "b" / "data" / "images" / "train_99999.png").touch()
-        assert make.make_world(tmp_path / "b", 0, SCENES, quiet()) == first
+        assert make_small(tmp_path / "b") == first
         said = quiet()
         stamp = (tmp_path / "b" / "manifest.json").stat().st_mtime_ns
-        make.make_world(tmp_path / "b", 0, SCENES, said)
+        make_small(tmp_path / "b", said)
         assert "reused" in said.file.getvalue()
         assert (tmp_path / "b" / "manifest.json").stat().st_mtime_ns == stamp
 
@@ -282,20 +334,20 @@ class TestMake:
         """Written down once: any machine must give them. WORLD_VERSION rises when they change."""
         make.make_data(tmp_path / "data", 0, 12, quiet())
         names = ("pretrain.json", "sft.json", "boxes.json", "test.json")
-        digests = {name: make._digest(tmp_path / "data" / name)[:12] for name in names}
-        digests["png"] = make._digest(tmp_path / "data" / "images" / "train_00000.png")[:12]
+        digests = {name: parts.file_digest(tmp_path / "data" / name)[:12] for name in names}
+        digests["png"] = parts.file_digest(tmp_path / "data" / "images" / "train_00000.png")[:12]
         assert digests == {
             "pretrain.json": "31ff5edbf06d",
             "sft.json": "83bf0f3ecd4b",
-            "boxes.json": "517ae7e60b8d",
+            "boxes.json": "1fcfc8da6724",
             "test.json": "790273eaee25",
-            "png": "1cfe0dbddbe3",
+            "png": "8811c653bfc7",
         }
 
     def test_refuses_a_foreign_folder(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").touch()
         with pytest.raises(SystemExit, match="not a tiny world"):
-            make.make_world(tmp_path, 0, 4, quiet())
+            make_small(tmp_path)
         assert (tmp_path / "thesis.txt").exists()
 
 

@@ -53,11 +53,12 @@ def shape_mask(kind: str, width: int, height: int) -> np.ndarray:
     if kind == "circle":
         return radius <= width**2
     if kind == "ring":
-        return (radius <= width**2) & (radius > (width - 6) ** 2)
+        return (radius <= width**2) & (radius > (width - 4) ** 2)
     if kind == "cross":
         return (np.abs(x) <= width // 3) | (np.abs(y) <= height // 3)
     if kind == "triangle":
-        return 2 * np.abs(x) <= y + height
+        # at an even width the tip is two pixels wide
+        return 2 * np.abs(x) <= y + height + 1 - width % 2
     return np.ones((height, width), dtype=bool)
 
 

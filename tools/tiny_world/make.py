@@ -9,7 +9,6 @@ finished one with the same settings is reused.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -26,12 +25,12 @@ if __package__ in (None, ""):
 from tools.tiny_world.boxes import detect  # noqa: E402
 from tools.tiny_world.dice import Dice  # noqa: E402
 from tools.tiny_world.drawing import save_picture  # noqa: E402
-from tools.tiny_world.parts import PART_NAMES, SHIPPED, make_part  # noqa: E402
+from tools.tiny_world.parts import PART_NAMES, SHIPPED, check_shipped, file_digest, make_part  # noqa: E402
 from tools.tiny_world.questions import majority_baseline  # noqa: E402
 from tools.tiny_world.records import pretrain_record, sft_records, test_questions  # noqa: E402
 from tools.tiny_world.scenes import Scene, make_scene  # noqa: E402
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 """Raise it when the same seed gives other files than before: worlds made earlier are then made anew."""
 _TEST_SHARE = 12
 """One test scene for so many training scenes."""
@@ -46,13 +45,11 @@ def _write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _settings(seed: int, scenes: int) -> dict[str, Any]:
-    shipped = {str(path.relative_to(SHIPPED)): _digest(path) for path in sorted(SHIPPED.rglob("*.safetensors"))}
-    return {"version": WORLD_VERSION, "seed": seed, "scenes": scenes, "shipped_parts": shipped}
+def _settings(seed: int, scenes: int, random_parts: bool) -> dict[str, Any]:
+    parts: Any = "random"
+    if not random_parts:
+        parts = {str(path.relative_to(SHIPPED)): file_digest(path) for path in sorted(SHIPPED.rglob("*.safetensors"))}
+    return {"version": WORLD_VERSION, "seed": seed, "scenes": scenes, "parts": parts}
 
 
 def _scenes(seed: int, scenes: int) -> dict[str, list[Scene]]:
@@ -98,11 +95,11 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     manifest: dict[str, Any] = json.loads(path.read_text())
     if manifest["settings"] != settings:
         return None
-    whole = all((out / name).is_file() and _digest(out / name) == sha for name, sha in manifest["files"].items())
+    whole = all((out / name).is_file() and file_digest(out / name) == sha for name, sha in manifest["files"].items())
     return manifest if whole else None
 
 
-def make_world(out: Path, seed: int, scenes: int, console: Console) -> dict[str, Any]:
+def make_world(out: Path, seed: int, scenes: int, console: Console, random_parts: bool = False) -> dict[str, Any]:
     """Makes the world below ``out`` unless a finished one with the same settings stands there.
 
     Args:
@@ -110,14 +107,17 @@ def make_world(out: Path, seed: int, scenes: int, console: Console) -> dict[str,
         seed: Seed of scenes and of random parts.
         scenes: Number of training scenes.
         console: Where progress goes.
+        random_parts: Take LLM and encoders with random weights instead of the shipped pre-trained ones.
 
     Returns:
-        The manifest: settings, files with their sha256, parts, baseline.
+        The manifest: settings, files with their sha256, baseline.
 
     Raises:
-        SystemExit: ``out`` holds something that is not a tiny world.
+        SystemExit: ``out`` holds something that is not a tiny world, or a shipped part is missing or old.
     """
-    settings = _settings(seed, scenes)
+    if not random_parts:
+        check_shipped()
+    settings = _settings(seed, scenes, random_parts)
     manifest = _finished(out, settings)
     if manifest:
         console.print(f"The tiny world in {out} stands already (seed {seed}, {scenes} scenes): reused.")
@@ -128,15 +128,13 @@ def make_world(out: Path, seed: int, scenes: int, console: Console) -> dict[str,
     (out / _MARKER).touch()
     (out / _MANIFEST).unlink(missing_ok=True)
     baseline = make_data(out / "data", seed, scenes, console)
-    origins = {}
     for name in track(PART_NAMES, description="making parts", console=console):
-        origins[name] = make_part(name, out / "parts" / name, seed)
+        make_part(name, out / "parts" / name, seed if random_parts else None)
     files = sorted(path for folder in ("data", "parts") for path in (out / folder).rglob("*") if path.is_file())
     manifest = {
         "settings": settings,
-        "parts": origins,
         "majority_baseline": baseline,
-        "files": {path.relative_to(out).as_posix(): _digest(path) for path in files},
+        "files": {path.relative_to(out).as_posix(): file_digest(path) for path in files},
     }
     # Written last: a folder without it was left by a killed run.
     _write_json(out / _MANIFEST, manifest)
@@ -148,8 +146,8 @@ def _report(manifest: dict[str, Any], console: Console) -> None:
     for kind, share in manifest["majority_baseline"].items():
         table.add_row(kind, f"{share:.1%}")
     console.print(table)
-    parts = ", ".join(f"{name} ({origin})" for name, origin in manifest["parts"].items())
-    console.print(f"Parts: {parts}. Files: {len(manifest['files'])}.")
+    origin = "random" if manifest["settings"]["parts"] == "random" else "pre-trained"
+    console.print(f"Parts: {origin}. Files: {len(manifest['files'])}.")
 
 
 def main() -> None:
@@ -158,11 +156,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("work_dirs/tiny_world"), help="folder of the world")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another world")
     parser.add_argument("--scenes", type=int, default=3000, help="number of training scenes")
+    parser.add_argument("--parts", choices=("pretrained", "random"), default="pretrained", help="LLM and encoders")
     arguments = parser.parse_args()
     if arguments.seed < 0 or arguments.scenes < 1:
         parser.error("--seed must be 0 or more, --scenes 1 or more")
     console = Console(stderr=True)
-    manifest = make_world(arguments.out, arguments.seed, arguments.scenes, console)
+    manifest = make_world(arguments.out, arguments.seed, arguments.scenes, console, arguments.parts == "random")
     _report(manifest, console)
 
 

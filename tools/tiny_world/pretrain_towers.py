@@ -1,6 +1,6 @@
 """Teaches the tiny CLIP and ConvNeXt to see, as the real ones can before the first stage.
 
-    python tools/tiny_world/pretrain_towers.py {clip,convnext} [--steps 400] [--seed 1]
+    python tools/tiny_world/pretrain_towers.py {clip,convnext} [--steps 2000] [--seed 1]
 
 Writes tools/tiny_world/pretrained/<tower>, which make.py then puts into every world. Both towers get the same
 scenes and the same supervision, each at its own resolution: what stands in each of the 6 x 6 cells of the
@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
-from torchvision.ops import roi_align
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mg_llava.encoders import HighResEncoder, LowResEncoder  # noqa: E402
+from mg_llava.objects import pool_boxes  # noqa: E402
 from tools.tiny_world.dice import Dice  # noqa: E402
 from tools.tiny_world.drawing import draw  # noqa: E402
 from tools.tiny_world.parts import (  # noqa: E402
@@ -37,12 +37,13 @@ from tools.tiny_world.parts import (  # noqa: E402
     SHIPPED,
     make_clip,
     make_convnext,
-    save_training_note,
+    ship_part,
 )
 from tools.tiny_world.scenes import (  # noqa: E402
     BAR_SIZES,
     CELL,
     COLOURS,
+    GRID,
     LETTER_SIZE,
     LETTERS,
     SHAPES,
@@ -54,7 +55,6 @@ from tools.tiny_world.scenes import (  # noqa: E402
 
 _KINDS = ("ground", *SHAPES, *LETTERS, "bar")
 _PAINTS = ("ground", *COLOURS, "white", "grey")
-_GRID = HIGH_RES_SIZE // CELL
 _SPLIT = (len(_KINDS), len(_PAINTS), 4)
 """Logits of a cell or box: what it is, its colour, its quarter of the picture."""
 _HELD_OUT_SEED = 2_000_000
@@ -83,7 +83,7 @@ def full_scene(seed: int, index: int) -> Scene:
     """Returns a square scene with something in most cells: more to learn from per picture than in the world's."""
     dice = Dice(seed, index, 6)
     things = []
-    for cell in range(_GRID * _GRID):
+    for cell in range(GRID * GRID):
         chance = dice.below(100)
         if chance < 65:
             kind, colour, width = dice.choice(SHAPES), dice.choice(COLOURS), dice.between(*THING_SIZE)
@@ -94,8 +94,8 @@ def full_scene(seed: int, index: int) -> Scene:
             kind, colour, size = "bar", "grey", dice.choice(BAR_SIZES)
         else:
             continue
-        x = cell % _GRID * CELL + 1 + dice.below(CELL - 1 - size[0])
-        y = cell // _GRID * CELL + 1 + dice.below(CELL - 1 - size[1])
+        x = cell % GRID * CELL + 1 + dice.below(CELL - 1 - size[0])
+        y = cell // GRID * CELL + 1 + dice.below(CELL - 1 - size[1])
         things.append(Thing(kind, colour, (x, y, x + size[0], y + size[1]), ""))
     return Scene("full", HIGH_RES_SIZE, HIGH_RES_SIZE, tuple(things), None, (), (seed, index, 1))
 
@@ -106,7 +106,7 @@ def make_examples(scenes: list[Scene]) -> Examples:
     mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
     # Padding has the mean colour, so it is zero once normalised.
     pixels = np.zeros((size, HIGH_RES_SIZE, HIGH_RES_SIZE, 3), np.float32)
-    kinds = torch.zeros(size, _GRID * _GRID, dtype=torch.long)
+    kinds = torch.zeros(size, GRID * GRID, dtype=torch.long)
     paints = torch.zeros_like(kinds)
     boxes, box_cells = [], []
     for number, scene in enumerate(scenes):
@@ -116,10 +116,10 @@ def make_examples(scenes: list[Scene]) -> Examples:
         here = []
         for thing in (*scene.named_things, *scene.distractors):
             x1, y1, x2, y2 = thing.box
-            cell = (y1 + top) // CELL * _GRID + (x1 + left) // CELL
+            cell = (y1 + top) // CELL * GRID + (x1 + left) // CELL
             kinds[number, cell], paints[number, cell] = _KINDS.index(thing.kind), _PAINTS.index(thing.colour)
             here.append([x1 + left, y1 + top, x2 + left, y2 + top])
-            box_cells.append(number * _GRID * _GRID + cell)
+            box_cells.append(number * GRID * GRID + cell)
         boxes.append(torch.tensor(here, dtype=torch.float32) + torch.rand(len(here), 4) * 3.6 - 1.8)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Examples(images, kinds, paints, boxes, torch.tensor(box_cells))
@@ -151,17 +151,13 @@ class TowerWithHeads(nn.Module):
         """Returns logits of all cells (B * 36, classes) and of all boxes (sum N, classes)."""
         maps = self._maps(examples.pixels)
         cells = self.cell_head(maps[-1].flatten(2).transpose(1, 2).flatten(0, 1))
-        pooled = [
-            roi_align(stage, examples.boxes, 4, stage.shape[-1] / HIGH_RES_SIZE, sampling_ratio=2).mean((2, 3))
-            for stage in maps
-        ]
-        return cells, self.box_head(torch.cat(pooled, dim=1))
+        return cells, self.box_head(torch.cat(pool_boxes(maps, examples.boxes, HIGH_RES_SIZE)))
 
 
 def _quarters(cells: torch.Tensor) -> torch.Tensor:
     """Returns the quarter, 0 to 3, of flat cell numbers over a batch; padding to a square keeps the quarters."""
-    row, column = cells // _GRID % _GRID, cells % _GRID
-    return (row >= _GRID // 2) * 2 + (column >= _GRID // 2)
+    row, column = cells // GRID % GRID, cells % GRID
+    return (row >= GRID // 2) * 2 + (column >= GRID // 2)
 
 
 def _loss(logits: torch.Tensor, examples: Examples, cells: torch.Tensor) -> torch.Tensor:
@@ -181,11 +177,13 @@ def loss_of(model: TowerWithHeads, examples: Examples) -> torch.Tensor:
 
 @torch.no_grad()
 def accuracies(model: TowerWithHeads, scenes: int = 200) -> dict[str, float]:
-    """Returns the shares of things whose kind, colour and quarter are right on scenes not trained on."""
+    """Returns the shares of shapes and letters whose kind, colour and quarter are right on scenes not trained on."""
     model.eval()
     examples = make_examples([make_scene(_HELD_OUT_SEED, "train", index) for index in range(scenes)])
     cells, boxes = model(examples)
     here = examples.box_cells
+    named = examples.kinds.flatten()[here] != _KINDS.index("bar")
+    here, boxes = here[named], boxes[named]
     targets = {
         "kind": examples.kinds.flatten()[here],
         "colour": examples.paints.flatten()[here],
@@ -204,8 +202,8 @@ def _training_scene(seed: int, index: int) -> Scene:
     return make_scene(seed, "train", index) if index % 4 == 0 else full_scene(seed, index)
 
 
-def train(model: TowerWithHeads, folder: Path, arguments: argparse.Namespace, console: Console) -> None:
-    """Trains tower and heads on scenes drawn as it goes; writes the tower to ``folder`` every 100 steps."""
+def train(model: TowerWithHeads, arguments: argparse.Namespace, console: Console) -> None:
+    """Trains tower and heads on scenes drawn as it goes."""
     steps, seed, batch_size, lr = arguments.steps, arguments.seed, arguments.batch_size, arguments.lr
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
@@ -221,7 +219,6 @@ def train(model: TowerWithHeads, folder: Path, arguments: argparse.Namespace, co
         if step % 100 == 99:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in accuracies(model).items())
             console.print(f"step {step + 1}: loss {loss.item():.3f}, {shares}")
-            write_back(model.tower, folder)
 
 
 def write_back(tower: LowResEncoder | HighResEncoder, folder: Path) -> None:
@@ -242,23 +239,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tower", choices=("clip", "convnext"))
     parser.add_argument("--out", type=Path, help="default: tools/tiny_world/pretrained/<tower>")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-3)
     arguments = parser.parse_args()
     console = Console(stderr=True, width=200)
-    folder = arguments.out or SHIPPED / arguments.tower
+    out = arguments.out or SHIPPED / arguments.tower
     torch.manual_seed(arguments.seed)
-    (make_clip if arguments.tower == "clip" else make_convnext)(folder)
-    is_clip = arguments.tower == "clip"
-    tower = LowResEncoder(str(folder)) if is_clip else HighResEncoder(str(folder), HIGH_RES_SIZE)
-    model = TowerWithHeads(tower.requires_grad_(True))
-    train(model, folder, arguments, console)
-    write_back(tower, folder)
-    figures = accuracies(model)
-    save_training_note(folder, "pretrain_towers.py", vars(arguments), figures)
-    console.print(f"{folder}: {figures}")
+    with ship_part(arguments.tower, out, vars(arguments)) as (folder, figures):
+        is_clip = arguments.tower == "clip"
+        (make_clip if is_clip else make_convnext)(folder)
+        tower = LowResEncoder(str(folder)) if is_clip else HighResEncoder(str(folder), HIGH_RES_SIZE)
+        model = TowerWithHeads(tower.requires_grad_(True))
+        train(model, arguments, console)
+        write_back(tower, folder)
+        figures.update(accuracies(model))
+    console.print(f"{out}: {figures}")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ SIZES = ((192, 192), (192, 128), (128, 192))
 
 CELL = 32
 """Things stand in cells of this many pixels, one per cell, so they never touch."""
-THING_SIZE = (11, 15)
-"""Smallest and largest side of a shape in pixels. In the 84 px view that is 5 to 6.5 px: colour and place
+GRID = 192 // CELL
+"""Cells along each side of the padded picture, and of both encoders' last maps."""
+THING_SIZE = (8, 11)
+"""Smallest and largest side of a shape in pixels. In the 84 px view that is 3.5 to 5 px: colour and place
 survive, the shape is blurred; at 192 px it is clear."""
-LETTER_SIZE = (10, 14)
+LETTER_SIZE = (5, 7)
 """Width and height of a printed letter in pixels."""
 BAR_SIZES = ((16, 4), (4, 16), (9, 9))
 """Widths and heights of the distractors in pixels."""
