@@ -76,6 +76,10 @@ VARIANTS = {
 _WITHHELD = "conv_gate, boxes withheld"
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _xtuner(arguments: Sequence[str], log: Path, threads: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with log.open("a", encoding="utf-8") as stream:
@@ -185,7 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("work_dirs/ablation"))
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
     parser.add_argument("--only", default=",".join(VARIANTS), help=f"some of {', '.join(VARIANTS)}")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=_cores(), help="runs at a time")
     parser.add_argument("--cfg-options", nargs="*", default=[], help="more settings of both stages, e.g. max_iters=20")
     arguments = parser.parse_args()
     names = arguments.only.split(",")
@@ -194,7 +198,7 @@ def main() -> None:
         parser.error(f"--only names {', '.join(unknown)}: expected some of {', '.join(VARIANTS)}")
     console = Console(stderr=True, width=150)
     manifest = make_world(WORLD, 0, 3000, console)
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    threads = max(1, _cores() // arguments.jobs)
     tasks = [(name, seed) for seed in range(arguments.seeds) for name in names]
     results: dict[str, list[dict[str, float]]] = {}
     with ThreadPoolExecutor(arguments.jobs) as pool:
