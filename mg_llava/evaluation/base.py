@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -13,42 +11,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, ClassVar
 
-from PIL import Image
-
-from mg_llava.images import to_rgb
-from mg_llava.preprocess import ImageProcessor
+from mg_llava.evaluation.pictures import Picture, pictures_first
 from xtuner.errors import XTunerError
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A question's picture: a file, or one that stands base64-encoded in the benchmark's file.
-
-    Args:
-        key: what boxes are looked up by: the path relative to the picture folder, or "" where there is no path.
-        path: the file, or None.
-        encoded: base64 text of the file's bytes, or None.
-    """
-
-    key: str
-    path: str | None = None
-    encoded: str | None = None
-
-    def open(self, image_processor: ImageProcessor) -> Image.Image:
-        """Returns the picture as 8-bit RGB.
-
-        Raises:
-            XTunerError: it is missing, or is not a picture.
-        """
-        if self.path is not None:
-            return image_processor.open(self.path)
-        try:
-            return to_rgb(Image.open(io.BytesIO(base64.b64decode(self.encoded or ""))))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise XTunerError(
-                f"the picture {self.key or 'in the benchmark file'} does not decode ({error}): expected the base64 "
-                "text of a PNG or JPEG file; download the benchmark file again."
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -58,8 +22,8 @@ class Question:
     Attributes:
         id: unique in its benchmark; predictions are resumed by it.
         text: what is asked, as the benchmark's file has it.
-        picture: None for a question without one.
-        box_id: the id that published box files use for this question.
+        pictures: usually one; none for a question of words only.
+        box_id: the authors' id of the question, which published box files use too.
         answer: what `Benchmark.hit` compares with; None where the authors keep the answer to themselves.
         options: letter → text of a multiple-choice question.
         groups: names under which scores are broken down, e.g. ``{"category": "color"}``.
@@ -67,7 +31,7 @@ class Question:
 
     id: str
     text: str
-    picture: Picture | None = None
+    pictures: tuple[Picture, ...] = ()
     box_id: str = ""
     answer: Any = None
     options: Mapping[str, str] = field(default_factory=dict)
@@ -189,6 +153,14 @@ class Benchmark(ABC):
     def prompt(self, question: Question) -> str:
         """Returns the words to ask with, without the picture's place."""
         return question.text
+
+    def place_pictures(self, question: Question, words: str) -> tuple[str, list[Picture]]:
+        """Returns the words with ``<image>`` at each picture's place, and the pictures in that order.
+
+        Raises:
+            XTunerError: the question names a picture that it does not have.
+        """
+        return pictures_first(words, question.pictures)
 
     @abstractmethod
     def parse(self, question: Question, output: str) -> str | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from mg_llava.box_store import BoxStore
+from mg_llava.box_store import BoxRecord, BoxStore
 from mg_llava.evaluation.base import Benchmark, Prediction, Question
+from mg_llava.evaluation.pictures import find_boxes
 from mg_llava.evaluation.predictions import PredictionFiles
 from mg_llava.preprocess import ImageProcessor
 from xtuner.errors import XTunerError
@@ -68,7 +69,7 @@ def write_report(benchmark: Benchmark, folder: str | Path, image_processor: Imag
     store = None if benchmark.box_path is None else BoxStore(benchmark.box_path)
     (folder / "report_images").mkdir(exist_ok=True)
     articles = [
-        _article(question, one, _figure(question, store, image_processor, folder, f"report_images/{number}.jpg"))
+        _article(question, one, _figures(question, store, image_processor, folder, f"report_images/{number}"))
         for number, (question, one) in enumerate(pairs)
     ]
     score = "not scored" if metrics["overall"] is None else f"{metrics['overall']:.1%}"
@@ -104,24 +105,31 @@ def _verdict(hit: float | None) -> str:
     return "right" if hit >= 1 else "wrong" if hit <= 0 else "partly"
 
 
-def _figure(
+def _figures(
     question: Question, store: BoxStore | None, image_processor: ImageProcessor, folder: Path, name: str
 ) -> str:
-    """The picture, made small, under its boxes."""
-    if question.picture is None:
-        return ""
-    try:
-        picture = question.picture.open(image_processor)
-    except XTunerError:
-        # the article says why there is no answer
-        return ""
+    """The question's pictures, made small, under their boxes."""
+    figures = []
+    for number, one in enumerate(question.pictures):
+        try:
+            picture = one.open(image_processor)
+        except XTunerError:
+            # the article says why there is no answer
+            continue
+        record = None if store is None else find_boxes(store, question, one)
+        file = f"{name}.jpg" if number == 0 else f"{name}_{number + 1}.jpg"
+        figures.append(_figure(picture, record, folder, file))
+    return "".join(figures)
+
+
+def _figure(picture: Image.Image, record: BoxRecord | None, folder: Path, name: str) -> str:
     width, height = picture.size
     small = picture.copy()
     small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BICUBIC)
     small.save(folder / name, quality=85)
-    found = None if store is None else store.lookup(question.picture.key or None, question.box_id)
     rects = ""
-    if found is not None:
+    if record is not None:
+        found = record.found
         rects = "".join(
             f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" '
             f'vector-effect="non-scaling-stroke"><title>{html.escape(label)} {score:.2f}</title></rect>'

@@ -13,6 +13,7 @@ from typing import Any
 from mg_llava.box_store import BoxStore
 from mg_llava.evaluation.base import Benchmark, Prediction
 from mg_llava.evaluation.judging import judge as judge_predictions
+from mg_llava.evaluation.pictures import find_boxes
 from mg_llava.evaluation.predictions import PredictionFiles
 from xtuner import __version__
 from xtuner.errors import XTunerError
@@ -123,5 +124,5 @@ def _without_boxes(benchmark: Benchmark, predictions: Sequence[Prediction]) -> i
     if benchmark.box_path is None:
         return len(predictions)
     store = BoxStore(benchmark.box_path)
-    pictures = ((question.picture, question.box_id) for question, _ in benchmark.pairs(predictions))
-    return sum(store.find(picture.key or None if picture else None, box_id) is None for picture, box_id in pictures)
+    questions = [question for question, _ in benchmark.pairs(predictions)]
+    return sum(all(find_boxes(store, one, picture) is None for picture in one.pictures) for one in questions)
