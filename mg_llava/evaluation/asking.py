@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from torch.utils.data import DataLoader, Dataset
 
 from mg_llava.assistant import Assistant, Prompt
-from mg_llava.box_store import BoxStore
 from mg_llava.boxes import no_boxes
 from mg_llava.evaluation.base import Benchmark, Prediction, Question
 from mg_llava.evaluation.pictures import find_boxes
@@ -32,7 +31,6 @@ def ask(
     runner: EvaluationRunner,
     benchmark: Benchmark,
     questions: Sequence[Question],
-    store: BoxStore | None,
     stop: Callable[[], bool],
 ) -> Iterator[list[Prediction]]:
     """Yields the predictions of this process's share, batch by batch.
@@ -43,7 +41,6 @@ def ask(
         runner: whose model, batch size and processes are used.
         benchmark: of the questions.
         questions: the same on all processes.
-        store: of boxes; None = without.
         stop: asked before each batch; once it is True on this process, no process begins another batch.
     """
     collective, assistant = runner.collective, runner.assistant
@@ -53,7 +50,7 @@ def ask(
     packages = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     takes = _Rounds(packages, collective) if runner.lockstep else _Packages(packages, collective)
     loader = DataLoader(
-        _Prompts(assistant, benchmark, questions, store),
+        _Prompts(assistant, benchmark, questions),
         batch_sampler=takes,  # type: ignore[arg-type]  # any iterable of lists of indices will do
         num_workers=min(runner.num_workers, len(packages) // (_PACKAGES_PER_WORKER * collective.world_size)),
         prefetch_factor=None,
@@ -132,13 +129,10 @@ def _answer(assistant: Assistant, benchmark: Benchmark, batch: Sequence[Asked], 
 class _Prompts(Dataset):
     """Prompts of questions, made where the loader's workers run; a question's fault stands in its prompt's place."""
 
-    def __init__(
-        self, assistant: Assistant, benchmark: Benchmark, questions: Sequence[Question], store: BoxStore | None
-    ) -> None:
+    def __init__(self, assistant: Assistant, benchmark: Benchmark, questions: Sequence[Question]) -> None:
         self.assistant = assistant
         self.benchmark = benchmark
         self.questions = questions
-        self.store = store
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -151,7 +145,7 @@ class _Prompts(Dataset):
             opened = [picture.open(self.assistant.image_processor) for picture in pictures]
         except XTunerError as error:
             return question, f"{IMAGE_TOKEN}\n{words}" if IMAGE_TOKEN not in words else words, str(error)
-        records = [None if self.store is None else find_boxes(self.store, question, one) for one in pictures]
+        records = [find_boxes(self.benchmark.boxes, question, one) for one in pictures]
         found = [no_boxes() if record is None else record.found for record in records]
         return question, words, self.assistant.prepare([Turn(words)], opened, found)
 

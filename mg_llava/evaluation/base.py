@@ -11,6 +11,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, ClassVar
 
+from mg_llava.box_store import BoxStore
 from mg_llava.evaluation.pictures import Picture, pictures_first
 from xtuner.errors import XTunerError
 
@@ -121,6 +122,11 @@ class Benchmark(ABC):
         if self.box_json_path is not None:
             return self.path(self.box_json_path)
         return None if self.box_folder is None else os.path.join(self.box_folder, f"{self.name}.json")
+
+    @cached_property
+    def boxes(self) -> BoxStore | None:
+        """The boxes of the box file, read once; None without one."""
+        return None if self.box_path is None else BoxStore(self.box_path)
 
     def files(self) -> list[str]:
         """Returns the files and folders that the benchmark cannot do without."""

@@ -85,14 +85,16 @@ def pictures_in_place(words: str, pictures: Sequence[Picture]) -> tuple[str, lis
     return _NUMBERED.sub(IMAGE_TOKEN, words), [*first, *(pictures[number - 1] for number in numbers)]
 
 
-def find_boxes(store: BoxStore, question: Question, picture: Picture) -> BoxRecord | None:
-    """Returns the boxes of one of a question's pictures, None where the box file does not know it.
+def find_boxes(store: BoxStore | None, question: Question, picture: Picture) -> BoxRecord | None:
+    """Returns the boxes of one of a question's pictures, None where the box file does not know it or there is none.
 
     Looked up by the picture's path, then by the question's id if this is its only picture, then by `Picture.box_ids`.
 
     Raises:
         XTunerError: the id that fits stands for several records with different boxes.
     """
+    if store is None:
+        return None
     ids = [question.box_id] if len(question.pictures) == 1 else []
     for sample_id in (*ids, *picture.box_ids) or (None,):
         record = store.find(picture.key or None, sample_id)

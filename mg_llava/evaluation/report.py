@@ -66,10 +66,9 @@ def write_report(benchmark: Benchmark, folder: str | Path, image_processor: Imag
         raise XTunerError(f"'{folder}' holds no metrics.json to report on: evaluate first.")
     metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     pairs = benchmark.pairs(PredictionFiles(folder, {}).read().values())
-    store = None if benchmark.box_path is None else BoxStore(benchmark.box_path)
     (folder / "report_images").mkdir(exist_ok=True)
     articles = [
-        _article(question, one, _figures(question, store, image_processor, folder, f"report_images/{number}"))
+        _article(question, one, _figures(question, benchmark.boxes, image_processor, folder, f"report_images/{number}"))
         for number, (question, one) in enumerate(pairs)
     ]
     score = "not scored" if metrics["overall"] is None else f"{metrics['overall']:.1%}"
@@ -116,7 +115,7 @@ def _figures(
         except XTunerError:
             # the article says why there is no answer
             continue
-        record = None if store is None else find_boxes(store, question, one)
+        record = find_boxes(store, question, one)
         file = f"{name}.jpg" if number == 0 else f"{name}_{number + 1}.jpg"
         figures.append(_figure(picture, record, folder, file))
     return "".join(figures)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mg_llava.assistant import Assistant
-from mg_llava.box_store import BoxStore
 from mg_llava.boxes import BoxSelection
 from mg_llava.evaluation.asking import ask
 from mg_llava.evaluation.base import Benchmark, Prediction
@@ -95,7 +94,6 @@ class EvaluationRunner:
             XTunerError: a file of the benchmark is malformed, or no question could be asked.
         """
         questions = benchmark.questions()[:limit]
-        store = None if benchmark.box_path is None else BoxStore(benchmark.box_path)
         rank = self.collective.rank
         facts = {**facts, "benchmark": benchmark.name, "prompt_template": self.assistant.template.name}
         files = PredictionFiles(folder, facts, rank)
@@ -110,7 +108,7 @@ class EvaluationRunner:
             get_logger().info("%s: %d answers stand already", benchmark.name, len(questions) - len(to_ask))
         # 2. this process's share, once all have read what stands
         self.collective.barrier()
-        answers = ask(self, benchmark, to_ask, store, should_stop or _never)
+        answers = ask(self, benchmark, to_ask, should_stop or _never)
         for predictions in _progress(answers, benchmark.name, len(to_ask), self.collective):
             files.add(predictions)
         # 3. everything together

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mg_llava.box_store import BoxStore
 from mg_llava.evaluation.base import Benchmark, Prediction
 from mg_llava.evaluation.judging import judge as judge_predictions
 from mg_llava.evaluation.pictures import find_boxes
@@ -121,8 +120,7 @@ def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str
 
 
 def _without_boxes(benchmark: Benchmark, predictions: Sequence[Prediction]) -> int:
-    if benchmark.box_path is None:
+    if benchmark.boxes is None:
         return len(predictions)
-    store = BoxStore(benchmark.box_path)
     questions = [question for question, _ in benchmark.pairs(predictions)]
-    return sum(all(find_boxes(store, one, picture) is None for picture in one.pictures) for one in questions)
+    return sum(all(find_boxes(benchmark.boxes, one, picture) is None for picture in one.pictures) for one in questions)
