@@ -11,6 +11,9 @@ from typing import Any
 from xtuner.errors import XTunerError, nearest
 from xtuner.registry import build
 
+_SAMPLE, _SAMPLES = 2**16, 2**8
+"""Bytes of a sample of a checkpoint's file, and about how many samples of each file."""
+
 
 def find_benchmarks(nodes: Sequence[Mapping[str, Any]], asked: str | None) -> tuple[list[Any], dict[str, list[str]]]:
     """Builds the benchmarks of a config.
@@ -58,7 +61,21 @@ def checkpoint_facts(checkpoint: str) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> str:
-    """Hash of names, sizes and times of a checkpoint's files: reading tens of gigabytes would take too long."""
+    """Hash of the sizes of a checkpoint's files and of samples of their content.
+
+    Samples, as reading tens of gigabytes would take minutes: training changes every weight, so that two checkpoints
+    differ in them. Names and times of files do not matter, a copy has the same hash.
+    """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for file in files:
+        if not file.exists():
+            continue
+        size = file.stat().st_size
+        digest.update(size.to_bytes(8, "big"))
+        step = max(_SAMPLE, size // _SAMPLES)
+        with file.open("rb") as handle:
+            for start in range(0, size, step):
+                handle.seek(start)
+                digest.update(handle.read(_SAMPLE))
+    return digest.hexdigest()[:16]

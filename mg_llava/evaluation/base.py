@@ -197,8 +197,9 @@ class Benchmark(ABC):
         """Writes what the benchmark's server wants to have uploaded; returns the paths."""
         return []
 
-    def picture(self, name: str) -> Picture:
-        """Returns the picture of that name in the picture folder."""
+    def picture(self, name: Any) -> Picture:
+        """Returns the picture of that name, which may be a number, in the picture folder."""
+        name = str(name)
         return Picture(key=name, path=os.path.join(self.path(self.image_folder or ""), name))
 
 

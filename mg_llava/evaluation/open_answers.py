@@ -91,7 +91,7 @@ class MMVet(OpenAnswers):
 
     def groups(self, row: dict[str, Any], known: Any) -> dict[str, str]:
         """Returns the set of capabilities that the question needs."""
-        return {"capabilities": "+".join(sorted(known.get("capability", ())))} if known else {}
+        return {"capabilities": "+".join(sorted(known.get("capability") or ()))} if known else {}
 
     def judge_prompt(self, question: Question, output: str) -> str | None:
         """Returns the authors' table with a row for this answer, its score left open."""
@@ -112,7 +112,7 @@ class MMVet(OpenAnswers):
         single = [
             ({"capability": name}, one.hit)
             for question, one in self.pairs(predictions)
-            for name in (question.answer or {}).get("capability", ())
+            for name in (question.answer or {}).get("capability") or ()
             if one.hit is not None
         ]
         return {**scores, "groups": {**scores["groups"], **mean_by_groups(single)["groups"]}}

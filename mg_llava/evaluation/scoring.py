@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Sequence
@@ -79,6 +80,7 @@ def finish(
         **files.facts,
         "strict_reference": benchmark.strict_reference,
         "prompt_example": judged[0].prompt,
+        "prompts_sha256": _prompts_hash(judged),
         "versions": {
             "xtuner": __version__,
             "python": platform.python_version(),
@@ -89,6 +91,11 @@ def finish(
     text = json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
     (files.folder / "metrics.json").write_text(text, encoding="utf-8")
     return metrics
+
+
+def _prompts_hash(predictions: Sequence[Prediction]) -> str:
+    """Hash of all prompts in order: two runs with the same one were asked the same."""
+    return hashlib.sha256("\0".join(one.prompt for one in predictions).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _strict_overall(benchmark: Benchmark, predictions: Sequence[Prediction]) -> float | None:

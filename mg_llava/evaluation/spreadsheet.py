@@ -12,6 +12,7 @@ from mg_llava.evaluation.predictions import PredictionFiles
 from xtuner.errors import XTunerError
 
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_LAST = {"answer": 1, "prediction": 2}
 _LONGEST_CELL = 32_767
 """Of an xlsx; a longer text is cut there."""
 
@@ -58,14 +59,15 @@ def question_cells(question: Question) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes an xlsx whose columns are the rows' keys in order of appearance; all texts are texts, never formulas.
+    """Writes an xlsx; all texts in it are texts, never formulas.
 
-    Characters that a spreadsheet cannot hold are left out.
+    Columns are the rows' keys in order of appearance, answer and prediction last. Characters that a spreadsheet cannot
+    hold are left out.
     """
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
 
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = sorted(dict.fromkeys(key for row in rows for key in row), key=lambda key: _LAST.get(key, 0))
     book = Workbook(write_only=True)
     sheet = book.create_sheet("predictions")
     sheet.append(columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,11 @@ class VQA(Benchmark):
         """Reads VQAv2's annotations: ``{"annotations": [{"question_id", "answers": [{"answer"}]}]}`` by question id."""
         try:
             annotations = read_json(path)["annotations"]
-            return {str(row["question_id"]): [one["answer"] for one in row["answers"]] for row in annotations}
+            return {
+                str(row["question_id"]): _texts(one["answer"] for one in row["answers"])
+                for row in annotations
+                if row["answers"]
+            }
         except (KeyError, TypeError) as error:
             raise XTunerError(f"'{path}' is not VQAv2's annotation file: {error!r} not found as expected.") from error
 
@@ -118,7 +122,7 @@ class TextVQA(VQA):
         """Reads ``{"data": [{"image_id", "question", "answers"}]}`` by picture and question."""
         try:
             rows = read_json(path)["data"]
-            return {_textvqa_key(row["image_id"], row["question"]): row["answers"] for row in rows}
+            return {_textvqa_key(row["image_id"], row["question"]): _texts(row["answers"]) for row in rows}
         except (KeyError, TypeError) as error:
             raise XTunerError(f"'{path}' is not TextVQA's annotation file: {error!r} not found as expected.") from error
 
@@ -140,8 +144,12 @@ class TextVQA(VQA):
         )
 
 
-def _textvqa_key(image_id: Any, question: str) -> str:
-    return f"{image_id}\n{question.strip().lower()}"
+def _textvqa_key(image_id: Any, question: Any) -> str:
+    return f"{image_id}\n{str(question).strip().lower()}"
+
+
+def _texts(answers: Iterable[Any]) -> list[str]:
+    return [str(answer) for answer in answers if answer is not None]
 
 
 class GQA(VQA):
@@ -167,7 +175,7 @@ class GQA(VQA):
             text=str(row["text"]),
             pictures=(self.picture(row["image"]),),
             box_id=str(row["question_id"]),
-            answer=None if known is None else known["answer"],
+            answer=None if known is None else str(known["answer"]),
             groups={} if known is None else _gqa_groups(known),
         )
 
@@ -189,12 +197,12 @@ class GQA(VQA):
 
 
 def _gqa_groups(question: dict[str, Any]) -> dict[str, str]:
-    types: dict[str, str] = defaultdict(str, question.get("types", {}))
+    types: dict[str, str] = defaultdict(str, question.get("types") or {})
     return {
         "form": "open" if types["structural"] == "query" else "binary",
         "structural": types["structural"],
         "semantic": types["semantic"],
-        "steps": str(len(question.get("semantic", ()))),
+        "steps": str(len(question.get("semantic") or ())),
         "words": str(len(question["question"].split())),
     }
 

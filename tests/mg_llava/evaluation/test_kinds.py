@@ -89,6 +89,8 @@ class TestVqaAccuracy:
 
     def test_contractions(self) -> None:
         assert normalise("dont") == "don't" and normalise("couldnt've") == "couldn't've"
+        # with a capital in the challenge's table, which lower case never meets
+        assert normalise("Im Ive shes I'dve") == "im ive shes i'dve"
         assert normalise("couldn'tve") == "couldn't've" and normalise("'owsat") == "'owsat"
 
 
