@@ -173,7 +173,7 @@ class TestAfterwards:
         text = page.read_text(encoding="utf-8")
         assert "&lt;b&gt;bold&lt;/b&gt; &amp; 狗 ?" in text and "<b>bold" not in text
         # 6 questions have a picture, 5 of these have two boxes each
-        assert text.count("<image ") == 6 and text.count("<rect ") == 2 * 5
+        assert text.count("<img ") == 6 and text.count("<rect ") == 2 * 5
         assert sorted(path.name for path in (tmp_path / "out" / "report_images").iterdir())[0] == "0.jpg"
         assert "http" not in text
 
