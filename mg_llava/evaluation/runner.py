@@ -74,6 +74,7 @@ class EvaluationRunner:
         limit: int | None = None,
         judge: Judge | None = None,
         should_stop: Callable[[], bool] | None = None,
+        progress: bool = True,
     ) -> dict[str, Any]:
         """Asks the questions that `folder` has no prediction of, scores all, and writes ``metrics.json``.
 
@@ -85,6 +86,7 @@ class EvaluationRunner:
             judge: judges free answers; None leaves those unscored that no earlier run had judged.
             should_stop: asked before each batch; where any process says True, the answers so far are kept and nothing
                 is scored.
+            progress: show a bar; a terminal has room for one, so not within a training.
 
         Returns:
             What ``metrics.json`` holds: ``overall`` (0–1 or None), ``groups``, counts, and `facts`; nothing on ranks
@@ -109,7 +111,10 @@ class EvaluationRunner:
         # 2. this process's share, once all have read what stands
         self.collective.barrier()
         answers = ask(self, benchmark, to_ask, should_stop or _never)
-        for predictions in _progress(answers, benchmark.name, len(to_ask), self.collective):
+        bar = progress and rank == 0 and bool(to_ask)
+        # the others are about as fast as this process
+        share = -(-len(to_ask) // self.collective.world_size)
+        for predictions in _progress(answers, benchmark.name, share, bar):
             files.add(predictions)
         # 3. everything together
         self.collective.barrier()
@@ -144,15 +149,12 @@ def _never() -> bool:
     return False
 
 
-def _progress(
-    batches: Iterator[list[Prediction]], name: str, total: int, collective: Collective
-) -> Iterator[list[Prediction]]:
-    """Shows a bar with the share of right answers while the batches of rank 0 pass through, as all of it."""
+def _progress(batches: Iterator[list[Prediction]], name: str, total: int, shown: bool) -> Iterator[list[Prediction]]:
+    """Shows a bar with the share of right answers while the batches pass through."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hits: list[float] = []
-    with Progress(*columns, console=console, disable=total == 0 or collective.rank != 0) as progress:
-        # the others are about as fast
-        task = progress.add_task(name, total=-(-total // collective.world_size))
+    with Progress(*columns, console=console, disable=not shown) as progress:
+        task = progress.add_task(name, total=total)
         for predictions in batches:
             yield predictions
             hits += [prediction.hit for prediction in predictions if prediction.hit is not None]

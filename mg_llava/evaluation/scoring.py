@@ -117,12 +117,18 @@ def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str
     if len(failed) == len(predictions):
         raise XTunerError(f"benchmark '{benchmark.name}': no question could be asked; the first: {failed[0].error}")
     pairs = benchmark.pairs(predictions)
+    without_boxes = _without_boxes(benchmark, predictions)
+    if without_boxes and benchmark.boxes is not None:
+        get_logger().info(
+            "%s: %d of %d questions were asked without boxes, '%s' has none for them.",
+            *(benchmark.name, without_boxes, len(predictions), benchmark.box_path),
+        )
     return {
         "num_questions": len(predictions),
         "num_unparsed": sum(p.parsed is None and p.error is None for p in predictions),
         "num_failed": len(failed),
         "num_without_answer": sum(question.answer is None for question, _ in pairs),
-        "num_without_boxes": _without_boxes(benchmark, predictions),
+        "num_without_boxes": without_boxes,
     }
 
 

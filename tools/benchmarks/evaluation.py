@@ -23,7 +23,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from mg_llava.evaluation import EvaluationRunner, ShortAnswer  # noqa: E402
+from mg_llava.evaluation import ShortAnswer  # noqa: E402
+from tests.mg_llava.evaluation.world import runner  # noqa: E402
 from tests.tiny_assistant import box_record, save_picture, tiny_assistant  # noqa: E402
 
 PICTURES = 8
@@ -71,17 +72,10 @@ def main() -> int:
         answers: dict[int, str] = {}
         for repeat in range(args.repeats + 1):
             for size in rates:
-                runner = EvaluationRunner(
-                    tokenizer=assistant.tokenizer,
-                    image_processor=assistant.image_processor,
-                    prompt_template=assistant.template,
-                    model=assistant.model,
-                    boxes=assistant.boxes,
-                    batch_size=size,
-                )
+                run = runner(assistant, size)
                 out = folder / f"out_{size}_{repeat}"
                 started, worked = time.perf_counter(), time.process_time()
-                runner.run(bench, out, {})
+                run.run(bench, out, {})
                 seconds, worked = time.perf_counter() - started, time.process_time() - worked
                 # the first round warms up
                 if repeat:
@@ -97,9 +91,8 @@ def main() -> int:
         spread = f"{min(rates[size]):.1f}–{max(rates[size]):.1f}"
         print(f"batch {size:>3}: {median:7.1f} samples/s ({spread})")
     cpu = {size: statistics.median(values) for size, values in cpu_rates.items()}
-    print(
-        f"ratio: {medians[args.batch_size] / medians[1]:.1f}× ({cpu[args.batch_size] / cpu[1]:.1f}× by processor time)"
-    )
+    by_cpu = cpu[args.batch_size] / cpu[1]
+    print(f"ratio: {medians[args.batch_size] / medians[1]:.1f}× ({by_cpu:.1f}× by processor time)")
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     return 0
 

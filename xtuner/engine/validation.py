@@ -95,7 +95,13 @@ class ValLoop:
         facts = {**run_facts(self.cfg, benchmark.name), "step": step}
         try:
             return self._evaluator.run(
-                benchmark, folder, facts, limit=self.limit, should_stop=lambda: runner.stop_requested
+                benchmark,
+                folder,
+                facts,
+                limit=self.limit,
+                should_stop=lambda: runner.stop_requested,
+                # the training's own bar is there
+                progress=False,
             )
         except XTunerError as error:
             # a night's training is worth more than one number: pictures that vanished are named, the run goes on

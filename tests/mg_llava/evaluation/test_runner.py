@@ -37,7 +37,9 @@ class TestRun:
         assert texts[1] == texts[3] == texts[7]
         assert metrics[1] == metrics[3] == metrics[7]
 
-    def test_what_is_written(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
+    def test_what_is_written(
+        self, assistant: Assistant, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         metrics = runner(assistant).run(bench(world), tmp_path / "out", FACTS)
         rows = lines(tmp_path / "out")
         assert [row["id"] for row in rows] == [f"q{number}" for number in range(7)]
@@ -50,6 +52,7 @@ class TestRun:
         assert metrics["num_questions"] == 7 and metrics["num_failed"] == 0
         # pictures 1 (questions 1) and the question without a picture
         assert metrics["num_without_boxes"] == 2
+        assert "2 of 7 questions were asked without boxes" in " ".join(capsys.readouterr().err.split())
         assert metrics["checkpoint"] == "iter_1.pth" and metrics["prompt_template"] == "vicuna"
 
     def test_boxes_reach_the_model(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:

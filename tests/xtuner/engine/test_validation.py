@@ -49,8 +49,10 @@ class ToyEvaluation:
         self.model = model
         self.fails = fails
 
-    def run(self, benchmark: Any, folder: Path, facts: Any, limit: int | None, should_stop: Any) -> dict[str, Any]:
-        assert not self.model.training and limit == 5
+    def run(
+        self, benchmark: Any, folder: Path, facts: Any, limit: int | None, should_stop: Any, progress: bool
+    ) -> dict[str, Any]:
+        assert not self.model.training and limit == 5 and not progress
         torch.rand(3)
         random.random()
         if ToyEvaluation.before is not None:
