@@ -20,7 +20,7 @@ def version() -> str:
 
 
 tests = requirements("tests")
-extras = {"tests": tests, "gpu": requirements("gpu")}
+extras = {"tests": tests, "gpu": requirements("gpu"), "lmms": requirements("lmms")}
 
 setup(
     name="mg-llava-xtuner",
@@ -34,7 +34,12 @@ setup(
     package_dir={"xtuner._configs": "configs"},
     package_data={"xtuner._configs": ["**/*.py", "**/*.json"], "mg_llava": ["py.typed"], "xtuner": ["py.typed"]},
     install_requires=requirements("runtime"),
-    # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`
+    # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`; lmms-eval brings
+    # dozens of packages along and is wanted by few
     extras_require={**extras, "all": tests},
-    entry_points={"console_scripts": ["xtuner=xtuner.cli:main"]},
+    entry_points={
+        "console_scripts": ["xtuner=xtuner.cli:main"],
+        # read by lmms-eval where it is installed
+        "lmms_eval.models": ["mg_llava=mg_llava.adapters:lmms_eval_manifest"],
+    },
 )

@@ -99,14 +99,16 @@ class Assistant:
         pixels, boxes = self.image_processor(picture, chosen)
         return pixels, torch.as_tensor(boxes, dtype=torch.float32)
 
-    @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int, streamer: Any | None = None) -> list[str]:
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, streamer: Any | None = None, synced: bool = False
+    ) -> list[str]:
         """Answers a batch of prompts greedily.
 
         Args:
             prompts: at least one; they may differ in length and in number of pictures.
             max_new_tokens: answers are cut there.
             streamer: a transformers streamer that gets the tokens as they come; for one prompt only.
+            synced: go on until the longest answer of all processes ends (ZeRO-3, where they gather weights together).
 
         Returns:
             One answer per prompt, without what ends it.
@@ -119,6 +121,7 @@ class Assistant:
             eos_token_id=self.stop_ids(),
             pad_token_id=self.tokenizer.pad_token_id,
             streamer=streamer,
+            synced_gpus=synced,
         )
         return [self.decode(ids) for ids in tokens.tolist()]
 

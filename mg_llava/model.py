@@ -276,7 +276,8 @@ class MGLLaVA(TrainableParts):
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, target_positions)
         return self.llm.get_output_embeddings()(hidden)
 
-    @torch.inference_mode()
+    # not inference_mode: evaluation during training must leave no tensors behind that autograd refuses
+    @torch.no_grad()
     def generate(
         self,
         input_ids: torch.Tensor,

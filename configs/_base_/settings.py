@@ -32,3 +32,6 @@ save_total_limit = 2
 logging_interval = 10
 seed = 42
 visualizers = ("tensorboard",)
+val_interval = None  # optimizer steps between evaluations during training
+val_benchmarks = None  # which of the benchmarks; None: all whose files are there
+val_limit = None  # only so many questions of each

@@ -56,4 +56,7 @@ runtime = dict(
     logging_interval="${logging_interval}",
     seed="${seed}",
     visualizers="${visualizers}",
+    val_interval="${val_interval}",
+    val_benchmarks="${val_benchmarks}",
+    val_limit="${val_limit}",
 )

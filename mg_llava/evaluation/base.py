@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -13,42 +11,9 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, ClassVar
 
-from PIL import Image
-
-from mg_llava.images import to_rgb
-from mg_llava.preprocess import ImageProcessor
+from mg_llava.box_store import BoxStore
+from mg_llava.evaluation.pictures import Picture, pictures_first
 from xtuner.errors import XTunerError
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A question's picture: a file, or one that stands base64-encoded in the benchmark's file.
-
-    Args:
-        key: what boxes are looked up by: the path relative to the picture folder, or "" where there is no path.
-        path: the file, or None.
-        encoded: base64 text of the file's bytes, or None.
-    """
-
-    key: str
-    path: str | None = None
-    encoded: str | None = None
-
-    def open(self, image_processor: ImageProcessor) -> Image.Image:
-        """Returns the picture as 8-bit RGB.
-
-        Raises:
-            XTunerError: it is missing, or is not a picture.
-        """
-        if self.path is not None:
-            return image_processor.open(self.path)
-        try:
-            return to_rgb(Image.open(io.BytesIO(base64.b64decode(self.encoded or ""))))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise XTunerError(
-                f"the picture {self.key or 'in the benchmark file'} does not decode ({error}): expected the base64 "
-                "text of a PNG or JPEG file; download the benchmark file again."
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -58,8 +23,8 @@ class Question:
     Attributes:
         id: unique in its benchmark; predictions are resumed by it.
         text: what is asked, as the benchmark's file has it.
-        picture: None for a question without one.
-        box_id: the id that published box files use for this question.
+        pictures: usually one; none for a question of words only.
+        box_id: the authors' id of the question, which published box files use too.
         answer: what `Benchmark.hit` compares with; None where the authors keep the answer to themselves.
         options: letter → text of a multiple-choice question.
         groups: names under which scores are broken down, e.g. ``{"category": "color"}``.
@@ -67,7 +32,7 @@ class Question:
 
     id: str
     text: str
-    picture: Picture | None = None
+    pictures: tuple[Picture, ...] = ()
     box_id: str = ""
     answer: Any = None
     options: Mapping[str, str] = field(default_factory=dict)
@@ -158,6 +123,11 @@ class Benchmark(ABC):
             return self.path(self.box_json_path)
         return None if self.box_folder is None else os.path.join(self.box_folder, f"{self.name}.json")
 
+    @cached_property
+    def boxes(self) -> BoxStore | None:
+        """The boxes of the box file, read once; None without one."""
+        return None if self.box_path is None else BoxStore(self.box_path)
+
     def files(self) -> list[str]:
         """Returns the files and folders that the benchmark cannot do without."""
         image_folder = None if self.image_folder is None else self.path(self.image_folder)
@@ -190,6 +160,14 @@ class Benchmark(ABC):
         """Returns the words to ask with, without the picture's place."""
         return question.text
 
+    def place_pictures(self, question: Question, words: str) -> tuple[str, list[Picture]]:
+        """Returns the words with ``<image>`` at each picture's place, and the pictures in that order.
+
+        Raises:
+            XTunerError: the question names a picture that it does not have.
+        """
+        return pictures_first(words, question.pictures)
+
     @abstractmethod
     def parse(self, question: Question, output: str) -> str | None:
         """Returns what `output` answers, or None if that cannot be told."""
@@ -219,8 +197,9 @@ class Benchmark(ABC):
         """Writes what the benchmark's server wants to have uploaded; returns the paths."""
         return []
 
-    def picture(self, name: str) -> Picture:
-        """Returns the picture of that name in the picture folder."""
+    def picture(self, name: Any) -> Picture:
+        """Returns the picture of that name, which may be a number, in the picture folder."""
+        name = str(name)
         return Picture(key=name, path=os.path.join(self.path(self.image_folder or ""), name))
 
 

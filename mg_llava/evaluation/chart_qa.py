@@ -35,7 +35,7 @@ class ChartQA(Benchmark):
                         # the authors give no ids; boxes made for this benchmark count through all files
                         id=str(len(questions)),
                         text=str(row["query"]),
-                        picture=self.picture(row["imgname"]),
+                        pictures=(self.picture(row["imgname"]),),
                         box_id=str(len(questions)),
                         answer=None if label is None else [str(one) for one in _as_list(label)],
                         groups={"split": split},
@@ -77,7 +77,7 @@ class TallyQA(Benchmark):
             Question(
                 id=unique_id,
                 text=str(row["question"]),
-                picture=self.picture(row["image"]),
+                pictures=(self.picture(row["image"]),),
                 box_id=str(row["question_id"]),
                 answer=None if row.get("answer") is None else normalise(str(row["answer"])),
                 groups={"kind": "simple" if row["issimple"] else "complex"} if "issimple" in row else {},

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from xtuner.errors import XTunerError
+from xtuner.errors import ProblemsError, XTunerError
+
+_MOST_PROBLEMS = 20
 
 
 def read_json(path: str) -> Any:
@@ -17,7 +20,7 @@ def read_json(path: str) -> Any:
         XTunerError: it is malformed; the message says where.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
     except json.JSONDecodeError as error:
         raise XTunerError(
@@ -32,7 +35,7 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
         XTunerError: a line is malformed or no object; the message names it.
     """
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -48,18 +51,41 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def require(row: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
-    """Checks that `row` has all `keys`.
+def require(rows: Iterable[tuple[str, Mapping[str, Any]]], keys: Sequence[str], path: str) -> None:
+    """Checks that all rows have a value under all `keys`; JSON's null is none.
+
+    Args:
+        rows: (where it stands, e.g. "row 3", the row).
+        keys: that no row can do without.
+        path: of their file, for the message.
 
     Raises:
-        XTunerError: one is absent; the message says where and which.
+        ProblemsError: with every row that lacks one, and which; of many the first.
     """
-    absent = [key for key in keys if key not in row]
-    if absent:
-        raise XTunerError(f"{where}: no {', '.join(absent)} among {', '.join(map(str, row))}; every row needs it.")
+    problems = []
+    for where, row in rows:
+        absent = [key for key in keys if row.get(key) is None]
+        if absent:
+            present = ", ".join(str(key) for key, value in row.items() if value is not None) or "nothing"
+            problems.append(f"{where}: no {', '.join(absent)} among {present}; every row needs it")
+    if len(problems) > _MOST_PROBLEMS:
+        problems[_MOST_PROBLEMS:] = [f"… and {len(problems) - _MOST_PROBLEMS} rows more"]
+    if problems:
+        raise ProblemsError(f"'{path}'", problems)
 
 
-def read_records(path: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+def read_questions(path: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Reads JSON lines that all have `keys`.
+
+    Raises:
+        XTunerError: a line is malformed or lacks a key; the message says which.
+    """
+    rows = read_json_lines(path)
+    require(((f"question {number}", row) for number, row in enumerate(rows, start=1)), keys, path)
+    return rows
+
+
+def read_records(path: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Reads a JSON list of objects that all have `keys`.
 
     Raises:
@@ -71,12 +97,14 @@ def read_records(path: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise XTunerError(f"'{path}' record {number}: expected an object, found {type(row).__name__}.")
-        require(row, keys, f"'{path}' record {number}")
+    require(((f"record {number}", row) for number, row in enumerate(rows)), keys, path)
     return rows
 
 
 def read_table(path: str, separator: str = "\t") -> list[dict[str, str]]:
     """Reads a table with a header; empty cells and the word nan are left out of a row, everything else stays text.
+
+    A row without any cell stays, empty, so that numbers of rows are those of the file.
 
     Args:
         path: of the file.
@@ -87,7 +115,9 @@ def read_table(path: str, separator: str = "\t") -> list[dict[str, str]]:
     """
     try:
         # "None" and "NA" are words that options are made of, so pandas' own list of missing values is not used
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=["", "nan", "NaN"])
+        table = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, na_values=["", "nan", "NaN"], encoding="utf-8-sig"
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         kind = "a tab-separated" if separator == "\t" else "such a"
         raise XTunerError(f"'{path}' is not {kind} table: {str(error).strip()}. Download it again.") from error

@@ -43,16 +43,16 @@ class MathVista(JudgedBenchmark):
             raise XTunerError(
                 f"'{self.data_path}': expected MathVista's object of problems by id, found {type(problems).__name__}."
             )
+        require(((f"problem {key}", problem) for key, problem in problems.items()), _NEEDED, self.data_path)
         questions = []
         for key, problem in problems.items():
-            require(problem, _NEEDED, f"'{self.data_path}' problem {key}")
             answer = problem.get("answer")
             choices = problem.get("choices") or []
             questions.append(
                 Question(
                     id=str(key),
                     text=_query(problem),
-                    picture=self.picture(problem["image"]),
+                    pictures=(self.picture(problem["image"]),),
                     box_id=str(key),
                     answer=None if answer in (None, "") else {**problem, "answer": str(answer)},
                     options=dict(zip(_LETTERS, map(str, choices), strict=False)),

@@ -13,6 +13,7 @@ from mg_llava.evaluation.answers import option_letter, yes_or_no
 from mg_llava.evaluation.base import Prediction, Question, mean_by_groups, unique_ids
 from mg_llava.evaluation.files import read_table, require
 from mg_llava.evaluation.judging import JudgedBenchmark, with_verdict
+from xtuner.errors import XTunerError
 
 _OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.DOTALL)
 _COLUMNS = ("Index", "Question", "Options", "Correct Answer")
@@ -28,18 +29,18 @@ class MMVP(JudgedBenchmark):
     def read_questions(self) -> list[Question]:
         """Reads the table; a row without a needed cell is named by its number."""
         rows = read_table(self.data_path, separator=",")
-        for number, row in enumerate(rows, start=1):
-            require(row, _COLUMNS[:3], f"'{self.data_path}' row {number}")
+        require(((f"row {number}", row) for number, row in enumerate(rows, start=1)), _COLUMNS[:3], self.data_path)
+        ids = unique_ids(row["Index"] for row in rows)
         return [
             Question(
                 id=unique_id,
                 text=f"{row['Question']} {row['Options']}",
-                picture=self.picture(f"MMVP Images/{row['Index']}.jpg"),
-                box_id=row["Index"],
+                pictures=(self.picture(f"MMVP Images/{_index(row, self.data_path)}.jpg"),),
+                box_id=str(_index(row, f"'{self.data_path}' row {number}")),
                 answer=row.get("Correct Answer", "").strip().strip("()").upper() or None,
                 options={letter.upper(): text for letter, text in _OPTION.findall(row["Options"])},
             )
-            for unique_id, row in zip(unique_ids(row["Index"] for row in rows), rows, strict=True)
+            for number, (unique_id, row) in enumerate(zip(ids, rows, strict=True), start=1)
         ]
 
     def parse(self, question: Question, output: str) -> str | None:
@@ -68,7 +69,7 @@ class MMVP(JudgedBenchmark):
         scored = [(question, one.hit) for question, one in self.pairs(predictions) if one.hit is not None]
         pairs: dict[int, list[float]] = defaultdict(list)
         for question, hit in scored:
-            pairs[(int(float(question.box_id)) - 1) // 2].append(hit)
+            pairs[(int(question.box_id) - 1) // 2].append(hit)
         single = mean_by_groups((question.groups, hit) for question, hit in scored)
         return {**mean_by_groups(({}, min(hits)) for hits in pairs.values()), "accuracy": single["overall"]}
 
@@ -86,3 +87,12 @@ class MMVP(JudgedBenchmark):
                 }
                 file.write(json.dumps(row) + "\n")
         return [path]
+
+
+def _index(row: dict[str, str], where: str) -> int:
+    try:
+        return int(float(row["Index"]))
+    except ValueError as error:
+        raise XTunerError(
+            f"{where}: Index is '{row['Index']}', expected a number: pairs are found by it. Download the file again."
+        ) from error

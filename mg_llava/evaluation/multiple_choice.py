@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mg_llava.evaluation.answers import option_letter, short_answer, strict_option_letter
-from mg_llava.evaluation.base import Picture, Prediction, Question, mean_by_groups
-from mg_llava.evaluation.tables import SHORT_ANSWER_REQUEST, TableBenchmark, read_answers
+from mg_llava.evaluation.base import Prediction, Question, mean_by_groups
+from mg_llava.evaluation.pictures import Picture
+from mg_llava.evaluation.spreadsheet import question_cells, write_rows
+from mg_llava.evaluation.tables import SHORT_ANSWER_REQUEST, TableBenchmark, read_list
 from xtuner.errors import XTunerError
 
 _LETTERS = "ABCDEFGHI"
@@ -22,16 +24,15 @@ _ROTATION = 1_000_000
 
 @dataclass(kw_only=True, eq=False)
 class MultipleChoice(TableBenchmark):
-    """A TSV of ``index, image, question, hint?, A…I, answer?, category?, l2-category?, split?``.
+    """A TSV of ``index, image, question, hint?, A…I, answer?, category?, l2-category?, split?``; see `TableBenchmark`.
 
-    `image` is base64 text or the index of the row that has it; `image_path` with an `image_folder` stands in for it.
     The answer is read by `answers.option_letter`.
 
     Args:
         circular: a question counts as right only if all its rotations in the file are (MMBench).
         open_questions: rows without options are allowed and their short answer is compared (MMMU); else such a row
             is an error.
-        (others): see `Benchmark`.
+        (others): see `TableBenchmark`.
     """
 
     strict_differs: ClassVar[bool] = True
@@ -44,13 +45,13 @@ class MultipleChoice(TableBenchmark):
         needed = ("index", "question") if self.open_questions else ("index", "question", "A")
         return [self._question(*row) for row in self.rows(needed)]
 
-    def _question(self, unique_id: str, row: dict[str, str], picture: Picture | None) -> Question:
+    def _question(self, unique_id: str, row: dict[str, str], pictures: tuple[Picture, ...]) -> Question:
         hint = row.get("hint")
         answer = row.get("answer")
         return Question(
             id=unique_id,
             text=f"{hint}\n{row['question']}" if hint else row["question"],
-            picture=picture,
+            pictures=pictures,
             box_id=row["index"],
             answer=None if answer is None else answer.strip().upper() if "A" in row else answer,
             options={letter: row[letter] for letter in _LETTERS if letter in row},
@@ -78,7 +79,7 @@ class MultipleChoice(TableBenchmark):
         """Returns whether letter, or short answer, is the right one; of several right answers any will do."""
         if question.options or question.answer is None:
             return super().hit(question, parsed)
-        right = {short_answer(answer) for answer in read_answers(question.answer)}
+        right = {short_answer(answer) for answer in read_list(question.answer)}
         return float(parsed is not None and parsed in right)
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -104,20 +105,9 @@ class MultipleChoice(TableBenchmark):
 
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
         """Writes the xlsx that MMBench's server takes: the table without pictures, and a column `prediction`."""
-        import pandas as pd
-
-        path = os.path.join(folder, f"{self.name}.xlsx")
         rows = [
-            {
-                "index": question.box_id,
-                "question": question.text,
-                **question.options,
-                **question.groups,
-                "answer": question.answer,
-                # the server reads letters itself; what could not be read is sent as it is
-                "prediction": prediction.parsed or prediction.output,
-            }
+            # the server reads letters itself; what could not be read is sent as it is
+            {**question_cells(question), "prediction": prediction.parsed or prediction.output}
             for question, prediction in self.pairs(predictions)
         ]
-        pd.DataFrame(rows).to_excel(path, index=False)
-        return [path]
+        return [str(write_rows(Path(folder) / f"{self.name}.xlsx", rows))]

@@ -10,32 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mg_llava.evaluation.base import Prediction, Question, mean_by_groups, unique_ids
-from mg_llava.evaluation.files import read_json, read_json_lines, require
+from mg_llava.evaluation.files import read_json, read_questions, require
+from mg_llava.evaluation.judge_prompts import LLAVA_BENCH_RULE, MM_VET_EXAMPLES
 from mg_llava.evaluation.judging import JudgedBenchmark, first_number, with_verdict
 from xtuner.errors import XTunerError
 
-_MM_VET_PROMPT = """\
-Compare the ground truth and prediction from AI models, to give a correctness score for the prediction. <AND> in the \
-ground truth means it is totally right only when all elements in the ground truth are present in the prediction, and \
-<OR> means it is totally right when any one element in the ground truth is present in the prediction. The correctness \
-score is 0.0 (totally wrong), 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, or 1.0 (totally right). Just complete the \
-last space of the correctness score.
-
-Question | Ground truth | Prediction | Correctness
---- | --- | --- | ---
-What is x in the equation? | -1 <AND> -5 | x = 3 | 0.0
-What is x in the equation? | -1 <AND> -5 | x = -1 | 0.5
-What is x in the equation? | -1 <AND> -5 | x = -5 or 5 | 0.5
-What is x in the equation? | -1 <AND> -5 | x = -1 or x = -5 | 1.0
-"""
-_LLAVA_BENCH_RULE = (
-    "We would like to request your feedback on the performance of two AI assistants in response to the user question "
-    "displayed above. The user asks the question on observing an image. For your reference, the visual content in the "
-    "image is represented with a few sentences describing the image. Please rate the helpfulness, relevance, accuracy, "
-    "level of details of their responses. Each assistant receives an overall score on a scale of 1 to 10, where a "
-    "higher score indicates better overall performance. Please first output a single line containing only two values "
-    "indicating the scores for Assistant 1 and 2, respectively. The two scores are separated by a space."
-)
 _TWO_SCORES = re.compile(r"\s*(\d+(?:\.\d+)?)[\s,/]+(\d+(?:\.\d+)?)")
 
 
@@ -52,15 +31,13 @@ class OpenAnswers(JudgedBenchmark):
 
     def read_questions(self) -> list[Question]:
         """Reads the questions and what the judge must know; a line without its fields is named."""
-        rows = read_json_lines(self.data_path)
-        for number, row in enumerate(rows, start=1):
-            require(row, ("question_id", "image", "text"), f"'{self.data_path}' question {number}")
+        rows = read_questions(self.data_path, ("question_id", "image", "text"))
         known = self.read_references()
         return [
             Question(
                 id=unique_id,
-                text=row["text"],
-                picture=self.picture(row["image"]),
+                text=str(row["text"]),
+                pictures=(self.picture(row["image"]),),
                 box_id=str(row["question_id"]),
                 answer=known.get(str(row["question_id"])),
                 groups=self.groups(row, known.get(str(row["question_id"]))),
@@ -108,11 +85,13 @@ class MMVet(OpenAnswers):
         known = read_json(path)
         if not isinstance(known, dict):
             raise XTunerError(f"'{path}': expected MM-Vet's object of questions by id, found {type(known).__name__}.")
+        rows = [(f"question {key}", value if isinstance(value, dict) else {}) for key, value in known.items()]
+        require(rows, ("answer",), path)
         return {key.removeprefix("v1_"): value for key, value in known.items()}
 
     def groups(self, row: dict[str, Any], known: Any) -> dict[str, str]:
         """Returns the set of capabilities that the question needs."""
-        return {"capabilities": "+".join(sorted(known.get("capability", ())))} if known else {}
+        return {"capabilities": "+".join(sorted(known.get("capability") or ()))} if known else {}
 
     def judge_prompt(self, question: Question, output: str) -> str | None:
         """Returns the authors' table with a row for this answer, its score left open."""
@@ -120,12 +99,23 @@ class MMVet(OpenAnswers):
             return None
         right = str(question.answer["answer"]).replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
         cells = [question.answer.get("question", question.text), right, output]
-        return _MM_VET_PROMPT + " | ".join(str(cell).replace("\n", " ") for cell in cells) + " | "
+        return MM_VET_EXAMPLES + " | ".join(str(cell).replace("\n", " ") for cell in cells) + " | "
 
     def read_judgement(self, question: Question, prediction: Prediction, reply: str) -> Prediction:
         """Returns the prediction with the judge's score; one outside 0–1 is not a score."""
         number = first_number(reply)
         return prediction if number is None or not 0 <= number <= 1 else with_verdict(prediction, number)
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """Returns the mean score, also by set of capabilities and by single capability, as the authors report it."""
+        scores = super().score(predictions)
+        single = [
+            ({"capability": name}, one.hit)
+            for question, one in self.pairs(predictions)
+            for name in (question.answer or {}).get("capability") or ()
+            if one.hit is not None
+        ]
+        return {**scores, "groups": {**scores["groups"], **mean_by_groups(single)["groups"]}}
 
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
         """Writes ``upload.json``: ``{"v1_<id>": answer}`` by id."""
@@ -160,14 +150,15 @@ class LLaVABench(OpenAnswers):
         """Returns context and reference answer by question id."""
         if self.context_file is None or self.answer_file is None:
             return {}
-        contexts = {str(row["image"]): str(row["caption"]) for row in read_json_lines(self.path(self.context_file))}
-        answers = {str(row["question_id"]): str(row["text"]) for row in read_json_lines(self.path(self.answer_file))}
-        known = {}
-        for row in read_json_lines(self.data_path):
-            key = str(row["question_id"])
-            if key in answers:
-                known[key] = {"context": contexts.get(str(row["image"]), ""), "reference": answers[key]}
-        return known
+        captions = read_questions(self.path(self.context_file), ("image", "caption"))
+        contexts = {str(row["image"]): _text(row["caption"]) for row in captions}
+        replies = read_questions(self.path(self.answer_file), ("question_id", "text"))
+        answers = {str(row["question_id"]): str(row["text"]) for row in replies}
+        return {
+            key: {"context": contexts.get(str(row["image"]), ""), "reference": answers[key]}
+            for row in read_questions(self.data_path, ("question_id", "image"))
+            if (key := str(row["question_id"])) in answers
+        }
 
     def judge_prompt(self, question: Question, output: str) -> str | None:
         """Returns context, question, both answers and the rule."""
@@ -176,7 +167,7 @@ class LLaVABench(OpenAnswers):
         return (
             f"[Context]\n{question.answer['context']}\n\n[Question]\n{question.text}\n\n"
             f"[Assistant 1]\n{question.answer['reference']}\n\n[End of Assistant 1]\n\n"
-            f"[Assistant 2]\n{output}\n\n[End of Assistant 2]\n\n[System]\n{_LLAVA_BENCH_RULE}\n\n"
+            f"[Assistant 2]\n{output}\n\n[End of Assistant 2]\n\n[System]\n{LLAVA_BENCH_RULE}\n\n"
         )
 
     def read_judgement(self, question: Question, prediction: Prediction, reply: str) -> Prediction:
@@ -197,3 +188,8 @@ class LLaVABench(OpenAnswers):
         mean = sum(references) / len(references) if references else 0.0
         total = mean * len(pairs)
         return {**scores, "overall": sum(answers) / total if total else scores["overall"]}
+
+
+def _text(caption: Any) -> str:
+    """A caption as the judge reads it: some copies of the file hold a list of sentences."""
+    return "\n".join(map(str, caption)) if isinstance(caption, list) else str(caption)

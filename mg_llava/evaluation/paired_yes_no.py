@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from mg_llava.evaluation.answers import yes_or_no
-from mg_llava.evaluation.base import Picture, Prediction, Question, mean_by_groups
+from mg_llava.evaluation.base import Prediction, Question, mean_by_groups
 from mg_llava.evaluation.tables import TableBenchmark
 from xtuner.errors import XTunerError
 
@@ -27,12 +27,12 @@ class _YesNoTable(TableBenchmark):
             Question(
                 id=unique_id,
                 text=row["question"],
-                picture=picture,
+                pictures=pictures,
                 box_id=row["index"],
                 answer=_yes_no_answer(row.get("answer"), f"'{self.data_path}' row with index {row['index']}"),
                 groups={axis: row[axis] for axis in ("category", "l2-category") if axis in row},
             )
-            for unique_id, row, picture in self.rows(("index", "question", "category"))
+            for unique_id, row, pictures in self.rows(("index", "question", "category"))
         ]
 
     def parse(self, question: Question, output: str) -> str | None:
@@ -82,8 +82,9 @@ class MME(_YesNoTable):
 
 
 def _picture_name(question: Question) -> str:
-    picture = question.picture or Picture(key=question.id)
-    return picture.key or picture.encoded or ""
+    if not question.pictures:
+        return question.id
+    return question.pictures[0].key or question.pictures[0].encoded or ""
 
 
 class HallusionBench(_YesNoTable):
@@ -106,7 +107,7 @@ class HallusionBench(_YesNoTable):
                     "fAcc and qAcc need. Download the file again."
                 )
         if self.strict_reference:
-            return [question for question in questions if question.picture is not None]
+            return [question for question in questions if question.pictures]
         return questions
 
     def prompt(self, question: Question) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mg_llava.evaluation.base import Benchmark, Question
-from mg_llava.evaluation.files import read_json_lines, require
+from mg_llava.evaluation.files import read_questions
 from mg_llava.evaluation.metrics import box_iou
+from xtuner.errors import XTunerError
 
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]")
 _RIGHT_FROM = 0.5
@@ -16,7 +19,9 @@ _RIGHT_FROM = 0.5
 
 @dataclass(kw_only=True, eq=False)
 class RefCOCO(Benchmark):
-    """JSON lines of ``{image, sent, bbox, width, height}``, bbox xyxy in pixels; accuracy at IoU 0.5.
+    """JSON lines of ``{image, sent, bbox, width, height}``, as Qwen-VL published them; accuracy at IoU 0.5.
+
+    `bbox` is xyxy in pixels of the picture. Each phrase is a line of its own.
 
     Args:
         max_new_tokens: enough for a box.
@@ -31,19 +36,29 @@ class RefCOCO(Benchmark):
     def read_questions(self) -> list[Question]:
         """Reads the lines; one without its fields is named."""
         questions = []
-        for number, row in enumerate(read_json_lines(self.data_path)):
-            require(row, ("image", "sent", "width", "height"), f"'{self.data_path}' question {number + 1}")
+        for number, row in enumerate(read_questions(self.data_path, ("image", "sent", "width", "height"))):
             box = row.get("bbox")
+            where = f"'{self.data_path}' question {number + 1}"
             questions.append(
                 Question(
                     id=str(number),
                     text=str(row["sent"]),
-                    picture=self.picture(row["image"]),
+                    pictures=(self.picture(self._below_folder(str(row["image"]))),),
                     box_id=str(number),
-                    answer=None if box is None else self._shares(box, float(row["width"]), float(row["height"])),
+                    answer=None if box is None else self._shares(*_numbers(row, where)),
                 )
             )
         return questions
+
+    def _below_folder(self, name: str) -> str:
+        """The part of a picture's path that stands below the picture folder.
+
+        Files in circulation write paths from where their own scripts ran, ``data/coco/train2014/….jpg`` for instance.
+        """
+        folder = self.path(self.image_folder or "")
+        parts = name.replace("\\", "/").lstrip("/").split("/")
+        tails = ("/".join(parts[start:]) for start in range(len(parts)))
+        return next((tail for tail in tails if os.path.isfile(os.path.join(folder, tail))), name)
 
     def _shares(self, box: Sequence[float], width: float, height: float) -> list[float]:
         """A box in pixels of the picture → in shares of the frame that the model answers in."""
@@ -68,3 +83,21 @@ class RefCOCO(Benchmark):
             return None
         found = _BOX.search(parsed or "")
         return float(found is not None and box_iou([float(x) for x in found.groups()], question.answer) >= _RIGHT_FROM)
+
+
+def _numbers(row: dict[str, Any], where: str) -> tuple[list[float], float, float]:
+    """The box, width and height of a row.
+
+    Raises:
+        XTunerError: they are no numbers, or no box within a picture.
+    """
+    try:
+        box, width, height = [float(x) for x in row["bbox"]], float(row["width"]), float(row["height"])
+    except (TypeError, ValueError):
+        box, width, height = [], 0.0, 0.0
+    if len(box) != len("xyxy") or width <= 0 or height <= 0 or box[0] > box[2] or box[1] > box[3]:
+        raise XTunerError(
+            f"{where}: bbox {row['bbox']!r} of a picture of {row['width']!r} x {row['height']!r}: expected [left, top, "
+            "right, bottom] in pixels, not a width and height."
+        )
+    return box, width, height

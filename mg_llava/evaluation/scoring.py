@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Sequence
@@ -10,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mg_llava.box_store import BoxStore
 from mg_llava.evaluation.base import Benchmark, Prediction
 from mg_llava.evaluation.judging import judge as judge_predictions
+from mg_llava.evaluation.pictures import find_boxes
 from mg_llava.evaluation.predictions import PredictionFiles
 from xtuner import __version__
 from xtuner.errors import XTunerError
@@ -79,6 +80,7 @@ def finish(
         **files.facts,
         "strict_reference": benchmark.strict_reference,
         "prompt_example": judged[0].prompt,
+        "prompts_sha256": _prompts_hash(judged),
         "versions": {
             "xtuner": __version__,
             "python": platform.python_version(),
@@ -89,6 +91,11 @@ def finish(
     text = json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
     (files.folder / "metrics.json").write_text(text, encoding="utf-8")
     return metrics
+
+
+def _prompts_hash(predictions: Sequence[Prediction]) -> str:
+    """Hash of all prompts in order: two runs with the same one were asked the same."""
+    return hashlib.sha256("\0".join(one.prompt for one in predictions).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _strict_overall(benchmark: Benchmark, predictions: Sequence[Prediction]) -> float | None:
@@ -110,18 +117,23 @@ def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str
     if len(failed) == len(predictions):
         raise XTunerError(f"benchmark '{benchmark.name}': no question could be asked; the first: {failed[0].error}")
     pairs = benchmark.pairs(predictions)
+    without_boxes = _without_boxes(benchmark, predictions)
+    if without_boxes and benchmark.boxes is not None:
+        get_logger().info(
+            "%s: %d of %d questions were asked without boxes, '%s' has none for them.",
+            *(benchmark.name, without_boxes, len(predictions), benchmark.box_path),
+        )
     return {
         "num_questions": len(predictions),
         "num_unparsed": sum(p.parsed is None and p.error is None for p in predictions),
         "num_failed": len(failed),
         "num_without_answer": sum(question.answer is None for question, _ in pairs),
-        "num_without_boxes": _without_boxes(benchmark, predictions),
+        "num_without_boxes": without_boxes,
     }
 
 
 def _without_boxes(benchmark: Benchmark, predictions: Sequence[Prediction]) -> int:
-    if benchmark.box_path is None:
+    if benchmark.boxes is None:
         return len(predictions)
-    store = BoxStore(benchmark.box_path)
-    pictures = ((question.picture, question.box_id) for question, _ in benchmark.pairs(predictions))
-    return sum(store.find(picture.key or None if picture else None, box_id) is None for picture, box_id in pictures)
+    questions = [question for question, _ in benchmark.pairs(predictions)]
+    return sum(all(find_boxes(benchmark.boxes, one, picture) is None for picture in one.pictures) for one in questions)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from mg_llava.evaluation.answers import short_answer
 from mg_llava.evaluation.base import Benchmark, Question, unique_ids
-from mg_llava.evaluation.files import read_json
-from xtuner.errors import XTunerError
+from mg_llava.evaluation.files import read_records
 
 
 class ShortAnswer(Benchmark):
@@ -16,20 +15,12 @@ class ShortAnswer(Benchmark):
 
     def read_questions(self) -> list[Question]:
         """Reads the JSON list; a record without question or answer is named by its number."""
-        rows = read_json(self.data_path)
-        if not isinstance(rows, list):
-            raise XTunerError(f"'{self.data_path}': expected a JSON list of questions, found {type(rows).__name__}.")
-        for number, row in enumerate(rows):
-            absent = {"id", "question", "answer"} - set(row) if isinstance(row, dict) else {"id", "question", "answer"}
-            if absent:
-                raise XTunerError(
-                    f"'{self.data_path}' record {number}: no {', '.join(sorted(absent))}; every record needs it."
-                )
+        rows = read_records(self.data_path, ("id", "question", "answer"))
         return [
             Question(
                 id=unique_id,
-                text=row["question"],
-                picture=self.picture(row["image"]) if row.get("image") else None,
+                text=str(row["question"]),
+                pictures=(self.picture(row["image"]),) if row.get("image") else (),
                 box_id=str(row["id"]),
                 answer=short_answer(str(row["answer"])),
                 groups={"kind": str(row["kind"])} if "kind" in row else {},

@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mg_llava.evaluation.answers import short_answer
-from mg_llava.evaluation.base import Benchmark, Picture, Question, unique_ids
+from mg_llava.evaluation.base import Benchmark, Question, unique_ids
 from mg_llava.evaluation.files import read_table, require
 from mg_llava.evaluation.metrics import anls
+from mg_llava.evaluation.pictures import Picture, pictures_in_place
 from xtuner.errors import XTunerError
+from xtuner.log import get_logger
 
 SHORT_ANSWER_REQUEST = "Answer the question using a single word or phrase."
 _LONGEST_REFERENCE = 64
 """An image cell this short is the index of the row that holds the picture."""
 
 
-def read_answers(cell: str) -> list[str]:
-    """Returns the right answers of a cell: a Python list literal, or one answer as it stands."""
+def read_list(cell: str) -> list[str]:
+    """Returns the texts of a cell: those of a Python list literal, or the one that stands there."""
     if cell.lstrip().startswith("["):
         try:
             return [str(answer) for answer in ast.literal_eval(cell.strip())]
@@ -28,42 +30,70 @@ def read_answers(cell: str) -> list[str]:
     return [cell]
 
 
+@dataclass(kw_only=True, eq=False)
 class TableBenchmark(Benchmark):
-    """A TSV of ``index, image?, image_path?, question, …``.
+    """A TSV of ``index, image?, image_path?, question, split?, …``.
 
-    `image` is base64 text or the index of the row that has it; `image_path` with an `image_folder` stands in for it.
+    `image` is base64 text, a Python list of such texts, or the index of the row that has it; `image_path` (a path or a
+    list of paths) with an `image_folder` stands in for it. Boxes are found by the row's index, by that of the row
+    whose picture it is, and for a row of several pictures by ``<index>_1``, ``<index>_2``, ….
+
+    Args:
+        split: ask only the rows whose `split` is this; None = all.
+        (others): see `Benchmark`.
     """
 
-    def rows(self, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str], Picture | None]]:
-        """Yields (unique id, cells that are not empty, picture) of each row.
+    split: str | None = None
+
+    def rows(self, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str], tuple[Picture, ...]]]:
+        """Yields (unique id, cells that are not empty, pictures) of each row; rows without any cell are left out.
 
         Args:
             needed: columns that no row may leave empty; ``index`` must be among them.
 
         Raises:
-            XTunerError: a row lacks one, or refers to a picture that is not there.
+            XTunerError: a row lacks one, refers to a picture that is not there, or no row is of the split.
         """
-        rows = read_table(self.data_path)
-        for number, row in enumerate(rows, start=1):
-            require(row, needed, f"'{self.data_path}' row {number}")
-        pictures = {row["index"]: row["image"] for row in rows if len(row.get("image", "")) > _LONGEST_REFERENCE}
-        for unique_id, row in zip(unique_ids(row["index"] for row in rows), rows, strict=True):
-            yield unique_id, row, self._picture(row, pictures)
+        rows = [(f"row {number}", row) for number, row in enumerate(read_table(self.data_path), start=1)]
+        empty = [where for where, row in rows if not row]
+        if empty:
+            get_logger().warning("'%s': %d empty rows are left out, first %s", self.data_path, len(empty), empty[0])
+        rows = [(where, row) for where, row in rows if row]
+        require(rows, needed, self.data_path)
+        cells = {row["index"]: row["image"] for _, row in rows if len(row.get("image", "")) > _LONGEST_REFERENCE}
+        chosen = [row for _, row in rows if self.split is None or row.get("split") == self.split]
+        if rows and not chosen:
+            found = ", ".join(sorted({row.get("split", "none") for _, row in rows}))
+            raise XTunerError(f"'{self.data_path}' has no row of split '{self.split}'; it has: {found}.")
+        for unique_id, row in zip(unique_ids(row["index"] for row in chosen), chosen, strict=True):
+            yield unique_id, row, self._pictures(row, cells)
 
-    def _picture(self, row: dict[str, str], pictures: dict[str, str]) -> Picture | None:
+    def _pictures(self, row: dict[str, str], cells: dict[str, str]) -> tuple[Picture, ...]:
         image = row.get("image")
         if "image_path" in row and self.image_folder is not None:
-            return self.picture(row["image_path"])
+            return tuple(map(self.picture, read_list(row["image_path"])))
         if image is None:
-            return None
+            return ()
+        also: tuple[str, ...] = ()
         if len(image) <= _LONGEST_REFERENCE:
-            if image not in pictures:
+            if image not in cells:
                 raise XTunerError(
                     f"'{self.data_path}' row with index {row['index']}: its image is that of row {image}, which holds "
                     "none. Download the file again."
                 )
-            image = pictures[image]
-        return Picture(key=row.get("image_path", ""), encoded=image)
+            also, image = (image,), cells[image]
+        encoded, keys = read_list(image), read_list(row.get("image_path", ""))
+        if len(encoded) == 1:
+            return (Picture(key=keys[0], encoded=encoded[0], box_ids=also),)
+        keys = keys if len(keys) == len(encoded) else [""] * len(encoded)
+        return tuple(
+            Picture(key=key, encoded=text, box_ids=(f"{row['index']}_{number}",))
+            for number, (key, text) in enumerate(zip(keys, encoded, strict=True), start=1)
+        )
+
+    def place_pictures(self, question: Question, words: str) -> tuple[str, list[Picture]]:
+        """Returns the words with ``<image>`` where they say ``<image 1>`` …, else in front, and the pictures."""
+        return pictures_in_place(words, question.pictures)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,12 +106,12 @@ class DocVQA(TableBenchmark):
             Question(
                 id=unique_id,
                 text=row["question"],
-                picture=picture,
+                pictures=pictures,
                 box_id=row["index"],
-                answer=read_answers(row["answer"]) if "answer" in row else None,
+                answer=read_list(row["answer"]) if "answer" in row else None,
                 groups={"split": row["split"]} if "split" in row else {},
             )
-            for unique_id, row, picture in self.rows(("index", "question"))
+            for unique_id, row, pictures in self.rows(("index", "question"))
         ]
 
     def prompt(self, question: Question) -> str:

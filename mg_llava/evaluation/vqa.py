@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mg_llava.evaluation.base import Benchmark, Prediction, Question, unique_ids
-from mg_llava.evaluation.files import read_json, read_json_lines, require
+from mg_llava.evaluation.files import read_json, read_questions
 from mg_llava.evaluation.vqa_answers import normalise, vqa_accuracy
 from xtuner.errors import XTunerError
 
@@ -42,9 +42,7 @@ class VQA(Benchmark):
 
     def read_questions(self) -> list[Question]:
         """Reads questions and answers; a line without its fields is named."""
-        rows = read_json_lines(self.data_path)
-        for number, row in enumerate(rows, start=1):
-            require(row, ("question_id", "image", "text"), f"'{self.data_path}' question {number}")
+        rows = read_questions(self.data_path, ("question_id", "image", "text"))
         answers = {} if self.answer_path is None else self.read_answers(self.answer_path)
         return [
             self.question(unique_id, row, answers)
@@ -55,7 +53,11 @@ class VQA(Benchmark):
         """Reads VQAv2's annotations: ``{"annotations": [{"question_id", "answers": [{"answer"}]}]}`` by question id."""
         try:
             annotations = read_json(path)["annotations"]
-            return {str(row["question_id"]): [one["answer"] for one in row["answers"]] for row in annotations}
+            return {
+                str(row["question_id"]): _texts(one["answer"] for one in row["answers"])
+                for row in annotations
+                if row["answers"]
+            }
         except (KeyError, TypeError) as error:
             raise XTunerError(f"'{path}' is not VQAv2's annotation file: {error!r} not found as expected.") from error
 
@@ -63,8 +65,8 @@ class VQA(Benchmark):
         """Returns the question that a line of the question file holds."""
         return Question(
             id=unique_id,
-            text=row["text"],
-            picture=self.picture(row["image"]),
+            text=str(row["text"]),
+            pictures=(self.picture(row["image"]),),
             box_id=str(row["question_id"]),
             answer=answers.get(str(row["question_id"])),
         )
@@ -97,7 +99,8 @@ class VQAv2(VQA):
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
         """Writes ``upload.json``: ``[{"question_id", "answer"}]``."""
         answers = {prediction.id: prediction.parsed or "" for prediction in predictions}
-        rows = read_json_lines(self.data_path if self.upload_questions is None else self.path(self.upload_questions))
+        path = self.data_path if self.upload_questions is None else self.path(self.upload_questions)
+        rows = read_questions(path, ("question_id",))
         upload = [
             {"question_id": row["question_id"], "answer": answers.get(str(row["question_id"]), "")} for row in rows
         ]
@@ -119,13 +122,13 @@ class TextVQA(VQA):
         """Reads ``{"data": [{"image_id", "question", "answers"}]}`` by picture and question."""
         try:
             rows = read_json(path)["data"]
-            return {_textvqa_key(row["image_id"], row["question"]): row["answers"] for row in rows}
+            return {_textvqa_key(row["image_id"], row["question"]): _texts(row["answers"]) for row in rows}
         except (KeyError, TypeError) as error:
             raise XTunerError(f"'{path}' is not TextVQA's annotation file: {error!r} not found as expected.") from error
 
     def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
         """Returns the question of a line; its answers must be in the answer file, if there is one."""
-        lines = [line for line in row["text"].split("\n") if not line.startswith(_OCR_HINT)]
+        lines = [line for line in str(row["text"]).split("\n") if not line.startswith(_OCR_HINT)]
         key = _textvqa_key(row["question_id"], lines[0])
         if answers and key not in answers:
             raise XTunerError(
@@ -134,15 +137,19 @@ class TextVQA(VQA):
             )
         return Question(
             id=unique_id,
-            text=row["text"] if self.ocr_hints else "\n".join(lines),
-            picture=self.picture(row["image"]),
+            text=str(row["text"]) if self.ocr_hints else "\n".join(lines),
+            pictures=(self.picture(row["image"]),),
             box_id=str(row["question_id"]),
             answer=answers.get(key),
         )
 
 
-def _textvqa_key(image_id: Any, question: str) -> str:
-    return f"{image_id}\n{question.strip().lower()}"
+def _textvqa_key(image_id: Any, question: Any) -> str:
+    return f"{image_id}\n{str(question).strip().lower()}"
+
+
+def _texts(answers: Iterable[Any]) -> list[str]:
+    return [str(answer) for answer in answers if answer is not None]
 
 
 class GQA(VQA):
@@ -165,10 +172,10 @@ class GQA(VQA):
         known = answers.get(str(row["question_id"]))
         return Question(
             id=unique_id,
-            text=row["text"],
-            picture=self.picture(row["image"]),
+            text=str(row["text"]),
+            pictures=(self.picture(row["image"]),),
             box_id=str(row["question_id"]),
-            answer=None if known is None else known["answer"],
+            answer=None if known is None else str(known["answer"]),
             groups={} if known is None else _gqa_groups(known),
         )
 
@@ -190,12 +197,12 @@ class GQA(VQA):
 
 
 def _gqa_groups(question: dict[str, Any]) -> dict[str, str]:
-    types: dict[str, str] = defaultdict(str, question.get("types", {}))
+    types: dict[str, str] = defaultdict(str, question.get("types") or {})
     return {
         "form": "open" if types["structural"] == "query" else "binary",
         "structural": types["structural"],
         "semantic": types["semantic"],
-        "steps": str(len(question.get("semantic", ()))),
+        "steps": str(len(question.get("semantic") or ())),
         "words": str(len(question["question"].split())),
     }
 

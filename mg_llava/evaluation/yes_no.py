@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from mg_llava.evaluation.base import Benchmark, Prediction, Question, unique_ids
-from mg_llava.evaluation.files import read_json_lines, require
+from mg_llava.evaluation.files import read_questions
 
 
 class YesNo(Benchmark):
@@ -24,16 +24,14 @@ class YesNo(Benchmark):
         questions = []
         for path in self.data_paths:
             category = os.path.splitext(os.path.basename(path))[0]
-            rows = read_json_lines(path)
-            for number, row in enumerate(rows, start=1):
-                require(row, ("question_id", "image", "text"), f"'{path}' question {number}")
+            rows = read_questions(path, ("question_id", "image", "text"))
             for unique_id, row in zip(unique_ids(row["question_id"] for row in rows), rows, strict=True):
                 label = row.get("label")
                 questions.append(
                     Question(
                         id=f"{category}/{unique_id}",
-                        text=row["text"],
-                        picture=self.picture(row["image"]),
+                        text=str(row["text"]),
+                        pictures=(self.picture(row["image"]),),
                         box_id=str(row["question_id"]),
                         answer=None if label is None else str(label).strip().lower(),
                         groups={"category": category},

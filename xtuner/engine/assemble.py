@@ -10,6 +10,7 @@ from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, 
 from xtuner.engine.environment import Environment, seed_everything
 from xtuner.engine.loader import build_train_dataloader
 from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
+from xtuner.engine.validation import ValLoop
 from xtuner.log import get_logger
 from xtuner.registry import build
 
@@ -38,6 +39,7 @@ def assemble(
     # cheap things first, so that a mistake in them does not cost the loading of a model
     settings = build(cfg.runtime)
     schedule = build(cfg.schedule)
+    validation = ValLoop(cfg, settings, work_dir) if settings.val_interval is not None else None
     deepspeed_settings = read_deepspeed(deepspeed) if deepspeed else None
     found = CheckpointFolder(work_dir).find(resume) if resume else None
     _say_start(resume, found, work_dir)
@@ -68,6 +70,7 @@ def assemble(
         max_iters=max_iters,
         global_batch=environment.world_size * grad_accum * batch_size,
         resume=found,
+        validation=validation,
         deepspeed=deepspeed_settings,
     )
     size = f"{len(dataset)} samples, {plan.global_batch} per step, {max_iters} steps ({steps_per_epoch} an epoch)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class PlainBackend:
     def update(self) -> torch.Tensor:
         """Clips, updates and clears; returns the gradients' norm before clipping."""
         return self.optimizer.update()
+
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Returns the context in which the model generates: the number format that its training computes in."""
+        return self.optimizer.precision.autocast(self.device)
 
     def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
         """Rank 0 writes the trained weights, the optimizer and `trainer` to one file, whole or not at all."""

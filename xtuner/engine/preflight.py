@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import ProblemsError
+from xtuner.engine.validation import chosen_benchmarks
+from xtuner.errors import ProblemsError, XTunerError
 
 _FILE_SUFFIXES = ("_path", "_folder", "_pth", "_file")
 _NAME_OR_PATH = "_name_or_path"
@@ -49,6 +50,13 @@ def preflight(cfg: Mapping[str, Any], name: str) -> None:
     for node in ("model", "train_dataset", "train_dataloader", "optimizer", "schedule", "runtime"):
         if node not in cfg:
             problems.append(f"{node}: missing. A config for training needs it; take configs/_base_ as its base.")
+    runtime = cfg.get("runtime") or {}
+    if runtime.get("val_interval") is not None:
+        try:
+            names = runtime.get("val_benchmarks")
+            chosen_benchmarks(cfg, [names] if isinstance(names, str) else names)
+        except XTunerError as error:
+            problems.append(str(error))
     if problems:
         raise ProblemsError(f"what {name} needs", problems)
 

@@ -21,12 +21,14 @@ from xtuner.engine.hooks.progress import ProgressHook
 from xtuner.engine.hooks.save import SaveHook
 from xtuner.engine.hooks.step_log import StepLogHook
 from xtuner.engine.hooks.stop import StopHook
+from xtuner.engine.hooks.validate import ValidateHook
 from xtuner.engine.loops import TrainLoop
 from xtuner.engine.optim import StepOptimizer, set_learning_rate
 from xtuner.engine.plain import PlainBackend, wrap_plain
 from xtuner.engine.schedule import WarmupCosine
 from xtuner.engine.settings import RuntimeSettings
 from xtuner.engine.step import StepResult, run_step
+from xtuner.engine.validation import ValLoop
 from xtuner.log import get_logger
 
 
@@ -43,6 +45,7 @@ class RunPlan:
         max_iters: optimizer steps of the whole run.
         global_batch: samples of an optimizer step, all processes together.
         resume: checkpoint to go on from, if any.
+        validation: evaluation during training, if any.
         deepspeed: DeepSpeed's complete settings; None trains by plain torch.
     """
 
@@ -54,6 +57,7 @@ class RunPlan:
     max_iters: int
     global_batch: int
     resume: Path | None = None
+    validation: ValLoop | None = None
     deepspeed: dict[str, Any] | None = None
 
 
@@ -67,7 +71,7 @@ class TrainingMixin:
         backend: plain or DeepSpeed; see `xtuner.engine.step.TrainBackend`.
         stop_requested: this rank got a signal.
         interrupted: all ranks agreed to stop; true after `train` where a signal ended it.
-        save_seconds: time spent on checkpoints, which the log keeps out of the steps' time.
+        pause_seconds: time spent on checkpoints and evaluation, which the log keeps out of the steps' time.
     """
 
     plan: RunPlan
@@ -89,7 +93,7 @@ class TrainingMixin:
         self.checkpoints = CheckpointFolder(plan.work_dir, plan.settings.save_total_limit)
         self.stop_requested = False
         self.interrupted = False
-        self.save_seconds = 0.0
+        self.pause_seconds = 0.0
         self._shared: list[logging.Handler] = []
         self._random_numbers: dict[str, Any] | None = None
 
@@ -146,7 +150,7 @@ class TrainingMixin:
         if self.collective.rank == 0:
             self.checkpoints.commit(path)
         seconds = time.perf_counter() - started
-        self.save_seconds += seconds
+        self.pause_seconds += seconds
         get_logger().info("Saved %s in %.1f s", path, seconds)
 
     def dump_config(self) -> None:
@@ -207,6 +211,14 @@ def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOpti
     """Arguments that both of mmengine's runners take; its default hooks are replaced by ours."""
     backends = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend"}
     kinds = ["LocalVisBackend", *(backends[name] for name in plan.settings.visualizers)]
+    hooks = [
+        StopHook(),
+        StepLogHook(plan.settings.logging_interval),
+        SaveHook(plan.settings.save_steps),
+        ProgressHook(),
+    ]
+    if plan.validation is not None and plan.settings.val_interval is not None:
+        hooks.append(ValidateHook(plan.validation, plan.settings.val_interval))
     defaults = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
     return dict(
         work_dir=str(plan.work_dir),
@@ -214,12 +226,7 @@ def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOpti
         train_cfg=dict(type=TrainLoop, max_iters=plan.max_iters),
         optim_wrapper=optimizer,
         default_hooks={name: None for name in defaults},
-        custom_hooks=[
-            StopHook(),
-            StepLogHook(plan.settings.logging_interval),
-            SaveHook(plan.settings.save_steps),
-            ProgressHook(),
-        ],
+        custom_hooks=hooks,
         launcher=plan.environment.launcher,
         visualizer=dict(type="Visualizer", vis_backends=[dict(type=kind) for kind in kinds]),
         randomness=dict(seed=plan.settings.seed),

@@ -20,6 +20,9 @@ class RuntimeSettings:
             the device.
         seed: start of all random numbers; rank r trains with ``seed + r``.
         visualizers: any of ``VISUALIZERS``.
+        val_interval: optimizer steps between evaluations during training, one more after the last step; None = none.
+        val_benchmarks: names of the config's benchmarks to evaluate then; None = all whose files are there.
+        val_limit: only so many questions of each; None = all.
 
     Raises:
         ValueError: a number out of range or an unknown visualizer.
@@ -30,6 +33,9 @@ class RuntimeSettings:
     logging_interval: int = 10
     seed: int = 42
     visualizers: Sequence[str] = ("tensorboard",)
+    val_interval: int | None = None
+    val_benchmarks: Sequence[str] | None = None
+    val_limit: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("save_steps", "logging_interval"):
@@ -39,6 +45,12 @@ class RuntimeSettings:
             self.save_total_limit = None
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(f"save_total_limit is {self.save_total_limit}: expected 1 or more, or None to keep all.")
+        for name in ("val_interval", "val_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: expected 1 or more, or None.")
+        if isinstance(self.val_benchmarks, str):
+            self.val_benchmarks = (self.val_benchmarks,)
         if isinstance(self.visualizers, str):
             self.visualizers = (self.visualizers,)
         unknown = [name for name in self.visualizers if name not in VISUALIZERS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,10 @@ class DeepSpeedBackend:
     def update(self) -> torch.Tensor | float | None:
         """Returns the gradients' norm before clipping; the engine has updated already."""
         return self.engine.get_global_grad_norm()
+
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Returns the context in which the model generates: none, the engine holds the weights in their format."""
+        return nullcontext()
 
     def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
         """All ranks write their shards below a temporary name; rank 0 adds `trainer`, flushes and renames."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -87,31 +85,11 @@ def _load(args: argparse.Namespace) -> Any:
     """Returns the assistant of an exported folder or of a config with a checkpoint."""
     import torch
 
-    from xtuner.engine.precision import resolve_precision
+    from xtuner.config import parse_overrides
+    from xtuner.tools.trained_model import load_assistant
 
     device = torch.device(args.device or _default_device())
-    precision = resolve_precision(args.precision, device)
-    if (Path(args.model) / "config.json").is_file():
-        if args.checkpoint or args.cfg_options:
-            raise XTunerError(
-                "--checkpoint and --cfg-options go with a config; an exported folder has everything in it."
-            )
-        return _family(Path(args.model)).load_assistant(args.model, device, precision.dtype)
-    if Path(args.model).is_dir():
-        raise XTunerError(
-            f"the folder '{args.model}' has no config.json: give one that `xtuner convert pth_to_hf` wrote."
-        )
-    from xtuner.config import find_config, load_config, parse_overrides
-    from xtuner.registry import build
-    from xtuner.tools.trained_model import build_trained
-
-    try:
-        config = find_config(args.model)
-    except XTunerError as error:
-        raise XTunerError(f"'{args.model}' is no exported folder either. {error}") from error
-    cfg = load_config(config, parse_overrides(args.cfg_options))
-    model = build_trained(cfg, args.checkpoint, device, precision.name)
-    return build(cfg.evaluation, model=model).assistant
+    return load_assistant(args.model, args.checkpoint, device, args.precision, parse_overrides(args.cfg_options))
 
 
 def _default_device() -> str:
@@ -120,23 +98,6 @@ def _default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _family(folder: Path) -> Any:
-    """Returns the module ``hf`` of the installed package that the folder's ``model_type`` names."""
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise XTunerError(
-            f"'{folder / 'config.json'}' is no JSON object: {error}. Convert the checkpoint again."
-        ) from error
-    known = isinstance(kind, str) and kind.isidentifier() and importlib.util.find_spec(kind) is not None
-    if not known or importlib.util.find_spec(f"{kind}.hf") is None:
-        raise XTunerError(
-            f"'{folder}' is a model of type {kind!r}, for which no package is installed: give a folder that "
-            "`xtuner convert pth_to_hf` wrote."
-        )
-    return importlib.import_module(f"{kind}.hf")
 
 
 def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:

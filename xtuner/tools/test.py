@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import XTunerError, nearest
+from xtuner.errors import XTunerError
 from xtuner.log import console, get_logger
 from xtuner.tools.arguments import add_cfg_options
 
@@ -22,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner test``."""
     parser.description = (
         "Evaluate a checkpoint on the config's benchmarks. A killed evaluation goes on where it was. With "
-        f"NPROC_PER_NODE > 1 the questions are dealt out to as many processes. Exit code: 0 done, {EXIT_MISSING} "
+        f"NPROC_PER_NODE > 1 as many processes share the questions. Exit code: 0 done, {EXIT_MISSING} "
         "benchmarks were skipped because their files are absent, else 1."
     )
     parser.add_argument("config", nargs="?", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
@@ -42,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge-price", type=float, metavar="DOLLARS", help="of a million tokens, for the cost that is shown first"
     )
     parser.add_argument("--report", action="store_true", help="write <benchmark>/report.html with pictures and answers")
+    parser.add_argument("--xlsx", action="store_true", help="write <benchmark>_predictions.xlsx as VLMEvalKit has it")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="only compare two folders of results")
     parser.add_argument("--allow-missing", action="store_true", help="exit 0 although benchmarks were skipped")
     parser.add_argument("--check-files", action="store_true", help="only say which benchmarks' files are absent")
@@ -65,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             replace_process(command)
 
     # 2. the config's benchmarks, those asked for, those whose files are there
+    from xtuner.benchmarks import find_benchmarks
     from xtuner.config import load_config, parse_overrides
 
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
@@ -90,10 +90,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         results = _evaluate(cfg, args, benchmarks, work_dir, judge)
 
-    # 4. for people; other ranks than the first have no results
+    # 4. for people and other tools; other ranks than the first have no results
     for benchmark in benchmarks if args.report and any(results.values()) else ():
         page = kind.report(benchmark, work_dir / benchmark.name, cfg.evaluation["image_processor"])
         get_logger().info("report: %s", page)
+    for benchmark in benchmarks if args.xlsx and any(results.values()) else ():
+        get_logger().info("predictions: %s", kind.spreadsheet(benchmark, work_dir / benchmark.name))
     if any(results.values()):
         show(results, missing, f"{config_name(cfg.filename)}, {args.checkpoint or work_dir}")
     return skipped
@@ -113,19 +115,21 @@ def _evaluate(
     cfg: Any, args: argparse.Namespace, benchmarks: Sequence[Any], work_dir: Path, judge: Any
 ) -> dict[str, dict[str, Any]]:
     """Builds the model and asks it all questions; returns metrics by benchmark, on rank 0."""
-    from xtuner.engine.environment import Collective, setup_environment
+    from xtuner.benchmarks import checkpoint_facts, run_facts
+    from xtuner.engine.environment import Collective, close_environment, setup_environment
     from xtuner.registry import build
     from xtuner.tools.trained_model import build_trained
 
     environment = setup_environment(args.launcher)
     model = build_trained(cfg, args.checkpoint, environment.device)
     runner = build(cfg.evaluation, model=model, collective=Collective())
-    return {
-        benchmark.name: runner.run(
-            benchmark, work_dir / benchmark.name, run_facts(cfg, args.checkpoint, benchmark.name), args.limit, judge
-        )
-        for benchmark in benchmarks
+    facts = checkpoint_facts(args.checkpoint)
+    results = {
+        one.name: runner.run(one, work_dir / one.name, {**run_facts(cfg, one.name), **facts}, args.limit, judge)
+        for one in benchmarks
     }
+    close_environment()
+    return results
 
 
 def show_comparison(first: str, second: str) -> int:
@@ -150,57 +154,6 @@ def show_comparison(first: str, second: str) -> int:
             flips.add_row(*words, *(f"{hit:.2g}" for hit in flip.hits))
         console.print(flips)
     return 0
-
-
-def find_benchmarks(nodes: Sequence[Mapping[str, Any]], asked: str | None) -> tuple[list[Any], dict[str, list[str]]]:
-    """Builds the benchmarks of a config.
-
-    Args:
-        nodes: the config's.
-        asked: names with commas between, or None for all.
-
-    Returns:
-        Those whose files are there, and the absent files of the others by name.
-
-    Raises:
-        XTunerError: a name that the config does not have, or two benchmarks of one name.
-    """
-    from xtuner.registry import build
-
-    benchmarks = {node["name"]: build(node) for node in nodes}
-    if len(benchmarks) != len(nodes):
-        raise XTunerError(
-            "two of the config's benchmarks have the same name: their results would overwrite each other."
-        )
-    names = list(benchmarks) if asked is None else [name.strip() for name in asked.split(",") if name.strip()]
-    for name in names:
-        if name not in benchmarks:
-            known = ", ".join(benchmarks) or "none"
-            raise XTunerError(f"the config has no benchmark '{name}'.{nearest(name, benchmarks)} It has: {known}.")
-    absent = {name: benchmarks[name].missing_files() for name in names}
-    missing = {name: paths for name, paths in absent.items() if paths}
-    return [benchmarks[name] for name in names if name not in missing], missing
-
-
-def run_facts(cfg: Any, checkpoint: str, benchmark: str) -> dict[str, Any]:
-    """Returns what a benchmark's answers depend on: names for people, fingerprints to tell runs apart."""
-    node = next(node for node in cfg.benchmarks if node["name"] == benchmark)
-    # batch size and worker processes do not change answers, so a killed run may go on with others
-    settings = {key: value for key, value in cfg.evaluation.items() if key not in ("batch_size", "num_workers")}
-    described = json.dumps([cfg.model, settings, node, cfg.get("precision")], sort_keys=True, default=str)
-    return {
-        "config": Path(cfg.filename).stem,
-        "config_sha256": hashlib.sha256(described.encode()).hexdigest()[:16],
-        "checkpoint": str(checkpoint),
-        "checkpoint_sha256": _fingerprint(Path(checkpoint)),
-    }
-
-
-def _fingerprint(path: Path) -> str:
-    """Hash of names, sizes and times of a checkpoint's files: reading tens of gigabytes would take too long."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def show(results: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Sequence[str]], title: str) -> None:
@@ -231,4 +184,5 @@ def _to_argv(args: argparse.Namespace) -> list[str]:
             argv += [f"--{option.replace('_', '-')}", str(value)]
     argv += ["--allow-missing"] if args.allow_missing else []
     argv += ["--report"] if args.report else []
+    argv += ["--xlsx"] if args.xlsx else []
     return argv + (["--cfg-options", *args.cfg_options] if args.cfg_options else [])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from xtuner.engine.precision import resolve_precision
+from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.registry import build
 
@@ -37,3 +43,58 @@ def build_trained(cfg: Any, checkpoint: str | None, device: torch.device, precis
     else:
         get_logger().warning("no checkpoint given: the parts that training makes are as the config builds them")
     return model.to(device).eval()
+
+
+def load_assistant(
+    model: str,
+    checkpoint: str | None,
+    device: torch.device,
+    precision: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+) -> Any:
+    """Returns what answers conversations with a trained model.
+
+    Args:
+        model: an exported folder, or a config's name or path.
+        checkpoint: with a config: its weights; None = as the config builds it.
+        device: where it computes.
+        precision: number format of all weights: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
+        overrides: with a config: of its settings.
+
+    Raises:
+        XTunerError: `model` is neither, or an argument does not go with it.
+    """
+    resolved = resolve_precision(precision, device)
+    if (Path(model) / "config.json").is_file():
+        if checkpoint or overrides:
+            raise XTunerError(
+                "--checkpoint and --cfg-options go with a config; an exported folder has everything in it."
+            )
+        return _family(Path(model)).load_assistant(model, device, resolved.dtype)
+    if Path(model).is_dir():
+        raise XTunerError(f"the folder '{model}' has no config.json: give one that `xtuner convert pth_to_hf` wrote.")
+    from xtuner.config import find_config, load_config
+
+    try:
+        config = find_config(model)
+    except XTunerError as error:
+        raise XTunerError(f"'{model}' is no exported folder either. {error}") from error
+    cfg = load_config(config, dict(overrides or {}))
+    return build(cfg.evaluation, model=build_trained(cfg, checkpoint, device, resolved.name)).assistant
+
+
+def _family(folder: Path) -> Any:
+    """Returns the module ``hf`` of the installed package that the folder's ``model_type`` names."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise XTunerError(
+            f"'{folder / 'config.json'}' is no JSON object: {error}. Convert the checkpoint again."
+        ) from error
+    known = isinstance(kind, str) and kind.isidentifier() and importlib.util.find_spec(kind) is not None
+    if not known or importlib.util.find_spec(f"{kind}.hf") is None:
+        raise XTunerError(
+            f"'{folder}' is a model of type {kind!r}, for which no package is installed: give a folder that "
+            "`xtuner convert pth_to_hf` wrote."
+        )
+    return importlib.import_module(f"{kind}.hf")

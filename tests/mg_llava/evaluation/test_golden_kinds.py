@@ -48,7 +48,7 @@ def benchmark(name: str, strict: bool = True) -> Benchmark:
 def predictions(name: str, bench: Benchmark) -> list[Prediction]:
     outputs = [row["prediction"] for row in record(name)["predictions"]]
     # what was recorded is of the questions with a picture
-    questions = [question for question in bench.questions() if question.picture is not None]
+    questions = [question for question in bench.questions() if question.pictures]
     return [
         bench.predict(question, bench.prompt(question), output)
         for question, output in zip(questions, outputs, strict=True)

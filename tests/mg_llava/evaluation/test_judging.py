@@ -66,7 +66,8 @@ class TestMMVet:
         # half right, a reply that is no score, no answer at all, no reference
         outputs = ["x = 5", "kitten", "", "dog"]
         metrics = run(mm_vet, tmp_path / "out", outputs, judge)
-        assert metrics["overall"] == 0.25 and metrics["groups"] == {"capabilities": {"math+ocr": 0.25}}
+        by_capability = {"capabilities": {"math+ocr": 0.25}, "capability": {"math": 0.25, "ocr": 0.25}}
+        assert metrics["overall"] == 0.25 and metrics["groups"] == by_capability
         assert metrics["num_to_judge"] == metrics["num_judged"] == 2 and metrics["judges"] == ["tiny"]
         assert "| 5 <OR> -5 | x = 5 | " in "".join(r["messages"][0]["content"] for r in stub.requests)
         # scored again: nothing is asked, the judgements stand

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.xtuner.tools.conftest import Trained
+from xtuner.benchmarks import checkpoint_facts
 from xtuner.cli import main
 
 
@@ -40,6 +41,32 @@ def test_scores_again_and_reports(trained: Trained, tmp_path: Path) -> None:
     command = ["test", trained.config, "--score-only", "--benchmarks", "pope", "--work-dir", str(tmp_path)]
     assert main([*command, *trained.options]) == 0
     assert json.loads((folder / "metrics.json").read_text()) == metrics
+
+
+def test_an_exported_folder_answers_like_its_checkpoint(trained: Trained, tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    convert = ["convert", "pth_to_hf", trained.config, str(trained.checkpoint), str(export)]
+    assert main([*convert, *trained.options]) == 0
+    found = []
+    for name, checkpoint in (("pth", trained.checkpoint), ("folder", export)):
+        command = ["test", trained.config, "--checkpoint", str(checkpoint), "--work-dir", str(tmp_path / name)]
+        assert main([*command, "--benchmarks", "pope", *trained.options]) == 0
+        found.append((tmp_path / name / "pope" / "predictions.jsonl").read_text())
+    assert found[0] == found[1]
+
+
+def test_writes_a_spreadsheet(trained: Trained, tmp_path: Path) -> None:
+    assert main(arguments(trained, tmp_path, "--benchmarks", "pope", "--xlsx")) == 0
+    assert (tmp_path / "pope" / "pope_predictions.xlsx").stat().st_size > 0
+
+
+def test_a_copied_checkpoint_is_the_same_and_another_is_not(trained: Trained, tmp_path: Path) -> None:
+    copy, other = tmp_path / "copy.pth", tmp_path / "other.pth"
+    content = trained.checkpoint.read_bytes()
+    copy.write_bytes(content)
+    other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    hashes = [checkpoint_facts(str(path))["checkpoint_sha256"] for path in (trained.checkpoint, copy, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 class TestMissingFiles:

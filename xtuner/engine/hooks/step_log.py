@@ -38,7 +38,7 @@ class StepLogHook(Hook):
         """Starts the clock."""
         self._started = self._since = time.perf_counter()
         self._first = runner.iter
-        self._saving = runner.save_seconds
+        self._saving = runner.pause_seconds
         self._reset()
 
     def after_train_iter(
@@ -52,7 +52,7 @@ class StepLogHook(Hook):
             scalars = self._summarise(runner, outputs)
             self._write(runner, step, scalars)
             self._since = time.perf_counter()
-            self._saving = runner.save_seconds
+            self._saving = runner.pause_seconds
             self._reset()
 
     def _reset(self) -> None:
@@ -80,7 +80,7 @@ class StepLogHook(Hook):
         """Brings the sums to the host (the one wait) and turns them into what the line says."""
         assert self._device is not None
         loss, tokens, counted = self._device.tolist()
-        elapsed = time.perf_counter() - self._since - (runner.save_seconds - self._saving)
+        elapsed = time.perf_counter() - self._since - (runner.pause_seconds - self._saving)
         check_counts(counted, self._host["expected"])
         loss, tokens, positions = runner.collective.sum([loss, tokens, self._host["positions"]])
         steps = self._host["steps"]
