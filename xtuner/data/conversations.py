@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xtuner.constants import IMAGE_TOKEN
@@ -37,6 +37,10 @@ class Conversation:
     images: tuple[str, ...]
     turns: tuple[Turn, ...]
     index: int
+
+    def without_last_images(self, count: int) -> Conversation:
+        """Returns the conversation without its last `count` pictures."""
+        return replace(self, images=self.images[: len(self.images) - count])
 
 
 def parse_record(record: Any, index: int) -> Conversation:
