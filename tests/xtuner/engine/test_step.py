@@ -38,7 +38,7 @@ class TestRunStep:
         split, joined = toy_backend(), toy_backend()
         first = run_step(split, batches([0, 1], [2], [3, 4, 5]), Collective())
         second = run_step(joined, batches([0, 1, 2, 3, 4, 5]), Collective())
-        assert first.num_supervised == second.num_supervised == first.counted == first.expected
+        assert first.loss_count == second.loss_count == first.counted == first.expected
         assert first.loss_sum.item() == pytest.approx(second.loss_sum.item(), rel=1e-6)
         assert float(first.grad_norm) == pytest.approx(float(second.grad_norm), rel=1e-5)
         for ours, theirs in zip(split.module.parameters(), joined.module.parameters(), strict=True):
@@ -53,12 +53,12 @@ class TestRunStep:
         (batch,) = batches([0])
         batch["labels"].fill_(IGNORE_INDEX)
         before = [p.clone() for p in backend.module.parameters()]
-        assert run_step(backend, [batch], Collective()).num_supervised == 0
+        assert run_step(backend, [batch], Collective()).loss_count == 0
         assert all(torch.equal(p, q) for p, q in zip(backend.module.parameters(), before, strict=True))
 
     def test_bf16_on_the_cpu_is_near_fp32(self) -> None:
         results = [run_step(toy_backend(precision=name), batches([0, 1]), Collective()) for name in ("bf16", "fp32")]
-        losses = [result.loss_sum.item() / result.num_supervised for result in results]
+        losses = [result.loss_sum.item() / result.loss_count for result in results]
         assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # bf16 keeps 8 bits
         assert losses[0] != losses[1]
 
