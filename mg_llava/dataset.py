@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from mg_llava.box_columns import PreparedBoxes, object_room, read_boxes
 from mg_llava.box_store import other_size_message
 from mg_llava.boxes import BoxSelection, PictureBoxes, drop_lowest
 from mg_llava.data_check import check_training_data
+from mg_llava.drawing import draw_boxes
 from mg_llava.prepared_sources import PreparedSources, make_samples, prepare_sources
 from mg_llava.preprocess import ImageProcessor
 from mg_llava.sources import DataSource, Template, read_sources
@@ -170,6 +172,19 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
                 f"{len(picture.labels)} object tokens{f' ({labels})' if labels else ''}"
             )
         return "\n".join(lines)
+
+    def draw(self, index: int) -> list[Image.Image]:
+        """Returns the pictures of sample `index` as the encoders see them, boxes and labels drawn in."""
+        row, files = self.samples.row(index)
+        pixels, found, _ = self._pictures(row, files, with_labels=True)
+        return [draw_boxes(picture, boxes) for picture, boxes in zip(pixels, found, strict=True)]
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Returns numbers for histograms: tokens of each sample, text ids, object tokens of those with pictures."""
+        text = self.samples.num_ids
+        image_tokens = self.samples.num_images * (self.image_processor.num_image_tokens - 1)
+        objects = (self.lengths - text - image_tokens)[self.modality]
+        return {"tokens of a sample": self.lengths, "of them text": text, "object tokens, with picture": objects}
 
     @classmethod
     def check_records(cls, node: Mapping[str, Any]) -> list[str]:

@@ -90,6 +90,7 @@ class PreparedSources:
     Attributes:
         sources: as given.
         tokens: (number of samples,) all tokens of each.
+        num_ids: (number of samples,) text ids of each, a picture counting as one.
         num_images: (number of samples,) its pictures.
         source_of: (number of samples,) number of its source.
         report: what was dropped or cut, by kind, all sources together.
@@ -107,6 +108,7 @@ class PreparedSources:
         self.files: list[PictureFiles] = [picture_files(source.image_folder or "") for source in self.sources]
         index = np.concatenate([part.index for part in self._parts])
         self.tokens, self.num_images = index["tokens"].astype(np.int64), index["images"]
+        self.num_ids = index["length"]
         self.source_of = np.repeat(np.arange(len(sources), dtype=np.int16), [len(part) for part in self._parts])
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.report: Counter[str] = Counter()

@@ -4,8 +4,8 @@ Usage: ``python tools/benchmarks/tokenising.py [--samples 20000] [--repeats 3]``
 
 Both sides run in turns in one process on one core, on conversations with the turns and lengths of LLaVA's instruction
 data and words that are as frequent as in English (Zipf). Two tokenizers of 32,000 entries are trained here: one like
-those of Llama 2, Vicuna, Phi-3 and Yi (BPE over whole texts), one like those of Llama 3 and Qwen 2 (byte-level BPE). Ids
-and labels of both sides must be equal. The cache of words starts empty in every repeat.
+those of Llama 2, Vicuna, Phi-3 and Yi (BPE over whole texts), one like those of Llama 3 and Qwen 2 (byte-level BPE).
+Ids and labels of both sides must be equal. The cache of words starts empty in every repeat.
 """
 
 from __future__ import annotations
