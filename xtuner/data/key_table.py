@@ -25,30 +25,27 @@ class KeyTable:
     """
 
     def __init__(self, path: Path) -> None:
-        # two columns: hashes, rising, and row numbers
-        self._table = np.load(path, mmap_mode="r")
+        # plain arrays on the mapped file, each in one piece: searching anything else would copy it
+        self._hashes, self._rows = np.asarray(np.load(path, mmap_mode="r"))
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._hashes)
 
     def rows(self, key: str) -> list[int]:
         """Returns the rows with the hash of `key`, rising; usually one or none."""
         wanted = np.uint64(hash_key(key))
-        hashes = self._table["hash"]
-        start, end = (int(np.searchsorted(hashes, wanted, side)) for side in ("left", "right"))
-        return self._table["row"][start:end].tolist()
+        start, end = (int(self._hashes.searchsorted(wanted, side)) for side in ("left", "right"))
+        return self._rows[start:end].tolist()
 
     @staticmethod
     def save(path: Path, hashes: Sequence[int] | np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
         """Writes the table of `hashes` (of `hash_key`) and the rows that they belong to."""
-        table = np.empty(len(hashes), dtype=[("hash", np.uint64), ("row", np.int64)])
-        table["hash"], table["row"] = np.asarray(hashes, np.uint64), rows
+        table = np.array([hashes, rows], np.uint64).reshape(2, -1)
         with open(path, "wb") as file:
-            np.save(file, table[np.lexsort((table["row"], table["hash"]))])
+            np.save(file, table[:, np.lexsort((table[1], table[0]))])
 
     def repeated(self) -> Iterator[list[int]]:
         """Yields the rows of each hash that stands more than once."""
-        hashes = self._table["hash"]
-        same = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
+        same = np.flatnonzero(self._hashes[1:] == self._hashes[:-1]) + 1
         for group in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else []:
-            yield self._table["row"][group[0] - 1 : group[-1] + 1].tolist()
+            yield self._rows[group[0] - 1 : group[-1] + 1].tolist()
