@@ -78,7 +78,8 @@ def prepare(
                 f"the prepared data cannot be written to '{out}': {error}. Free space and start again (what is done is "
                 "kept), or choose another folder."
             ) from error
-    get_logger().info("Prepared '%s': %s", out, ", ".join(f"{key} {count:,}" for key, count in report.items()))
+    told = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
+    get_logger().info("Prepared '%s': %s", out, told)
     return report
 
 

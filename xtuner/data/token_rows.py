@@ -57,5 +57,5 @@ def arrange_rows(
     tokens = sums[rows[:, 1]] - sums[rows[:, 0]]
     per_step = grad_accum * world_size
     filled = np.resize(np.arange(len(rows)), -(-len(rows) // per_step) * per_step)
-    filled = filled[np.argsort(tokens[filled], kind="stable")].reshape(-1, world_size)
-    return rows[generator.permutation(filled)].reshape(-1, grad_accum, world_size, 2)
+    at_a_time = filled[np.argsort(tokens[filled], kind="stable")].reshape(-1, world_size)
+    return rows[generator.permutation(at_a_time)].reshape(-1, grad_accum, world_size, 2)
