@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseDataPreprocessor
+from torch.nn import functional
 
 from mg_llava.preprocess import PixelNormalizer
 from mg_llava.splice import SplicePlan, plan_splice
@@ -53,13 +54,15 @@ class BatchPreprocessor(BaseDataPreprocessor):
         Args:
             data: on the CPU: ``input_ids`` (B, T), where it has them ``labels`` and ``attention_mask`` (B,
                 T), and ``pixel_values`` (I, 3, S, S) uint8 and ``boxes``, I tensors (N, 4) xyxy in pixels of
-                the S frame; other keys are left aside.
+                the S frame, and ``sources`` (B,) with ``num_sources``, where there are several; other keys are left
+                aside.
             training: packs the samples where `pack` is set; nothing else depends on it.
             pad_left: pads on the left, for generation.
 
         Returns:
             The plan's tensors by their names, ``high_pixels`` (I, 3, S, S), ``low_pixels`` (I, 3, s, s) and
-            ``boxes``, all on the device.
+            ``boxes``, all on the device; in training on several sources ``target_sources`` (targets, K), 1 where a
+            target belongs to a source.
 
         Raises:
             XTunerError: pictures of another size or number, or ids beyond the vocabulary.
@@ -77,6 +80,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
             [len(box) for box in boxes],
             pad_left,
         )
+        sources = data.get("sources") if training else None
+        extra = {} if sources is None else _target_sources(plan, sources, data["num_sources"])
         if self.pack and training:
             plan = plan.packed()
         batch = self.cast_data({field.name: getattr(plan, field.name) for field in fields(SplicePlan)})
@@ -85,6 +90,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         flat_boxes = self.cast_data(torch.cat([torch.zeros(0, 4), *boxes]))
         return {
             **batch,
+            **self.cast_data(extra),
             "high_pixels": high_pixels,
             "low_pixels": low_pixels,
             "boxes": list(flat_boxes.split([len(box) for box in boxes])) if boxes else [],
@@ -117,3 +123,9 @@ class BatchPreprocessor(BaseDataPreprocessor):
                 f"the batch has the token id {highest}, but the language model's table has {self.vocab_size} rows: "
                 "the tokenizer belongs to another model (settings llm_name_or_path, offline_processed_text_folder)."
             )
+
+
+def _target_sources(plan: SplicePlan, sources: torch.Tensor, num_sources: int) -> dict[str, torch.Tensor]:
+    """One-hot source of each target, from a plan that is not packed yet."""
+    rows = plan.target_positions // plan.input_ids.shape[1]
+    return {"target_sources": functional.one_hot(sources[rows], num_sources).float()}

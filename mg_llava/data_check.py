@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from rich.progress import track
 from mg_llava.box_store import BoxStore, no_match_message, other_size_message
 from mg_llava.boxes import clip_boxes, valid_boxes
 from mg_llava.images import open_picture
-from mg_llava.text_folders import as_paths, open_text
+from mg_llava.prepared_sources import PreparedSources, make_samples
+from mg_llava.sources import read_sources
 from xtuner.data.conversations import iter_conversations
+from xtuner.data.picture_files import PictureFiles, picture_files
 from xtuner.data.templates import get_template
-from xtuner.errors import XTunerError
+from xtuner.errors import SampleError, XTunerError
 from xtuner.log import console, get_logger
 from xtuner.registry import build
 
@@ -42,29 +45,40 @@ def check_training_data(node: Mapping[str, Any]) -> list[str]:
         One ``"kind: sentence"`` per problem.
     """
     problems: list[str] = []
-    template = _try("prompt template", lambda: get_template(node["prompt_template"]), problems)
     tokenizer = _try("tokenizer", lambda: build(node["tokenizer"]), problems)
     processor = _try("image processor", lambda: build(node["image_processor"]), problems)
     _try("box selection", lambda: build(node.get("boxes")), problems)
+    sources = _try(
+        "settings",
+        lambda: read_sources(
+            node.get("data_path"), node["image_folder"], node.get("box_json_path"), node["prompt_template"]
+        ),
+        problems,
+    )
+    for source in sources or ():
+        _try("prompt template", partial(get_template, source.prompt_template), problems)
     folder = node.get("offline_processed_text_folder")
-    paths = as_paths(node.get("data_path"))
-    uses = [use for path in paths for use in _uses_of_file(path, problems)]
-    if folder is not None and tokenizer is not None and template is not None:
-        text = _try(
-            "prepared text",
-            lambda: open_text(paths, tokenizer, template, node["max_length"], folder),
-            problems,
-        )
-        if text is not None and not paths:
-            columns = zip(text["id"], text["images"], strict=True)
-            uses = [_Use(path, name, len(images)) for name, images in columns for path in images]
-    elif not paths:
-        problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
+    prepared = None
+    if folder is not None and tokenizer is not None and processor is not None and sources:
+        prepared = _try("prepared data", lambda: _open_prepared(node, sources, tokenizer, processor), problems)
     turn = bool(processor is not None and processor.apply_exif_orientation)
-    sizes = _check_pictures(uses, node["image_folder"], turn, problems)
-    if node.get("box_json_path") is not None:
-        _check_boxes(uses, sizes, node["box_json_path"], problems)
-    return problems
+    for number, source in enumerate(sources or ()):
+        if source.data_path is not None:
+            uses = list(_uses_of_file(source.data_path, problems))
+        elif prepared is not None:
+            uses = [_Use(path, name, len(images)) for name, images in prepared.pictures(number) for path in images]
+        else:
+            if folder is None:
+                problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
+            continue
+        sizes = _check_pictures(uses, source.image_folder or "", turn, problems)
+        if source.box_json_path is not None:
+            _check_boxes(uses, sizes, source.box_json_path, problems)
+    return list(dict.fromkeys(problems))
+
+
+def _open_prepared(node: Mapping[str, Any], sources: Any, tokenizer: Any, processor: Any) -> PreparedSources:
+    return PreparedSources(sources, make_samples(node, tokenizer, processor), node["offline_processed_text_folder"])
 
 
 def _try(kind: str, action: Callable[[], Any], problems: list[str]) -> Any:
@@ -100,10 +114,12 @@ def _check_pictures(
     """Decodes each picture once; returns (width, height) of the good ones by path."""
     first_use = {use.path: use for use in reversed(uses)}
     sizes: dict[str, tuple[int, int]] = {}
+    files = _try("pictures", lambda: picture_files(image_folder), problems) if uses else None
+    if files is None:
+        return sizes
     with ThreadPoolExecutor(_THREADS) as pool:
-        files = [os.path.join(image_folder, path) for path in first_use]
-        results = pool.map(lambda file: _decode(file, turn), files)
-        watched = track(results, "Decoding pictures", total=len(files), console=console, transient=True)
+        results = pool.map(lambda path: _decode(files, path, turn), first_use)
+        watched = track(results, "Decoding pictures", total=len(first_use), console=console, transient=True)
         for use, result in zip(first_use.values(), watched, strict=True):
             if isinstance(result, str):
                 problems.append(f"{result} (sample '{use.sample_id}')")
@@ -112,12 +128,11 @@ def _check_pictures(
     return sizes
 
 
-def _decode(file: str, turn: bool) -> tuple[int, int] | str:
+def _decode(files: PictureFiles, path: str, turn: bool) -> tuple[int, int] | str:
     try:
-        return open_picture(file, turn).size
-    except XTunerError as error:
-        kind = "picture does not decode" if os.path.exists(file) else "missing picture"
-        return f"{kind}: {error}"
+        return open_picture(files.open(path), turn).size
+    except SampleError as error:
+        return f"{error.kind}: {error}"
 
 
 def _check_boxes(
@@ -140,8 +155,8 @@ def _check_boxes(
         seen.add((record.where, use.path))
         size = sizes.get(use.path)
         problems += _box_faults(record.where, record.found.boxes, size)
-        if size is not None and record.size not in (None, size):
-            problems.append(f"boxes of another size: {other_size_message(use.path, size, record)}")
+        if size is not None and record.size is not None and record.size != size:
+            problems.append(f"boxes of another size: {other_size_message(use.path, size, record.size, record.where)}")
     if uses and without == len(uses):
         problems.append(f"boxes without pictures: {no_match_message(box_path, len(uses))}")
     elif without:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from typing import IO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from xtuner.errors import XTunerError
+from xtuner.errors import SampleError
+
+_BROKEN = "picture does not decode"
 
 PictureSource: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
 
@@ -46,7 +47,7 @@ def open_picture(path: PictureSource, apply_exif_orientation: bool = False) -> I
             the pixels as stored.
 
     Raises:
-        XTunerError: the file is missing or does not decode.
+        SampleError: the file is missing or does not decode.
     """
     try:
         with Image.open(path) as image:
@@ -60,7 +61,7 @@ def picture_size(path: PictureSource, apply_exif_orientation: bool = False) -> t
     """Returns (width, height) in pixels from the file's header alone.
 
     Raises:
-        XTunerError: the file is missing or is no picture.
+        SampleError: the file is missing or is no picture.
     """
     try:
         with Image.open(path) as image:
@@ -71,27 +72,12 @@ def picture_size(path: PictureSource, apply_exif_orientation: bool = False) -> t
         raise _read_error(path, error) from error
 
 
-def missing_pictures(folder: str, paths: Iterable[str]) -> Iterator[str]:
-    """Yields those of `paths`, relative to `folder`, that are no files.
-
-    Folders are listed once instead of asking for each picture: on a network's disk that is the difference
-    between seconds and an hour for a million of them.
-    """
-    listed: dict[str, set[str]] = {}
-    for path in paths:
-        parent, name = os.path.split(os.path.join(folder, path))
-        if parent not in listed:
-            listed[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        # the list may lack what a file system finds under another writing of its name
-        if name not in listed[parent] and not os.path.isfile(os.path.join(parent, name)):
-            yield path
-
-
-def _read_error(source: PictureSource, error: BaseException) -> XTunerError:
+def _read_error(source: PictureSource, error: BaseException) -> SampleError:
     reason = str(error) or type(error).__name__
     if not isinstance(source, (str, os.PathLike)):
-        return XTunerError(f"the picture's bytes do not decode ({reason}): expected a PNG or JPEG file.")
+        return SampleError(_BROKEN, f"the picture's bytes do not decode ({reason}): expected a PNG or JPEG file.")
     path = os.fspath(source)
     if not os.path.exists(path):
-        return XTunerError(f"picture '{path}' does not exist: check image_folder and the record's 'image'.")
-    return XTunerError(f"picture '{path}' does not decode ({reason}): replace the file or remove its record.")
+        message = f"picture '{path}' does not exist: check image_folder and the record's 'image'."
+        return SampleError("missing picture", message)
+    return SampleError(_BROKEN, f"picture '{path}' does not decode ({reason}): replace the file or remove its record.")

@@ -188,6 +188,7 @@ class MGLLaVA(TrainableParts):
         labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        target_sources: torch.Tensor | None = None,
         mode: str = "loss",
     ) -> Any:
         """Runs a batch as `data_preprocessor` makes it: `SplicePlan`'s tensors, pixels and boxes.
@@ -196,11 +197,12 @@ class MGLLaVA(TrainableParts):
         keep them apart in transformers' models; so the language model needs no mask.
 
         Args:
+            target_sources: (S, K) one-hot source of each target.
             mode: ``loss`` or ``logits``.
 
         Returns:
             ``loss``: ``loss_sum``, the summed cross entropy of the supervised tokens in float32, and
-                ``num_supervised``.
+                ``num_supervised``; with `target_sources` ``by_source`` (2, K), both of each source.
             ``logits``: (B, T', vocabulary).
         """
         embeds = self.embed(input_ids, high_pixels, low_pixels, boxes, image_positions, object_positions)
@@ -209,10 +211,14 @@ class MGLLaVA(TrainableParts):
         if mode != "loss":
             raise XTunerError(f"mode is '{mode}': expected 'loss' or 'logits'.")
         logits = self._supervised_logits(embeds, position_ids, target_positions).float()
-        return {
+        output = {
             "loss_sum": functional.cross_entropy(logits, targets, reduction="sum"),
             "num_supervised": torch.ones_like(targets).sum(),
         }
+        if target_sources is not None:
+            losses = functional.cross_entropy(logits.detach(), targets, reduction="none")
+            output["by_source"] = torch.stack([losses @ target_sources, target_sources.sum(dim=0)])
+        return output
 
     def embed(
         self,

@@ -8,7 +8,6 @@ Checked against the published preprocessing in tests/parity/test_pixels.py. tran
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from mg_llava.boxes import clip_boxes, pad_boxes, resize_boxes
-from mg_llava.images import open_picture, to_rgb
+from mg_llava.images import PictureSource, open_picture, to_rgb
 from xtuner.errors import XTunerError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -141,8 +140,8 @@ class ImageProcessor:
             self._num_image_tokens = read_num_image_tokens(self.name_or_path)
         return self._num_image_tokens
 
-    def open(self, path: str | os.PathLike[str]) -> Image.Image:
-        """Reads a picture file as 8-bit RGB; see `mg_llava.images.open_picture`."""
+    def open(self, path: PictureSource) -> Image.Image:
+        """Reads a picture's file or bytes as 8-bit RGB; see `mg_llava.images.open_picture`."""
         return open_picture(path, self.apply_exif_orientation)
 
     def __call__(self, image: Image.Image, boxes: np.ndarray | None = None) -> tuple[torch.Tensor, np.ndarray]:
@@ -157,20 +156,17 @@ class ImageProcessor:
         return self.pixels(image), self.map_boxes(boxes, image.size)[0]
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
-        """Returns the square as uint8 (3, S, S) RGB."""
+        """Returns the square as uint8 (3, S, S) RGB, a view of (S, S, 3) memory: the device puts it in order."""
         image = to_rgb(image)
         if self.pad_to_square and image.width != image.height:
-            side = max(image.size)
-            padded = Image.new("RGB", (side, side), self.statistics.pad_color)
-            padded.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-            image = padded
+            square = _pad_and_resize(image, self.image_size, self.statistics.pad_color)
+            return torch.from_numpy(np.array(square, dtype=np.uint8)).permute(2, 0, 1)
         width, height = self._resized(image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         if width != height:
             left, top = self._margins(width, height)
             image = image.crop((left, top, left + self.image_size, top + self.image_size))
-        array = np.array(image, dtype=np.uint8)
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
 
     def map_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Takes boxes from a picture's frame to the frame of the square.
@@ -208,6 +204,33 @@ class ImageProcessor:
     def _margins(self, width: int, height: int) -> tuple[int, int]:
         """Pixels cut off at the left and at the top of a resized picture."""
         return (width - self.image_size) // 2, (height - self.image_size) // 2
+
+
+def _pad_and_resize(image: Image.Image, size: int, color: tuple[int, int, int]) -> Image.Image:
+    """Pads to a square and resizes it, with the bits of doing so in this order, but not for the padding.
+
+    Pillow resizes in two passes, first each row, then each column. Rows and columns of padding come out of a pass as
+    they went in, so only the others go through it.
+    """
+    width, height = image.size
+    side = max(width, height)
+    bicubic = Image.Resampling.BICUBIC
+    if width > height:
+        rows = image.resize((size, height), bicubic)
+        padded = Image.new("RGB", (size, side), color)
+        padded.paste(rows, (0, (side - height) // 2))
+        return padded.resize((size, size), bicubic)
+    left = (side - width) // 2
+    padded = Image.new("RGB", (side, side), color)
+    padded.paste(image, (left, 0))
+    rows = padded.resize((size, side), bicubic)
+    # the filter reaches two pixels of the larger scale to either side
+    scale = size / side
+    reach = int(2 * max(scale, 1)) + 2
+    first, end = max(0, int(left * scale) - reach), min(size, int((left + width) * scale) + 1 + reach)
+    square = Image.new("RGB", (size, size), color)
+    square.paste(rows.crop((first, 0, end, side)).resize((end - first, size), bicubic), (first, 0))
+    return square
 
 
 class PixelNormalizer(nn.Module):
@@ -249,7 +272,8 @@ class PixelNormalizer(nn.Module):
         """
         # 255 as a tensor: by a plain number a GPU would multiply with the rounded 1/255, which differs
         scale, mean, std = self.constant_bits.view(torch.float32).view(3, 1, 3, 1, 1)
-        high = pixels.float().div_(scale).sub_(mean).div_(std)
+        # workers hand pictures over as Pillow has them, colours innermost
+        high = pixels.contiguous().float().div_(scale).sub_(mean).div_(std)
         size = (low_res_size, low_res_size)
         if not len(pixels):
             return high, high.new_zeros((0, 3, *size))

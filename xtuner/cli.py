@@ -29,7 +29,10 @@ COMMANDS = {
     "copy-cfg": "copy a config to edit it",
     "check-cfg": "report a config's mistakes, its parts and the memory that it needs",
     "log-dataset": "show samples of a config's data set as the model gets them",
+    "browse-dataset": "write a page with pictures, boxes and prompts of a config's data",
     "check-dataset": "report all mistakes in a config's data",
+    "check-custom-dataset": "the same, by XTuner's name",
+    "list-dataset-format": "show the formats of records that training reads",
     "preprocess": "prepare data before training",
     "version": "show the versions of xtuner and its libraries",
 }

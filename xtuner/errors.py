@@ -12,6 +12,22 @@ class XTunerError(ValueError):
     """A mistake in what the user gave; the command line prints the message without a traceback and exits 1."""
 
 
+class SampleError(XTunerError):
+    """A sample that cannot be used, though others can.
+
+    Args:
+        kind: of fault, by which they are counted.
+        message: what is wrong, and with what.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
+        return type(self), (self.kind, str(self))
+
+
 class ProblemsError(XTunerError):
     """All problems of a config or data set at once.
 

@@ -6,6 +6,8 @@ pretrained_pth = None
 attn_implementation = "auto"
 activation_checkpointing = True
 pack = False  # samples of a micro-batch in one row, without padding: pays with flash attention
+max_tokens_per_batch = None  # with pack: micro-batches of so many tokens at most, instead of batch_size samples
+loss_mean = "step"
 
 # data: object tokens come on top of max_length text tokens (576 of 2048 positions are kept for the picture)
 max_length = 2048 - 576
@@ -15,6 +17,8 @@ box_iou_threshold = 0.2
 box_limit_num = 100
 box_limit_mode = "per_image"
 dataloader_num_workers = 4
+on_bad_sample = "skip"
+bad_sample_limit = 0.01
 
 # optimisation
 accumulative_counts = 1

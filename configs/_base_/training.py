@@ -27,6 +27,7 @@ train_dataset = dict(
     prompt_template="${prompt_template}",
     max_length="${max_length}",
     llm_name_or_path="${llm_name_or_path}",
+    on_bad_sample="${on_bad_sample}",
     boxes=dict(
         type=BoxSelection,
         iou_threshold="${box_iou_threshold}",
@@ -37,7 +38,7 @@ train_dataset = dict(
 train_dataloader = dict(
     batch_size="${batch_size}",
     num_workers="${dataloader_num_workers}",
-    sampler=dict(type=ShuffledBatchSampler),
+    sampler=dict(type=ShuffledBatchSampler, max_tokens_per_batch="${max_tokens_per_batch}"),
 )
 optimizer = dict(
     type=build_adamw,
@@ -59,4 +60,6 @@ runtime = dict(
     val_interval="${val_interval}",
     val_benchmarks="${val_benchmarks}",
     val_limit="${val_limit}",
+    loss_mean="${loss_mean}",
+    bad_sample_limit="${bad_sample_limit}",
 )

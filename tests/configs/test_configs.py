@@ -167,3 +167,23 @@ def test_a_fine_tuning_config_outside_the_tree(tmp_path: Path) -> None:
     )
     config = load_config(path)
     assert config.train_dataset.data_path == "mine.json" and config.optimizer.lr == 1e-6
+
+
+def test_several_sources_pass_the_check_and_a_reload(tmp_path: Path) -> None:
+    leaf = tmp_path / "mixed.py"
+    leaf.write_text(
+        "from mmengine.config import read_base\n"
+        "from mg_llava.sources import DataSource\n"
+        "with read_base():\n"
+        "    from .configs.tiny.tiny_sft import *\n"
+        "data_path = ['a.json', dict(data_path='b.json', repeats=2), dict(type=DataSource, data_path='c.json')]\n"
+        "pack = True\n"
+        "max_tokens_per_batch = 4096\n"
+    )
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    cfg = load_config(str(leaf))
+    assert cfg.train_dataset.data_path[1]["repeats"] == 2
+    assert cfg.train_dataloader.sampler.max_tokens_per_batch == 4096
+    dump_config(cfg.as_written, tmp_path / "dumped.py")
+    again = load_config(str(tmp_path / "dumped.py"))
+    assert len(again.train_dataset.data_path) == 3

@@ -104,7 +104,7 @@ class TestFaults:
 
     @pytest.mark.parametrize(
         ("content", "message"),
-        [("[{]", "line 1, column 3"), ("3", "holds a int"), ("", "not valid JSON")],
+        [("[{]", "line 1, column 3"), ("3", "record number 1 is a int"), ("", "is empty")],
     )
     def test_no_box_file(self, content: str, message: str, store: Any) -> None:
         with pytest.raises(XTunerError, match=message):

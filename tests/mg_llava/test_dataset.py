@@ -185,7 +185,7 @@ class TestContext:
         assert dataset.report["samples longer than the context left out"] == 3
 
     def test_nothing_left(self, world: Any) -> None:
-        with pytest.raises(XTunerError, match="context of 3 tokens"):
+        with pytest.raises(XTunerError, match="4 samples longer than the context left out"):
             MGLLaVADataset(**world(context=3))
 
 

@@ -20,6 +20,7 @@ from mg_llava.preprocess import (
     CLIP_STD,
     ImageProcessor,
     PixelNormalizer,
+    _pad_and_resize,
     read_num_image_tokens,
     read_pixel_statistics,
 )
@@ -207,3 +208,15 @@ class TestSettings:
     def test_a_bad_size(self, folder: str) -> None:
         with pytest.raises(XTunerError, match="image_size=0"):
             ImageProcessor(folder, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=st.integers(1, 120), height=st.integers(1, 120), size=st.integers(8, 100), seed=st.integers(0, 9))
+def test_padding_that_is_not_resized_changes_no_bit(width: int, height: int, size: int, seed: int) -> None:
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    side = max(width, height)
+    padded = Image.new("RGB", (side, side), (122, 116, 104))
+    padded.paste(image, ((side - width) // 2, (side - height) // 2))
+    wanted = np.asarray(padded.resize((size, size), Image.Resampling.BICUBIC))
+    if width != height:
+        assert np.array_equal(np.asarray(_pad_and_resize(image, size, (122, 116, 104))), wanted)

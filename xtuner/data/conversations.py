@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.formats import as_llava
 from xtuner.data.records import Record, read_records
 from xtuner.data.templates import Turn
-from xtuner.errors import XTunerError
+from xtuner.errors import SampleError, XTunerError
 
 _ROLES = ("human", "gpt", "system")
 
@@ -38,9 +39,13 @@ class Conversation:
     turns: tuple[Turn, ...]
     index: int
 
+    def without_last_images(self, count: int) -> Conversation:
+        """Returns the conversation without its last `count` pictures."""
+        return replace(self, images=self.images[: len(self.images) - count])
+
 
 def parse_record(record: Any, index: int) -> Conversation:
-    """Parses one LLaVA record.
+    """Parses one record, of LLaVA's form or any of `xtuner.data.formats`.
 
     What the turns hold: answers before the first question and questions after the last answer are dropped;
     several human messages in a row are joined as they are; an answer right after an answer becomes a turn
@@ -61,6 +66,10 @@ def parse_record(record: Any, index: int) -> Conversation:
         )
     name = _record_id(record, index)
     where = f"record '{name}' (number {index + 1})"
+    try:
+        record = as_llava(record)
+    except SampleError as error:
+        raise RecordError(error.kind, where, str(error)) from error
     messages = _messages(record, where)
     turns = tuple(_turns(messages))
     images = _images(record, where)

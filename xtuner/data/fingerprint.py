@@ -7,25 +7,20 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtuner.data.cache import remembered_digest
 from xtuner.data.templates import PromptTemplate
 from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same settings would give other ids, labels or columns."""
 
 _NOT_COMPARED = frozenset({"data.path", "tokenizer.name", "prompt_template.name", "prompt_template.stop_words"})
 _UNKNOWN = "unknown"
-
-
-def cache_folder() -> Path:
-    """Returns the folder for automatic caches: ``$XTUNER_CACHE``, else ``~/.cache/xtuner``."""
-    return Path(os.environ.get("XTUNER_CACHE") or Path.home() / ".cache" / "xtuner")
 
 
 def text_settings(
@@ -80,35 +75,7 @@ def _file_identity(path: str | None) -> dict[str, Any]:
         return {"size": _UNKNOWN, "digest": _UNKNOWN}
     if not os.path.isfile(path):
         raise XTunerError(f"data file '{path}' does not exist: give a LLaVA JSON or JSONL file as data_path.")
-    return {"size": os.path.getsize(path), "digest": _remembered_digest(path)}
-
-
-def _remembered_digest(path: str) -> str:
-    """Digest of a file's content, remembered by place, size and time: not read again at every start."""
-    state = os.stat(path)
-    key = f"{os.path.abspath(path)}\n{state.st_size}\n{state.st_mtime_ns}"
-    memory = cache_folder() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    try:
-        return memory.read_text()
-    except OSError:
-        digest = _file_digest(path)
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = memory.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(digest)
-        os.replace(unfinished, memory)
-    except OSError:
-        # a read-only home only costs reading the file again
-        return digest
-    return digest
-
-
-def _file_digest(path: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return {"size": os.path.getsize(path), "digest": remembered_digest(path)}
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

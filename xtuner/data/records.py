@@ -1,34 +1,32 @@
-"""Reading JSON arrays and JSONL record by record: a file of many gigabytes never stands in memory whole."""
+"""Reading JSON arrays, objects and JSONL record by record: a file of many gigabytes never stands in memory whole."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
+from xtuner.data.json_stream import Record, Window, first_character, stream_elements
 from xtuner.errors import XTunerError
 
-_CHUNK = 1 << 20
-_LARGEST_RECORD = 64 << 20
-_WHITESPACE = " \t\r\n"
+__all__ = ["Record", "read_keyed_records", "read_records"]
+
+_LINES_PER_REPORT = 1000
+_LONGEST_LINE = 16 << 20
+"""A whole object of gigabytes may stand on one line."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """One JSON value of a file; `index` counts from 0."""
-
-    value: Any
-    index: int
-
-
-def read_records(path: str) -> Iterator[Record | str]:
+def read_records(path: str, on_bytes: Callable[[int], None] | None = None) -> Iterator[Record | str]:
     """Yields the elements of a JSON array, or the lines of a JSONL file (anything that does not start with
     ``[``).
 
     A malformed line of JSONL, or the malformed rest of an array, is yielded as a sentence ``"malformed
     JSON: ..."``.
+
+    Args:
+        path: the file.
+        on_bytes: told now and then how many bytes have been read.
 
     Raises:
         XTunerError: the file does not exist, is a folder, is empty, or is not UTF-8.
@@ -36,28 +34,59 @@ def read_records(path: str) -> Iterator[Record | str]:
     if not os.path.isfile(path):
         found = "is a folder" if os.path.isdir(path) else "does not exist"
         raise XTunerError(f"data file '{path}' {found}: give a LLaVA JSON or JSONL file as data_path.")
+    yield from _read(path, "data file", on_bytes, objects=False)
+
+
+def read_keyed_records(path: str, what: str, on_bytes: Callable[[int], None] | None = None) -> Iterator[Record | str]:
+    """Like `read_records`, and an object's values with their keys.
+
+    A file that starts with ``{`` is JSONL where its first line is an object on its own, else one object.
+
+    Args:
+        path: an existing file.
+        what: how messages call it.
+        on_bytes: told now and then how many bytes have been read.
+
+    Raises:
+        XTunerError: the file is empty or is not UTF-8.
+        OSError: it cannot be read.
+    """
+    yield from _read(path, what, on_bytes, objects=True)
+
+
+def _read(path: str, what: str, on_bytes: Callable[[int], None] | None, objects: bool) -> Iterator[Record | str]:
     try:
         # utf-8-sig: files saved on Windows may start with a byte-order mark
         with open(path, encoding="utf-8-sig") as file:
-            start = _first_character(file)
+            start = first_character(file)
             if not start:
-                raise XTunerError(f"data file '{path}' is empty: expected a JSON array or JSONL of records.")
+                raise XTunerError(f"{what} '{path}' is empty: expected a JSON array or JSONL of records.")
             file.seek(0)
-            yield from _read_array(path, file) if start == "[" else _read_lines(path, file)
+            if start == "[" or (objects and start == "{" and not _is_jsonl(file)):
+                yield from stream_elements(path, Window(file, on_bytes))
+            else:
+                yield from _read_lines(path, file, on_bytes)
     except UnicodeDecodeError as error:
-        raise XTunerError(f"data file '{path}' is not UTF-8 text ({error}): convert it first.") from error
+        raise XTunerError(f"{what} '{path}' is not UTF-8 text ({error}): convert it first.") from error
 
 
-def _first_character(file: TextIO) -> str:
-    while chunk := file.read(4096):
-        if stripped := chunk.lstrip(_WHITESPACE):
-            return stripped[0]
-    return ""
+def _is_jsonl(file: TextIO) -> bool:
+    """True where the first line is a record on its own; a whole object on one line ends the file instead."""
+    line = file.readline(_LONGEST_LINE)
+    more = line.endswith("\n") and bool(file.readline(_LONGEST_LINE).strip())
+    file.seek(0)
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return more or "boxes" in record
 
 
-def _read_lines(path: str, file: TextIO) -> Iterator[Record | str]:
+def _read_lines(path: str, file: TextIO, on_bytes: Callable[[int], None] | None) -> Iterator[Record | str]:
     index = 0
     for number, line in enumerate(file, start=1):
+        if on_bytes is not None and number % _LINES_PER_REPORT == 0:
+            on_bytes(file.buffer.tell())
         if not line.strip():
             continue
         try:
@@ -68,91 +97,3 @@ def _read_lines(path: str, file: TextIO) -> Iterator[Record | str]:
                 # one object spread over lines would otherwise fail once per line
                 return
         index += 1
-
-
-class _ArrayReader:
-    """A window on the text of a JSON array: `buffer[position:]` is what was read and not yet used."""
-
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
-        self.buffer = ""
-        self.position = 0
-        self.lines_dropped = 0
-        self.ended = False
-
-    def fill(self, size: int = _CHUNK) -> bool:
-        """Reads on; False at the end of the file."""
-        chunk = self.file.read(size)
-        if chunk:
-            self.lines_dropped += self.buffer.count("\n", 0, self.position)
-            self.buffer = self.buffer[self.position :] + chunk
-            self.position = 0
-        self.ended = not chunk
-        return bool(chunk)
-
-    def peek(self) -> str:
-        """Returns the next character that is no white space, "" at the end of the file; stands on it."""
-        while True:
-            while self.position < len(self.buffer):
-                if self.buffer[self.position] not in _WHITESPACE:
-                    return self.buffer[self.position]
-                self.position += 1
-            if not self.fill():
-                return ""
-
-    def line(self, position: int) -> int:
-        """Number of the line, from 1, in which `position` of the buffer stands."""
-        return self.lines_dropped + self.buffer.count("\n", 0, position) + 1
-
-
-def _read_array(path: str, file: TextIO) -> Iterator[Record | str]:
-    reader = _ArrayReader(file)
-    reader.peek()
-    reader.position += 1
-    decoder = json.JSONDecoder()
-    index = 0
-    closing = reader.peek() == "]"
-    while not closing:
-        decoded = _decode(decoder, reader)
-        if isinstance(decoded, json.JSONDecodeError):
-            yield _malformed(path, reader, index, decoded.pos, decoded.msg)
-            return
-        yield Record(decoded[0], index)
-        index += 1
-        found = reader.peek()
-        closing = found == "]"
-        if not closing:
-            if found != ",":
-                detail = f"expected ',' or ']', found {found or 'the end of the file'!r}"
-                yield _malformed(path, reader, index - 1, reader.position, detail)
-                return
-            reader.position += 1
-            reader.peek()
-    reader.position += 1
-    if rest := reader.peek():
-        yield _malformed(path, reader, index, reader.position, f"found {rest!r} after the end of the array")
-
-
-def _decode(decoder: json.JSONDecoder, reader: _ArrayReader) -> tuple[Any] | json.JSONDecodeError:
-    """Decodes the value at the reader's place, reading on (twice as much each time) while incomplete."""
-    size = _CHUNK
-    while True:
-        try:
-            value, end = decoder.raw_decode(reader.buffer, reader.position)
-            # a number that ends with the buffer may go on in the file
-            if end < len(reader.buffer) or reader.ended:
-                reader.position = end
-                return (value,)
-        except json.JSONDecodeError as error:
-            if len(reader.buffer) - reader.position > _LARGEST_RECORD:
-                return error
-            problem: json.JSONDecodeError | None = error
-        else:
-            problem = None
-        if not reader.fill(size) and problem is not None:
-            return problem
-        size *= 2
-
-
-def _malformed(path: str, reader: _ArrayReader, index: int, position: int, detail: str) -> str:
-    return f"malformed JSON: '{path}' record number {index + 1}, line {reader.line(position)}: {detail}"

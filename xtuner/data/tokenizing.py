@@ -10,14 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.data.conversations import Conversation
 from xtuner.data.templates import Piece, PieceKind, PromptTemplate, Turn
+from xtuner.data.word_cache import WordCache, cuts_at_spaces
 from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_MANY = 100
+"""Texts of one call from which on looking words up pays."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ def _ids_of_pieces(
 
 
 def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    if len(texts) >= _MANY and (words := _word_cache(tokenizer)) is not None:
+        return words.encode(texts)
     if tokenizer.is_fast:
         # the batch call of transformers costs as much again as the tokenising
         backend = tokenizer.backend_tokenizer
@@ -108,6 +116,17 @@ def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     # verbose: a piece longer than the tokenizer's model_max_length is cut by max_length, no need to warn
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+_word_caches: WeakKeyDictionary[PreTrainedTokenizerBase, WordCache | None] = WeakKeyDictionary()
+
+
+def _word_cache(tokenizer: PreTrainedTokenizerBase) -> WordCache | None:
+    """The tokenizer's cache of words; None where its ids are not those of words."""
+    if tokenizer not in _word_caches:
+        suits = tokenizer.is_fast and cuts_at_spaces(tokenizer.backend_tokenizer)
+        _word_caches[tokenizer] = WordCache(tokenizer.backend_tokenizer) if suits else None
+    return _word_caches[tokenizer]
 
 
 def _join(pieces: Sequence[Piece], ids_of: dict[str | PieceKind, list[int]], max_length: int | None) -> Encoded:

@@ -11,6 +11,7 @@ from xtuner.engine.environment import Environment, seed_everything
 from xtuner.engine.loader import build_train_dataloader
 from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
 from xtuner.engine.validation import ValLoop
+from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.registry import build
 
@@ -22,6 +23,7 @@ def assemble(
     environment: Environment,
     deepspeed: str | None = None,
     resume: str | None = None,
+    dataset: Any = None,
 ) -> TrainingMixin:
     """Builds data, model, optimizer, schedule and runner from a config.
 
@@ -32,6 +34,7 @@ def assemble(
         environment: this process.
         deepspeed: name or path of DeepSpeed's settings; None for plain torch.
         resume: a checkpoint's path, ``auto`` or None.
+        dataset: the data set, already built; None builds it.
 
     Raises:
         XTunerError: a checkpoint or DeepSpeed setting that does not exist.
@@ -44,12 +47,15 @@ def assemble(
     found = CheckpointFolder(work_dir).find(resume) if resume else None
     _say_start(resume, found, work_dir)
 
-    dataset = build(cfg.train_dataset)
+    dataset = build(cfg.train_dataset) if dataset is None else dataset
     grad_accum = cfg.optimizer.get("accumulative_counts", 1)
     dataloader = build_train_dataloader(cfg.train_dataloader, dataset, grad_accum, environment, settings.seed)
     batch_size = cfg.train_dataloader.batch_size
-    steps_per_epoch = dataloader.batch_sampler.steps_per_epoch  # type: ignore[union-attr]  # our sampler has it
-    max_iters = schedule.total_steps(steps_per_epoch)
+    sampler: Any = dataloader.batch_sampler
+    max_tokens = sampler.max_tokens_per_batch
+    if max_tokens is not None and cfg.model.get("pack") is False:
+        raise XTunerError(f"max_tokens_per_batch={max_tokens} bounds packed rows: set pack=True, or leave it out.")
+    max_iters = schedule.total_steps(sampler.steps_in)
 
     # the same start on every rank: parts made anew must agree
     seed_everything(settings.seed)
@@ -68,12 +74,15 @@ def assemble(
         settings=settings,
         schedule=schedule,
         max_iters=max_iters,
-        global_batch=environment.world_size * grad_accum * batch_size,
+        global_batch=environment.world_size * grad_accum * (max_tokens or batch_size),
+        source_names=getattr(dataset, "source_names", ()),
         resume=found,
         validation=validation,
         deepspeed=deepspeed_settings,
     )
-    size = f"{len(dataset)} samples, {plan.global_batch} per step, {max_iters} steps ({steps_per_epoch} an epoch)"
+    unit = "" if max_tokens is None else " tokens at most"
+    steps = f"{max_iters} steps ({sampler.steps_per_epoch} an epoch)"
+    size = f"{len(dataset)} samples, {plan.global_batch}{unit} per step, {steps}"
     get_logger().info("%s, precision %s", size, optimizer.precision.name)
     return make_runner(model, optimizer, dataloader, plan)
 

@@ -19,17 +19,16 @@ def build_train_dataloader(
 
     Args:
         node: ``dict(batch_size=, num_workers=, sampler=dict(type=...))``.
-        dataset: with ``lengths`` (tokens per sample), ``collate_fn`` and, where samples fall into groups that
-            should not meet in a batch, ``groups``.
+        dataset: with ``lengths`` (tokens per sample), ``collate_fn`` and, where it has them, ``groups`` that should
+            not meet in a batch, and ``source_of`` each sample and ``repeats`` of each source.
         grad_accum: micro-batches of a rank per optimizer step.
         environment: this process.
         seed: of the order of samples.
     """
     sampler_node = node["sampler"]
-    extra: dict[str, Any] = {}
-    groups = getattr(dataset, "groups", None)
-    if groups is not None and "groups" in getattr(resolve_type(sampler_node["type"]), "provided_by_parent", ()):
-        extra["groups"] = groups
+    taken = getattr(resolve_type(sampler_node["type"]), "provided_by_parent", ())
+    known = {name: getattr(dataset, name, None) for name in ("groups", "source_of", "repeats") if name in taken}
+    extra = {name: value for name, value in known.items() if value is not None}
     sampler = build(
         sampler_node,
         lengths=dataset.lengths,

@@ -22,7 +22,7 @@ class TrainLoop(BaseLoop):
 
     Args:
         runner: a `PlainRunner` or `DeepSpeedRunner`.
-        dataloader: with a batch sampler that has ``steps_per_epoch``, ``grad_accum`` and ``set_start``.
+        dataloader: with a batch sampler that has ``epoch_at``, ``grad_accum`` and ``set_start``.
         max_iters: optimizer steps of the whole run.
 
     Attributes:
@@ -48,12 +48,12 @@ class TrainLoop(BaseLoop):
     @property
     def epoch(self) -> int:
         """Passes over the data that are done."""
-        return self._iter // self.dataloader.batch_sampler.steps_per_epoch
+        return self.dataloader.batch_sampler.epoch_at(self._iter)[0]
 
     @property
     def max_epochs(self) -> int:
         """Passes over the data of the whole run, a last partial one included."""
-        return -(-self._max_iters // self.dataloader.batch_sampler.steps_per_epoch)
+        return self.dataloader.batch_sampler.epoch_at(self._max_iters - 1)[0] + 1
 
     def start_at(self, step: int) -> None:
         """Makes `run` begin with optimizer step `step` (from 0)."""

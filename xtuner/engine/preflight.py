@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,10 +26,13 @@ def missing_files(settings: Mapping[str, Any]) -> list[str]:
     for key, value in settings.items():
         if not isinstance(key, str) or not key.endswith(_FILE_SUFFIXES):
             continue
+        for item in value if isinstance(value, (list, tuple)) else ():
+            # one of several sources of data, with paths of its own
+            problems += missing_files(item) if isinstance(item, Mapping) else []
         for path in _strings(value):
             if key.endswith(_NAME_OR_PATH) and not _is_local(path):
                 continue
-            if not Path(path).expanduser().exists():
+            if not Path(path).expanduser().exists() and not glob.glob(path):
                 problems.append(f"{key}: '{path}' does not exist. Set it in the config or by --cfg-options {key}=...")
     return problems
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from xtuner import __version__
 from xtuner.engine.checkpoint import CheckpointFolder, capture_rng, check_resumable, restore_rng
 from xtuner.engine.environment import Collective, Environment, seed_everything
+from xtuner.engine.hooks.bad_samples import BadSampleHook
 from xtuner.engine.hooks.progress import ProgressHook
 from xtuner.engine.hooks.save import SaveHook
 from xtuner.engine.hooks.step_log import StepLogHook
@@ -47,6 +48,7 @@ class RunPlan:
         resume: checkpoint to go on from, if any.
         validation: evaluation during training, if any.
         deepspeed: DeepSpeed's complete settings; None trains by plain torch.
+        source_names: sources of the data, for their losses in the log.
     """
 
     name: str
@@ -59,6 +61,7 @@ class RunPlan:
     resume: Path | None = None
     validation: ValLoop | None = None
     deepspeed: dict[str, Any] | None = None
+    source_names: Sequence[str] = ()
 
 
 class TrainingMixin:
@@ -131,7 +134,8 @@ class TrainingMixin:
         """Runs one optimizer step on this rank's micro-batches."""
         factor = self.plan.schedule.factor(self.train_loop.iter, self.plan.max_iters)
         set_learning_rate(self.backend.optimizer.optimizer, factor)
-        result = run_step(self.backend, micro_batches, self.collective, self.stop_requested)
+        mean = self.plan.settings.loss_mean
+        result = run_step(self.backend, micro_batches, self.collective, self.stop_requested, mean)
         self.interrupted = result.stop
         return result
 
@@ -214,6 +218,7 @@ def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOpti
     hooks = [
         StopHook(),
         StepLogHook(plan.settings.logging_interval),
+        BadSampleHook(plan.settings.logging_interval, plan.settings.bad_sample_limit),
         SaveHook(plan.settings.save_steps),
         ProgressHook(),
     ]

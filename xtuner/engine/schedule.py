@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 
 class WarmupCosine:
@@ -33,11 +34,12 @@ class WarmupCosine:
         self.max_epochs = max_epochs
         self.max_iters = max_iters
 
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Returns the optimizer steps of the run: `max_iters`, else `max_epochs` times `steps_per_epoch`."""
+    def total_steps(self, steps_in: Callable[[float], int]) -> int:
+        """Returns the optimizer steps of the run: `max_iters`, else what `steps_in` says of `max_epochs`."""
         if self.max_iters is not None:
             return self.max_iters
-        return max(1, math.ceil(self.max_epochs * steps_per_epoch))  # type: ignore[operator]  # checked in __init__
+        assert self.max_epochs is not None
+        return max(1, steps_in(self.max_epochs))
 
     def factor(self, step: int, total: int) -> float:
         """Returns the share of the peak rate that optimizer step `step` (from 0) of `total` uses."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+LossMean = Literal["step", "micro_batch"]
 
 VISUALIZERS = ("tensorboard", "wandb")
 """Where scalars may go beside the text log."""
@@ -23,6 +26,10 @@ class RuntimeSettings:
         val_interval: optimizer steps between evaluations during training, one more after the last step; None = none.
         val_benchmarks: names of the config's benchmarks to evaluate then; None = all whose files are there.
         val_limit: only so many questions of each; None = all.
+        loss_mean: what the gradient is the mean over: ``step``: the supervised tokens of all micro-batches and ranks,
+            so that neither packing nor accumulation changes it; ``micro_batch``: those of each micro-batch, then the
+            plain mean over micro-batches, as trainers did before.
+        bad_sample_limit: share of the samples that may be unreadable and replaced before the run stops.
 
     Raises:
         ValueError: a number out of range or an unknown visualizer.
@@ -36,6 +43,8 @@ class RuntimeSettings:
     val_interval: int | None = None
     val_benchmarks: Sequence[str] | None = None
     val_limit: int | None = None
+    loss_mean: LossMean = "step"
+    bad_sample_limit: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("save_steps", "logging_interval"):
@@ -53,6 +62,10 @@ class RuntimeSettings:
             self.val_benchmarks = (self.val_benchmarks,)
         if isinstance(self.visualizers, str):
             self.visualizers = (self.visualizers,)
+        if self.loss_mean not in get_args(LossMean):
+            raise ValueError(f"loss_mean is '{self.loss_mean}': expected one of {', '.join(get_args(LossMean))}.")
+        if not 0 <= self.bad_sample_limit <= 1:
+            raise ValueError(f"bad_sample_limit is {self.bad_sample_limit}: expected a share from 0 to 1.")
         unknown = [name for name in self.visualizers if name not in VISUALIZERS]
         if unknown:
             raise ValueError(f"visualizers names {unknown}: expected some of {list(VISUALIZERS)}.")

@@ -10,6 +10,7 @@ import torch
 
 from xtuner.constants import IGNORE_INDEX
 from xtuner.engine.environment import Collective
+from xtuner.engine.settings import LossMean
 from xtuner.errors import XTunerError
 
 
@@ -37,8 +38,8 @@ class StepResult:
     """What one optimizer step did. Tensors stay on the device, so that nobody waits for them.
 
     Attributes:
-        loss_sum: summed token losses of this rank's micro-batches.
-        num_supervised: supervised tokens of all ranks.
+        loss_sum: summed token losses of this rank's micro-batches; with the mean over micro-batches, their mean losses.
+        loss_count: what all ranks' `loss_sum` is divided by: supervised tokens, or micro-batches.
         num_samples: samples of all ranks.
         num_tokens: this rank's tokens that are no padding.
         num_positions: this rank's positions, padding included.
@@ -46,10 +47,12 @@ class StepResult:
         counted: supervised tokens of this rank as the model counted them.
         expected: the same as counted from the labels.
         stop: True when any rank was asked to stop.
+        by_source: (2, K) this rank's summed token losses and supervised tokens of each of K sources; None where there
+            is one.
     """
 
     loss_sum: torch.Tensor
-    num_supervised: float
+    loss_count: float
     num_samples: float
     num_tokens: torch.Tensor
     num_positions: int
@@ -57,6 +60,7 @@ class StepResult:
     counted: torch.Tensor
     expected: int
     stop: bool
+    by_source: torch.Tensor | None = None
 
 
 def count_supervised(batch: Mapping[str, Any]) -> int:
@@ -69,6 +73,7 @@ def run_step(
     micro_batches: Sequence[Mapping[str, Any]],
     collective: Collective,
     stop: bool = False,
+    mean: LossMean = "step",
 ) -> StepResult:
     """Runs one optimizer step: the gradient is that of the mean loss over the supervised tokens of all ranks.
 
@@ -81,29 +86,36 @@ def run_step(
         micro_batches: this rank's batches of the step, on the CPU, with ``labels`` (B, T).
         collective: exchange between ranks.
         stop: this rank was asked to stop; travels with the token counts.
+        mean: see `RuntimeSettings`; ``micro_batch`` weighs each micro-batch by its own tokens only.
     """
-    expected = sum(count_supervised(batch) for batch in micro_batches)
+    counts = [count_supervised(batch) for batch in micro_batches]
+    expected = sum(counts)
     samples = sum(len(batch["labels"]) for batch in micro_batches)
     num_supervised, num_samples, stops = collective.sum([expected, samples, float(stop)])
-    weight = collective.world_size / max(1.0, num_supervised)
+    loss_count = num_supervised if mean == "step" else float(collective.world_size * len(micro_batches))
+    shares = [1.0 if mean == "step" else 1 / max(1, count) for count in counts]
+    weight = collective.world_size / max(1.0, loss_count)
 
     zero = torch.zeros((), device=backend.device)
     loss_sum, num_tokens, counted = zero.clone(), zero.clone(), zero.clone()
     num_positions = 0
-    for index, micro_batch in enumerate(micro_batches):
+    by_source: torch.Tensor | None = None
+    for index, (micro_batch, share) in enumerate(zip(micro_batches, shares, strict=True)):
         batch = backend.prepare(micro_batch)
         mask = batch.get("attention_mask")
         if mask is None:
             mask = micro_batch["labels"].new_ones(micro_batch["labels"].shape)
         num_tokens += mask.sum()
         num_positions += mask.numel()
-        output = backend.accumulate(batch, weight, last=index == len(micro_batches) - 1)
-        loss_sum += output["loss_sum"].detach()
+        output = backend.accumulate(batch, weight * share, last=index == len(micro_batches) - 1)
+        loss_sum += output["loss_sum"].detach() * share
         counted += output["num_supervised"]
+        if "by_source" in output:
+            by_source = output["by_source"] if by_source is None else by_source + output["by_source"]
     grad_norm = backend.update()
     return StepResult(
         loss_sum,
-        num_supervised,
+        loss_count,
         num_samples,
         num_tokens,
         num_positions,
@@ -111,6 +123,7 @@ def run_step(
         counted,
         expected,
         stops > 0,
+        by_source,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import html
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -57,11 +58,25 @@ def run(args: argparse.Namespace) -> int:
 def render_supervision(input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Text:
     """Decodes `input_ids`, special tokens included; what carries loss is coloured."""
     text = Text()
-    styles = [
-        _PICTURE if token == IMAGE_TOKEN_INDEX else _SUPERVISED if label != IGNORE_INDEX else ""
+    for kind, words in _runs(input_ids, labels, tokenizer):
+        text.append(words, {"picture": _PICTURE, "with-loss": _SUPERVISED}.get(kind, ""))
+    return text
+
+
+def supervision_html(input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Like `render_supervision`, as HTML with the classes ``with-loss`` and ``picture``."""
+    runs = ((kind, html.escape(words)) for kind, words in _runs(input_ids, labels, tokenizer))
+    return "".join(f'<span class="{kind}">{words}</span>' if kind else words for kind, words in runs)
+
+
+def _runs(
+    input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[str, str]]:
+    """Yields (picture, with-loss or nothing; text) of ids of one kind that follow each other."""
+    kinds = [
+        "picture" if token == IMAGE_TOKEN_INDEX else "with-loss" if label != IGNORE_INDEX else ""
         for token, label in zip(input_ids, labels, strict=True)
     ]
-    for style, run_of_ids in groupby(zip(input_ids, styles, strict=True), key=lambda pair: pair[1]):
+    for kind, run_of_ids in groupby(zip(input_ids, kinds, strict=True), key=lambda pair: pair[1]):
         ids = [token for token, _ in run_of_ids]
-        text.append(IMAGE_TOKEN * len(ids) if style == _PICTURE else str(tokenizer.decode(ids)), style)
-    return text
+        yield kind, IMAGE_TOKEN * len(ids) if kind == "picture" else str(tokenizer.decode(ids))

@@ -64,9 +64,15 @@ def run(args: argparse.Namespace) -> int:
 
     preflight(cfg, name)
 
-    # 4. this process among the others
-    from xtuner.engine.environment import close_environment, setup_environment
+    # 4. the data: one process prepares it, where that is to be done, and no other waits for it under a time limit
+    from xtuner.engine.environment import adopt_slurm, close_environment, setup_environment
+    from xtuner.registry import build
 
+    if args.launcher == "slurm":
+        adopt_slurm(os.environ)
+    dataset = build(cfg.train_dataset)
+
+    # 5. this process among the others
     environment = setup_environment(args.launcher, always_group=args.deepspeed is not None)
     work_dir = Path(args.work_dir or Path("work_dirs") / name)
     if environment.rank == 0:
@@ -74,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
         dump_config(cfg.as_written, work_dir / f"{name}.py")
         dump_config(cfg, work_dir / f"{name}_resolved.py")
 
-    # 5. model, optimizer, data, runner
+    # 6. model, optimizer, runner
     from xtuner.engine.assemble import assemble
 
-    runner = assemble(cfg, name, work_dir, environment, args.deepspeed, args.resume)
+    runner = assemble(cfg, name, work_dir, environment, args.deepspeed, args.resume, dataset)
 
-    # 6. train
+    # 7. train
     runner.train()
     close_environment()
     return EXIT_INTERRUPTED if runner.interrupted else 0

@@ -19,7 +19,7 @@ LIBRARIES = (
     "deepspeed",
     "peft",
     "open_clip_torch",
-    "datasets",
+    "pyarrow",
 )
 
 

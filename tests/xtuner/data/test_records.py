@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from xtuner.data import records
+from xtuner.data import json_stream
 from xtuner.data.records import Record, read_records
 from xtuner.errors import XTunerError
 
@@ -26,7 +26,7 @@ class TestGoodFiles:
     def test_array_in_chunks_of_any_size(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
     ) -> None:
-        monkeypatch.setattr(records, "_CHUNK", chunk)
+        monkeypatch.setattr(json_stream, "_CHUNK", chunk)
         assert read(tmp_path / "a.json", json.dumps(VALUES, indent=indent)) == (VALUES, [])
 
     def test_jsonl_with_empty_lines(self, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ class TestGoodFiles:
         assert read(tmp_path / "a.json", "\ufeff [ ]\n") == ([], [])
 
     def test_numbers_cut_by_a_chunk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(records, "_CHUNK", 3)
+        monkeypatch.setattr(json_stream, "_CHUNK", 3)
         assert read(tmp_path / "a.json", "[12345, 678901]") == ([12345, 678901], [])
 
 
@@ -45,9 +45,9 @@ class TestMalformed:
     @pytest.mark.parametrize(
         ("text", "kept", "message"),
         [
-            ('[{"id": 1},\n{"id": 2,}]', 1, "record number 2, line 2: "),
-            ('[{"id": 1}\n{"id": 2}]', 1, "record number 1, line 2: expected ',' or ']'"),
-            ('[{"id": 1},\n', 1, "record number 2, line 2: Expecting value"),
+            ('[{"id": 1},\n{"id": 2,}]', 1, "record number 2, line 2, column "),
+            ('[{"id": 1}\n{"id": 2}]', 1, "record number 1, line 2, column 1: expected ',' or ']'"),
+            ('[{"id": 1},\n', 1, "record number 2, line 2, column 1: Expecting value"),
             ('[{"id": 1}', 1, "'the end of the file'"),
             ('[{"id": 1}]\n]', 1, "found ']' after the end"),
         ],

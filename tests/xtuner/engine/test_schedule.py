@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from xtuner.engine.schedule import WarmupCosine
@@ -19,7 +21,7 @@ def test_warm_up_steps_are_not_rounded_up_by_float_noise() -> None:
 
 @pytest.mark.parametrize(("epochs", "iters", "total"), [(1, None, 11), (2.5, None, 28), (3, 7, 7)])
 def test_total_steps(epochs: float, iters: int | None, total: int) -> None:
-    assert WarmupCosine(max_epochs=epochs, max_iters=iters).total_steps(11) == total
+    assert WarmupCosine(max_epochs=epochs, max_iters=iters).total_steps(lambda n: math.ceil(11 * n)) == total
 
 
 @pytest.mark.parametrize("bad", [dict(warmup_ratio=3), dict(max_epochs=0), dict(max_iters=0), dict(max_epochs=None)])

@@ -38,7 +38,7 @@ class TestRunStep:
         split, joined = toy_backend(), toy_backend()
         first = run_step(split, batches([0, 1], [2], [3, 4, 5]), Collective())
         second = run_step(joined, batches([0, 1, 2, 3, 4, 5]), Collective())
-        assert first.num_supervised == second.num_supervised == first.counted == first.expected
+        assert first.loss_count == second.loss_count == first.counted == first.expected
         assert first.loss_sum.item() == pytest.approx(second.loss_sum.item(), rel=1e-6)
         assert float(first.grad_norm) == pytest.approx(float(second.grad_norm), rel=1e-5)
         for ours, theirs in zip(split.module.parameters(), joined.module.parameters(), strict=True):
@@ -53,12 +53,12 @@ class TestRunStep:
         (batch,) = batches([0])
         batch["labels"].fill_(IGNORE_INDEX)
         before = [p.clone() for p in backend.module.parameters()]
-        assert run_step(backend, [batch], Collective()).num_supervised == 0
+        assert run_step(backend, [batch], Collective()).loss_count == 0
         assert all(torch.equal(p, q) for p, q in zip(backend.module.parameters(), before, strict=True))
 
     def test_bf16_on_the_cpu_is_near_fp32(self) -> None:
         results = [run_step(toy_backend(precision=name), batches([0, 1]), Collective()) for name in ("bf16", "fp32")]
-        losses = [result.loss_sum.item() / result.num_supervised for result in results]
+        losses = [result.loss_sum.item() / result.loss_count for result in results]
         assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # bf16 keeps 8 bits
         assert losses[0] != losses[1]
 
@@ -70,3 +70,44 @@ def test_miscounting_model_is_found() -> None:
     check_counts(4, 4)
     with pytest.raises(XTunerError, match="reports 3 supervised tokens where the batches' labels have 4"):
         check_counts(3, 4)
+
+
+class TestLossMean:
+    def test_plain_mean_over_micro_batches(self) -> None:
+        parts = batches([0, 1], [2], [3, 4, 5])
+        means = []
+        for part in parts:
+            alone = run_step(toy_backend(), [part], Collective())
+            means.append(alone.loss_sum.item() / alone.loss_count)
+        result = run_step(toy_backend(), parts, Collective(), mean="micro_batch")
+        assert result.loss_count == 3
+        assert result.loss_sum.item() / 3 == pytest.approx(sum(means) / 3, rel=1e-6)
+        # the gradient is that of the same mean
+        by_tokens, plain = toy_backend(), toy_backend()
+        run_step(by_tokens, parts, Collective())
+        run_step(plain, parts, Collective(), mean="micro_batch")
+        pairs = zip(by_tokens.module.head.parameters(), plain.module.head.parameters(), strict=True)
+        assert any(not torch.equal(one, other) for one, other in pairs)
+
+    def test_one_micro_batch_is_the_same_either_way(self) -> None:
+        first, second = toy_backend(), toy_backend()
+        a = run_step(first, batches([0, 1, 2]), Collective())
+        b = run_step(second, batches([0, 1, 2]), Collective(), mean="micro_batch")
+        assert a.loss_sum.item() / a.loss_count == pytest.approx(b.loss_sum.item(), rel=1e-6)
+        for one, other in zip(first.module.parameters(), second.module.parameters(), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+    def test_sources_are_added_up(self) -> None:
+        class WithSources:
+            def __init__(self) -> None:
+                self.backend = toy_backend()
+                self.optimizer, self.device, self.prepare = self.backend.optimizer, CPU, self.backend.prepare
+                self.update = self.backend.update
+
+            def accumulate(self, batch: Any, weight: float, last: bool) -> dict[str, torch.Tensor]:
+                output = self.backend.accumulate(batch, weight, last)
+                return {**output, "by_source": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+
+        result = run_step(WithSources(), batches([0], [1]), Collective())
+        assert result.by_source is not None and result.by_source.tolist() == [[2, 4], [6, 8]]
+        assert run_step(toy_backend(), batches([0]), Collective()).by_source is None

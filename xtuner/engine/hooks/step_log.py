@@ -13,6 +13,8 @@ from mmengine.hooks import Hook
 from xtuner.engine.step import StepResult, check_counts
 from xtuner.log import get_logger
 
+_SOURCE = "loss/"
+
 
 class StepLogHook(Hook):
     """Writes a line and the scalars every `interval` optimizer steps, over all steps since the last line and
@@ -57,8 +59,9 @@ class StepLogHook(Hook):
 
     def _reset(self) -> None:
         self._device: torch.Tensor | None = None
+        self._by_source: torch.Tensor | None = None
         self._host = {
-            "supervised": 0.0,
+            "loss_count": 0.0,
             "samples": 0.0,
             "positions": 0,
             "expected": 0,
@@ -69,7 +72,9 @@ class StepLogHook(Hook):
     def _add(self, result: StepResult, data_wait: float) -> None:
         numbers = torch.stack([result.loss_sum.double(), result.num_tokens.double(), result.counted.double()])
         self._device = numbers if self._device is None else self._device + numbers
-        self._host["supervised"] += result.num_supervised
+        if result.by_source is not None:
+            self._by_source = result.by_source if self._by_source is None else self._by_source + result.by_source
+        self._host["loss_count"] += result.loss_count
         self._host["samples"] += result.num_samples
         self._host["positions"] += result.num_positions
         self._host["expected"] += result.expected
@@ -85,7 +90,7 @@ class StepLogHook(Hook):
         loss, tokens, positions = runner.collective.sum([loss, tokens, self._host["positions"]])
         steps = self._host["steps"]
         return {
-            "loss": loss / max(1.0, self._host["supervised"]),
+            "loss": loss / max(1.0, self._host["loss_count"]),
             "lr": runner.learning_rate,
             "grad_norm": float("nan") if result.grad_norm is None else float(result.grad_norm),
             "step_time": elapsed / steps,
@@ -94,14 +99,29 @@ class StepLogHook(Hook):
             "tokens_per_second": tokens / elapsed,
             "padding_share": 1 - tokens / max(1.0, positions),
             "memory_gb": _peak_memory_gb(runner.plan.environment.device),
+            **self._source_losses(runner),
         }
+
+    def _source_losses(self, runner: Any) -> dict[str, float]:
+        """Mean loss over the supervised tokens of each source that was seen."""
+        names = runner.plan.source_names
+        if len(names) < 2:
+            return {}
+        flat = [0.0] * (2 * len(names)) if self._by_source is None else self._by_source.flatten().tolist()
+        sums = runner.collective.sum(flat)
+        found = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
+        return {f"{_SOURCE}{name}": loss / tokens for name, loss, tokens in found if tokens}
 
     def _write(self, runner: Any, step: int, scalars: dict[str, float]) -> None:
         per_step = (time.perf_counter() - self._started) / (step - self._first)
         eta = datetime.timedelta(seconds=round(per_step * (runner.max_iters - step)))
         share = scalars["data_wait"] / scalars["step_time"]
+        sources = [
+            f"{name.removeprefix(_SOURCE)} {loss:.4f}" for name, loss in scalars.items() if name.startswith(_SOURCE)
+        ]
+        by_source = f" ({', '.join(sources)})" if sources else ""
         get_logger().info(
-            f"step {step}/{runner.max_iters}  loss {scalars['loss']:.4f}  lr {scalars['lr']:.3e}  "
+            f"step {step}/{runner.max_iters}  loss {scalars['loss']:.4f}{by_source}  lr {scalars['lr']:.3e}  "
             f"grad_norm {scalars['grad_norm']:.3f}  step {scalars['step_time']:.3f} s  "
             f"data wait {scalars['data_wait']:.3f} s ({share:.0%})  "
             f"{scalars['samples_per_second']:.2f} samples/s  {scalars['tokens_per_second']:.0f} tokens/s  "

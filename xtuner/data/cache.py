@@ -1,0 +1,92 @@
+"""Things made once from files and used again: where they stand, and who makes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xtuner.log import get_logger
+
+
+def cache_folder() -> Path:
+    """Returns the folder for automatic caches: ``$XTUNER_CACHE``, else ``~/.cache/xtuner``."""
+    return Path(os.environ.get("XTUNER_CACHE") or Path.home() / ".cache" / "xtuner")
+
+
+def build_once(target: Path, build: Callable[[], None]) -> None:
+    """Calls `build`, which must make `target` appear by a rename, unless it is there already.
+
+    Of several processes on a machine one builds while the others wait for its lock, however long that takes; no
+    process group is involved. Where a network's disk knows no locks, all build, and the first rename wins.
+    """
+    if target.exists():
+        return
+    with lock(target):
+        if not target.exists():
+            build()
+
+
+@contextmanager
+def lock(target: Path) -> Iterator[None]:
+    """Holds the lock that belongs to `target`; says so where another process has it."""
+    from filelock import FileLock, Timeout
+
+    name = hashlib.sha256(os.path.abspath(target).encode()).hexdigest()[:32]
+    held = FileLock(cache_folder() / "locks" / name)
+    Path(held.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held.acquire(timeout=1)
+    except Timeout:
+        get_logger().info("Another process prepares '%s': waiting for it.", target)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def unfinished_name(target: Path) -> Path:
+    """Returns a name beside `target` for what is being written; no two processes have the same."""
+    return target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}")
+
+
+def publish(unfinished: Path, target: Path) -> None:
+    """Renames `unfinished` to `target`; what another process has put there in the meantime stays."""
+    try:
+        os.replace(unfinished, target)
+    except OSError:
+        # a folder with content is not replaced: the other process made the same
+        if not target.is_dir():
+            raise
+
+
+def remembered_digest(path: str) -> str:
+    """Digest of a file's content, remembered by place, size and time: not read again at every start."""
+    state = os.stat(path)
+    key = f"{os.path.abspath(path)}\n{state.st_size}\n{state.st_mtime_ns}"
+    memory = cache_folder() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    try:
+        return memory.read_text()
+    except OSError:
+        digest = _file_digest(path)
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = unfinished_name(memory)
+        unfinished.write_text(digest)
+        os.replace(unfinished, memory)
+    except OSError:
+        # a read-only home only costs reading the file again
+        return digest
+    return digest
+
+
+def _file_digest(path: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,61 @@
+"""Cutting an order of samples into micro-batches by their tokens, and sharing those out over steps and ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xtuner.errors import XTunerError
+
+
+def check_fits(lengths: np.ndarray, max_tokens: int) -> None:
+    """Refuses samples with more than `max_tokens` tokens.
+
+    Raises:
+        XTunerError: with their number and the longest.
+    """
+    over = int((lengths > max_tokens).sum())
+    if over:
+        raise XTunerError(
+            f"max_tokens_per_batch={max_tokens:,}, but {over:,} of {len(lengths):,} samples have more tokens, the "
+            f"longest {int(lengths.max()):,}: raise it to that at least, or lower max_length."
+        )
+
+
+def cut_by_tokens(lengths: np.ndarray, max_tokens: int) -> np.ndarray:
+    """Cuts samples that stand in order into rows of at most `max_tokens` tokens.
+
+    Returns:
+        (rows, 2) int64 start and end of each row; every row is as long as the next sample lets it be.
+    """
+    ends: list[int] = []
+    total = 0
+    for place, length in enumerate(lengths.tolist()):
+        total += length
+        if total > max_tokens:
+            ends.append(place)
+            total = length
+    bounds = np.array([0, *ends, len(lengths)], np.int64)
+    return np.stack([bounds[:-1], bounds[1:]], axis=1)
+
+
+def arrange_rows(
+    rows: np.ndarray, lengths: np.ndarray, grad_accum: int, world_size: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Shares rows out so that all ranks compute rows of about the same number of tokens at a time.
+
+    Args:
+        rows: (R, 2) start and end of each in `lengths`.
+        lengths: of the samples, in order.
+        grad_accum: rows of one rank per step.
+        world_size: number of ranks.
+        generator: of the order of what is computed at a time.
+
+    Returns:
+        (steps, grad_accum, world_size, 2); filled up to whole steps with the first rows.
+    """
+    sums = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = sums[rows[:, 1]] - sums[rows[:, 0]]
+    per_step = grad_accum * world_size
+    filled = np.resize(np.arange(len(rows)), -(-len(rows) // per_step) * per_step)
+    at_a_time = filled[np.argsort(tokens[filled], kind="stable")].reshape(-1, world_size)
+    return rows[generator.permutation(at_a_time)].reshape(-1, grad_accum, world_size, 2)

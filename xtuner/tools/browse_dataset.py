@@ -1,0 +1,88 @@
+"""``xtuner browse-dataset CONFIG --out DIR``: samples as the model sees them, as a page to look through."""
+
+from __future__ import annotations
+
+import argparse
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from xtuner.config import load_config, parse_overrides
+from xtuner.registry import build
+from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.log_dataset import supervision_html
+
+_PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
+<style>body{{font:14px sans-serif;margin:2em;max-width:1500px}} article{{border-top:1px solid #ccc;padding:1em 0}}
+figure{{display:inline-block;margin:0 1em 1em 0}} img{{max-width:600px}} pre{{white-space:pre-wrap}}
+.with-loss{{background:#d6f5d6}} .picture{{background:#f3d6f5}}</style>
+<h1>{title}</h1><p>{summary}</p><p><span class="with-loss">with loss</span> <span class="picture">picture</span></p>
+<img src="{histograms}" alt="histograms" style="max-width:100%">
+{articles}
+"""
+_HISTOGRAMS = "histograms.png"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("config", help="path or name of the config whose train_dataset is shown")
+    parser.add_argument("--out", required=True, help="folder for the page and its pictures")
+    parser.add_argument("-n", "--num", type=int, default=20, help="samples to show (default: 20)")
+    parser.add_argument("--start", type=int, default=0, help="first sample (default: 0)")
+    parser.add_argument("--spread", action="store_true", help="samples from all over the data, not one after the other")
+    add_cfg_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes ``index.html``, pictures with their boxes, and histograms."""
+    cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    dataset: Any = build(cfg.train_dataset)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    draw_histograms(dataset.statistics(), out / _HISTOGRAMS)
+    step = max(1, (len(dataset) - args.start) // max(1, args.num)) if args.spread else 1
+    numbers = range(args.start, len(dataset), step)[: args.num]
+    articles = [_article(dataset, number, dataset.tokenizer, out) for number in numbers]
+    text = _PAGE.format(
+        title=html.escape(Path(str(args.config)).stem),
+        summary=f"{len(dataset):,} samples, {len(articles)} shown",
+        histograms=_HISTOGRAMS,
+        articles="\n".join(articles),
+    )
+    (out / "index.html").write_text(text, encoding="utf-8")
+    Console(soft_wrap=True, highlight=False).print(f"Open {out / 'index.html'}")
+    return 0
+
+
+def draw_histograms(statistics: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draws a histogram of each of `statistics` (name: one number per sample or picture) into one picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(statistics), figsize=(5 * len(statistics), 3.5), squeeze=False)
+    for axis, (name, values) in zip(axes[0], statistics.items(), strict=True):
+        axis.hist(values, bins=min(60, 1 + len(np.unique(values))), color="#4477aa")
+        axis.set_title(f"{name}: mean {values.mean():.1f}, largest {values.max():,}" if len(values) else name)
+        axis.set_yscale("log")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def _article(dataset: Any, number: int, tokenizer: Any, out: Path) -> str:
+    sample = dataset[number]
+    figures = []
+    for place, picture in enumerate(dataset.draw(number)):
+        name = f"{number:07d}_{place}.jpg"
+        picture.save(out / name, quality=90)
+        figures.append(f'<figure><img src="{name}"></figure>')
+    prompt = supervision_html(list(map(int, sample["input_ids"])), list(map(int, sample["labels"])), tokenizer)
+    head = f"sample {number}, id {html.escape(str(sample['sample_id']))}"
+    described = html.escape(dataset.describe(number))
+    return f"<article><h3>{head}</h3>{''.join(figures)}<pre>{prompt}</pre><pre>{described}</pre></article>"

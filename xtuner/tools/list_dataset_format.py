@@ -1,0 +1,25 @@
+"""``xtuner list-dataset-format``: the formats of records that training reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from rich.console import Console
+
+from xtuner.data.formats import FORMATS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds nothing: the command has no arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints each format with how it is told and an example."""
+    out = Console(soft_wrap=True, markup=False, highlight=False)
+    out.print("Records in a JSON array or as JSONL, told apart record by record. Paths are relative to image_folder.")
+    for one in FORMATS:
+        out.print(f"\n{one.name}", style="bold", end="")
+        out.print(f": {one.known_by}")
+        out.print(json.dumps(one.example, indent=2))
+    return 0
