@@ -14,13 +14,12 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from own_process import seconds_of
 from PIL import Image
 from rich.console import Console
 from torch.nn import functional
@@ -62,13 +61,6 @@ def here(paths: list[Path], processor: ImageProcessor) -> list[torch.Tensor]:
     """One batch of bytes, as data set and collate make it."""
     pixels = [processor.pixels(processor.open(path)).permute(1, 2, 0).unsqueeze(0) for path in paths]
     return [torch.cat(pixels).permute(0, 3, 1, 2).share_memory_()]
-
-
-def seconds_of(action: Callable[[], Any]) -> tuple[float, Any]:
-    """Processor seconds and the result."""
-    started = time.process_time()
-    result = action()
-    return time.process_time() - started, result
 
 
 def main() -> None:

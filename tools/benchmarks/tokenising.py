@@ -17,11 +17,10 @@ import random
 import re
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from own_process import seconds_of
 from rich.console import Console
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -125,13 +124,6 @@ def here(talks: list[Conversation], tokenizer: PreTrainedTokenizerFast) -> list[
     """Ours, a batch as preparing makes them."""
     encoded = encode_conversations(talks, tokenizer, get_template("vicuna"), 100_000)
     return [(one.input_ids, one.labels) for one in encoded]
-
-
-def seconds_of(action: Callable[[], Any]) -> tuple[float, Any]:
-    """Processor seconds and the result."""
-    started = time.process_time()
-    result = action()
-    return time.process_time() - started, result
 
 
 def main() -> None:
