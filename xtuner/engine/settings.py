@@ -20,6 +20,10 @@ class RuntimeSettings:
             the device.
         seed: start of all random numbers; rank r trains with ``seed + r``.
         visualizers: any of ``VISUALIZERS``.
+        async_save: write checkpoints beside the training, from a copy in host memory.
+        keep_best: metric of evaluation during training, ``val/<benchmark>/overall`` for instance, whose best
+            checkpoint stays although newer ones come; None for none. It is looked at in steps that save.
+        max_skipped_steps: so many steps in a row without a finite gradient end the run.
 
     Raises:
         ValueError: a number out of range or an unknown visualizer.
@@ -30,9 +34,12 @@ class RuntimeSettings:
     logging_interval: int = 10
     seed: int = 42
     visualizers: Sequence[str] = ("tensorboard",)
+    async_save: bool = False
+    keep_best: str | None = None
+    max_skipped_steps: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("save_steps", "logging_interval"):
+        for name in ("save_steps", "logging_interval", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected 1 or more.")
         if self.save_total_limit == -1:

@@ -19,6 +19,16 @@ class TrainBackend(Protocol):
     optimizer: Any
     device: torch.device
 
+    @property
+    def module(self) -> Any:
+        """The model without wrappers: a `TrainableParts`."""
+        ...
+
+    @property
+    def in_step(self) -> bool:
+        """True where all ranks must run the same modules, since they gather the weights of each together."""
+        ...
+
     def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the model's data preprocessor: a CPU batch in, keyword arguments on the device out."""
         ...
@@ -45,7 +55,7 @@ class StepResult:
         grad_norm: the gradients' 2-norm before clipping.
         counted: supervised tokens of this rank as the model counted them.
         expected: the same as counted from the labels.
-        stop: True when any rank was asked to stop.
+        votes: how many ranks voted for each of the things that the ranks were asked about.
     """
 
     loss_sum: torch.Tensor
@@ -56,7 +66,7 @@ class StepResult:
     grad_norm: torch.Tensor | float | None
     counted: torch.Tensor
     expected: int
-    stop: bool
+    votes: dict[str, int]
 
 
 def count_supervised(batch: Mapping[str, Any]) -> int:
@@ -68,7 +78,7 @@ def run_step(
     backend: TrainBackend,
     micro_batches: Sequence[Mapping[str, Any]],
     collective: Collective,
-    stop: bool = False,
+    votes: Mapping[str, bool] | None = None,
 ) -> StepResult:
     """Runs one optimizer step: the gradient is that of the mean loss over the supervised tokens of all ranks.
 
@@ -79,12 +89,17 @@ def run_step(
     Args:
         backend: plain or DeepSpeed.
         micro_batches: this rank's batches of the step, on the CPU, with ``labels`` (B, T).
-        collective: exchange between ranks.
-        stop: this rank was asked to stop; travels with the token counts.
+        collective: exchange between ranks; one exchange per step carries everything.
+        votes: yes or no of this rank to what the ranks decide together; the same names on every rank.
     """
+    votes = votes or {}
     expected = sum(count_supervised(batch) for batch in micro_batches)
     samples = sum(len(batch["labels"]) for batch in micro_batches)
-    num_supervised, num_samples, stops = collective.sum([expected, samples, float(stop)])
+    has_rare = [backend.module.has_rare_inputs(batch) for batch in micro_batches]
+    num_supervised, num_samples, *counts = collective.sum(
+        [expected, samples, *map(float, votes.values()), *map(float, has_rare)]
+    )
+    ranks_with_rare = counts[len(votes) :]
     weight = collective.world_size / max(1.0, num_supervised)
 
     zero = torch.zeros((), device=backend.device)
@@ -92,6 +107,8 @@ def run_step(
     num_positions = 0
     for index, micro_batch in enumerate(micro_batches):
         batch = backend.prepare(micro_batch)
+        if backend.in_step and not has_rare[index]:
+            batch = backend.module.keep_in_step(batch, ranks_with_rare[index] > 0)
         mask = batch.get("attention_mask")
         if mask is None:
             mask = micro_batch["labels"].new_ones(micro_batch["labels"].shape)
@@ -110,7 +127,7 @@ def run_step(
         grad_norm,
         counted,
         expected,
-        stops > 0,
+        {name: round(count) for name, count in zip(votes, counts, strict=False)},
     )
 
 

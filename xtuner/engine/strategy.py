@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 from mmengine._strategy.deepspeed import DeepSpeedStrategy, MMDeepSpeedEngineWrapper
 from torch import distributed, nn
 
 from xtuner.compat import mend
-from xtuner.engine.checkpoint import TRAINER_FILE, remove_checkpoint
-from xtuner.engine.environment import Collective, Environment
+from xtuner.engine.checkpoint import flush
+from xtuner.engine.environment import Environment
+from xtuner.engine.integrity import TRAINER_FILE, list_files
 from xtuner.engine.optim import StepOptimizer
+from xtuner.engine.saving import to_host, write_file
 from xtuner.errors import XTunerError
-from xtuner.model.checkpoints import save_file_atomic
 
 mend("mmengine._strategy.deepspeed")
 mend("deepspeed.ops")
@@ -82,6 +83,11 @@ class DeepSpeedBackend:
         self.device = device
 
     @property
+    def in_step(self) -> bool:
+        """True under ZeRO-3: ranks gather each module's weights together, so all must run the same modules."""
+        return self.engine.zero_optimization_partition_weights()
+
+    @property
     def module(self) -> Any:
         """The model itself; under ZeRO-3 its parameters are partitioned."""
         return self.engine.module
@@ -104,26 +110,29 @@ class DeepSpeedBackend:
         """Returns the gradients' norm before clipping; the engine has updated already."""
         return self.engine.get_global_grad_norm()
 
-    def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
-        """All ranks write their shards below a temporary name; rank 0 adds `trainer`, flushes and renames."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        if collective.rank == 0:
-            remove_checkpoint(temporary)
-        collective.barrier()
-        self.engine.save_checkpoint(
-            str(path.parent), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
-        )
-        for shard in temporary.glob(f"*rank_{collective.rank}_*"):
-            _flush(shard)
-        collective.barrier()
-        if collective.rank == 0:
-            for shard in temporary.glob("mp_rank_*"):
-                _flush(shard)
-            save_file_atomic({"trainer": trainer}, temporary / TRAINER_FILE)
-            remove_checkpoint(path)
-            temporary.rename(path)
-            _flush(path.parent)
-        collective.barrier()
+    def stage(self, temporary: Path, trainer: dict[str, Any], copy: bool) -> Callable[[], None]:
+        """Each rank writes its shards, rank 0 also the shared files; see `SavingBackend`."""
+        collected = CollectingEngine(copy)
+        former, self.engine.checkpoint_engine = self.engine.checkpoint_engine, collected
+        try:
+            self.engine.save_checkpoint(
+                str(temporary.parent), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
+            )
+        finally:
+            self.engine.checkpoint_engine = former
+
+        def write() -> None:
+            temporary.mkdir(exist_ok=True)
+            for name, content in collected.files.items():
+                write_file(content, temporary / name)
+
+        return write
+
+    def seal(self, temporary: Path, trainer: dict[str, Any]) -> None:
+        """Adds the trainer file, with the names and sizes of all shards; a folder that has it is complete."""
+        facts = {**trainer, "files": list_files(temporary)}
+        write_file({"trainer": facts}, temporary / TRAINER_FILE)
+        flush(temporary)
 
     def read_trainer(self, path: Path) -> dict[str, Any]:
         """Returns the `trainer` part of a checkpoint.
@@ -150,10 +159,33 @@ class DeepSpeedBackend:
             raise XTunerError(f"{path} holds no shards that DeepSpeed can read: take an older checkpoint.")
 
 
-def _flush(path: Path) -> None:
-    """Waits until a file's or folder's contents are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class CollectingEngine(CheckpointEngine):
+    """Collects what DeepSpeed would write, so that it can be written elsewhere or later.
+
+    Args:
+        copy: take copies in host memory, since the tensors will change.
+    """
+
+    def __init__(self, copy: bool) -> None:
+        super().__init__()
+        self.copy = copy
+        self.files: dict[str, Any] = {}
+
+    def create(self, info: Any) -> None:
+        """Nothing to prepare."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Keeps a file's content under its name."""
+        self.files[Path(path).name] = to_host(state_dict) if self.copy else state_dict
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Is never asked for: loading goes through DeepSpeed's own engine.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(path)
+
+    def commit(self, info: Any) -> bool:
+        """Says that all is well; `CheckpointSaver` commits."""
+        return True

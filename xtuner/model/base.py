@@ -67,6 +67,23 @@ class TrainableParts(BaseModel):
                 part.eval()
         return self
 
+    def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
+        """True where a collated batch holds inputs that other batches may lack (pictures, say), for which parts of the
+        model run that otherwise do not.
+        """
+        return False
+
+    def keep_in_step(self, batch: dict[str, Any], elsewhere: bool) -> dict[str, Any]:
+        """Returns a prepared batch without rare inputs so changed that the same modules run as on other ranks.
+
+        Called where weights are partitioned over ranks, which gather those of each module together.
+
+        Args:
+            batch: keyword arguments of `forward`.
+            elsewhere: another rank's batch has rare inputs.
+        """
+        return batch
+
     def init_weights(self) -> None:
         """Does nothing: every part comes initialised or loaded, and mmengine's runner would overwrite
         them.

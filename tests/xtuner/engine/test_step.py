@@ -62,8 +62,9 @@ class TestRunStep:
         assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # bf16 keeps 8 bits
         assert losses[0] != losses[1]
 
-    def test_stop_is_passed_on(self) -> None:
-        assert run_step(toy_backend(), batches([0]), Collective(), stop=True).stop
+    def test_votes_are_counted(self) -> None:
+        votes = {"stop": True, "written": False}
+        assert run_step(toy_backend(), batches([0]), Collective(), votes).votes == {"stop": 1, "written": 0}
 
 
 def test_miscounting_model_is_found() -> None:
