@@ -30,9 +30,9 @@ from xtuner.engine.hooks.progress import ProgressHook
 from xtuner.engine.hooks.save import SaveHook
 from xtuner.engine.hooks.step_log import StepLogHook
 from xtuner.engine.hooks.stop import StopHook
+from xtuner.engine.integrity import check_bytes
 from xtuner.engine.loops import TrainLoop
 from xtuner.engine.optim import StepOptimizer, set_learning_rate
-from xtuner.engine.integrity import check_bytes
 from xtuner.engine.plain import PlainBackend, wrap_plain
 from xtuner.engine.saving import CheckpointSaver
 from xtuner.engine.schedule import WarmupCosine
