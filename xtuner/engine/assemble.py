@@ -7,10 +7,12 @@ from typing import Any
 
 from xtuner.engine.checkpoint import CheckpointFolder
 from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
-from xtuner.engine.environment import Environment, seed_everything
+from xtuner.engine.environment import Environment, join_deepspeed, seed_everything
 from xtuner.engine.loader import build_train_dataloader
+from xtuner.engine.precision import resolve_precision
 from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
 from xtuner.log import get_logger
+from xtuner.model.placement import load_onto, partition_while_loading
 from xtuner.registry import build
 
 
@@ -51,7 +53,14 @@ def assemble(
 
     # the same start on every rank: parts made anew must agree
     seed_everything(settings.seed)
-    model = build(cfg.model)
+    partitioning = None
+    if deepspeed_settings is not None and deepspeed_settings.get("zero_optimization", {}).get("stage") == 3:
+        join_deepspeed()
+        precision = resolve_precision(cfg.optimizer.get("precision", "auto"), environment.device)
+        partitioning = partition_while_loading(deepspeed_settings, batch_size, precision.name)
+    with load_onto(environment.device):
+        model = build(cfg.model)
+    del partitioning  # what is built later is no part of the model
     offloads = deepspeed_settings is not None and offloads_optimizer(deepspeed_settings)
     optimizer = build(cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads)
     if deepspeed_settings is not None:

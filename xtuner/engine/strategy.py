@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 from mmengine._strategy.deepspeed import DeepSpeedStrategy, MMDeepSpeedEngineWrapper
-from torch import distributed, nn
+from torch import nn
 
 from xtuner.compat import mend
 from xtuner.engine.checkpoint import flush
-from xtuner.engine.environment import Environment
+from xtuner.engine.environment import Environment, join_deepspeed
 from xtuner.engine.integrity import TRAINER_FILE, list_files
 from xtuner.engine.optim import StepOptimizer
 from xtuner.engine.saving import to_host, write_file
@@ -40,10 +40,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def __init__(
         self, config: dict[str, Any], environment: Environment, seed: int, work_dir: str, experiment_name: str
     ) -> None:
-        from deepspeed import comm
-
-        # adopts the process group that is there: auto_mpi_discovery would want mpi4py
-        comm.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False)
+        join_deepspeed()
         super().__init__(
             config=config,
             gradient_accumulation_steps=config["gradient_accumulation_steps"],

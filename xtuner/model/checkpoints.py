@@ -19,6 +19,7 @@ from xtuner.model.weight_files import load_pickle, read_state_dict
 __all__ = ["LoadReport", "load_parts", "load_pickle", "read_state_dict", "save_file_atomic"]
 
 _SHOWN = 12
+_ADAPTERS = " adapters"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def load_parts(
     state: Mapping[str, torch.Tensor],
     required: Collection[str],
     source: str = "the checkpoint",
+    adapters: Mapping[str, Collection[str]] | None = None,
 ) -> LoadReport:
     """Loads `state` into a model's parts: all of it or, if anything does not fit, nothing.
 
@@ -56,14 +58,19 @@ def load_parts(
         state: weights by full name.
         required: parts that must be there; others that the checkpoint has none of stay as they are.
         source: where `state` is from, for messages.
+        adapters: parts that are trained by adapters, with the names of these weights within the part. Such a part's
+            adapters and its other weights may each come alone; where it is required its adapters are.
 
     Raises:
         XTunerError: a required part is absent, a part is incomplete, or a weight has another shape; the message
             names all of them.
     """
-    own = {
-        part: {f"{part}.{name}": tensor for name, tensor in _tensors(module).items()} for part, module in parts.items()
-    }
+    own = _own_tensors(parts, adapters or {})
+    if adapters:
+        from xtuner.model.lora import to_adapted_names
+
+        state = to_adapted_names(state, {name: tensor for tensors in own.values() for name, tensor in tensors.items()})
+        required = [f"{name}{_ADAPTERS}" if name in adapters else name for name in required]
     found = {part: [name for name in tensors if name in state] for part, tensors in own.items()}
     missing: list[str] = []
     problems: list[str] = []
@@ -86,10 +93,24 @@ def load_parts(
             _copy(own[part][name], state[name])
     known = {name for tensors in own.values() for name in tensors}
     return LoadReport(
-        loaded_parts=tuple(part for part in parts if found[part]),
+        loaded_parts=tuple(part for part in own if found[part]),
         missing=tuple(missing),
         unexpected=tuple(sorted(name for name in state if name not in known)),
     )
+
+
+def _own_tensors(
+    parts: Mapping[str, nn.Module], adapters: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by full name of each part; adapters count as a part of their own."""
+    own: dict[str, dict[str, torch.Tensor]] = {}
+    for part, module in parts.items():
+        trained = adapters.get(part, ())
+        tensors = _tensors(module)
+        own[part] = {f"{part}.{name}": tensor for name, tensor in tensors.items() if name not in trained}
+        if trained:
+            own[f"{part}{_ADAPTERS}"] = {f"{part}.{name}": tensors[name] for name in trained}
+    return own
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
