@@ -186,9 +186,10 @@ class MGLLaVA(TrainableParts):
         pixels = batch.get("pixel_values")
         return pixels is not None and len(pixels) > 0
 
-    def keep_in_step(self, batch: dict[str, Any], elsewhere: bool) -> dict[str, Any]:
-        """Adds a blank picture, which nothing sees, where another rank's encoders run or one has trained adapters."""
-        return {**batch, "blank_picture": elsewhere or "low_res_encoder" in self.trainable}
+    def keep_in_step(self, batch: dict[str, Any], elsewhere: bool, partitioned: bool) -> dict[str, Any]:
+        """Adds a blank picture, which nothing sees, where the encoders have to run as they do on other ranks."""
+        trained = "low_res_encoder" in self.trainable
+        return {**batch, "blank_picture": (elsewhere or trained) if partitioned else (elsewhere and trained)}
 
     def load_checkpoint(self, path: str | Path, required: Collection[str] | None = None) -> LoadReport:
         """Loads weights into the parts that a checkpoint holds and logs the report.

@@ -153,7 +153,7 @@ class TestTextOnly:
         batch = model.data_preprocessor(tiny_batch((12,), (0,)))
         plain = model(**batch)["loss_sum"]
         counters = [calls(model.low_res_encoder), calls(model.high_res_encoder)]
-        assert torch.equal(model(**model.keep_in_step(batch, elsewhere))["loss_sum"], plain)
+        assert torch.equal(model(**model.keep_in_step(batch, elsewhere, partitioned=True))["loss_sum"], plain)
         assert counters == ([[1], [1]] if elsewhere else [[], []])
 
     def test_only_pictures_are_rare(self, tmp_path: Path) -> None:

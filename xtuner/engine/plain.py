@@ -37,8 +37,8 @@ class PlainBackend:
         device: where it is.
     """
 
-    in_step = False
-    """Ranks may run different modules: each has all weights."""
+    zero_stage = 0
+    """DDP's buckets are fixed and each rank has all weights: ranks may run different modules."""
 
     def __init__(self, model: nn.Module, optimizer: StepOptimizer, device: torch.device) -> None:
         self.model = model

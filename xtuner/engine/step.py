@@ -12,6 +12,8 @@ from xtuner.constants import IGNORE_INDEX
 from xtuner.engine.environment import Collective
 from xtuner.errors import XTunerError
 
+_ORDERED, _PARTITIONED = 2, 3
+
 
 class TrainBackend(Protocol):
     """What a runner offers to the step: the plain one and DeepSpeed's differ only in these."""
@@ -25,8 +27,10 @@ class TrainBackend(Protocol):
         ...
 
     @property
-    def in_step(self) -> bool:
-        """True where all ranks must run the same modules, since they gather the weights of each together."""
+    def zero_stage(self) -> int:
+        """DeepSpeed's ZeRO stage, 0 without. From 2 on gradients must come in one order on all ranks; at 3 all ranks must
+        run the same modules, since they gather the weights of each together.
+        """
         ...
 
     def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,8 +111,8 @@ def run_step(
     num_positions = 0
     for index, micro_batch in enumerate(micro_batches):
         batch = backend.prepare(micro_batch)
-        if backend.in_step and not has_rare[index]:
-            batch = backend.module.keep_in_step(batch, ranks_with_rare[index] > 0)
+        if backend.zero_stage >= _ORDERED and not has_rare[index]:
+            batch = backend.module.keep_in_step(batch, ranks_with_rare[index] > 0, backend.zero_stage == _PARTITIONED)
         mask = batch.get("attention_mask")
         if mask is None:
             mask = micro_batch["labels"].new_ones(micro_batch["labels"].shape)

@@ -80,9 +80,9 @@ class DeepSpeedBackend:
         self.device = device
 
     @property
-    def in_step(self) -> bool:
-        """True under ZeRO-3: ranks gather each module's weights together, so all must run the same modules."""
-        return self.engine.zero_optimization_partition_weights()
+    def zero_stage(self) -> int:
+        """The engine's ZeRO stage; see `TrainBackend`."""
+        return int(self.engine.zero_optimization_stage())
 
     @property
     def module(self) -> Any:

@@ -124,14 +124,16 @@ class TrainableParts(BaseModel):
         """
         return False
 
-    def keep_in_step(self, batch: dict[str, Any], elsewhere: bool) -> dict[str, Any]:
-        """Returns a prepared batch without rare inputs so changed that the same modules run as on other ranks.
+    def keep_in_step(self, batch: dict[str, Any], elsewhere: bool, partitioned: bool) -> dict[str, Any]:
+        """Returns a prepared batch without rare inputs so changed that this rank keeps in step with the others.
 
-        Called where weights are partitioned over ranks, which gather those of each module together.
+        Called under ZeRO-2, which sums gradients over ranks in the order in which they come, so that trained modules
+        must run alike; and under ZeRO-3, whose ranks also gather the weights of each module together.
 
         Args:
             batch: keyword arguments of `forward`.
             elsewhere: another rank's batch has rare inputs.
+            partitioned: ZeRO-3.
         """
         return batch
 

@@ -149,9 +149,9 @@ def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
             target.copy_(value)
         return
     # under ZeRO-3 each rank holds a piece: gather, write on rank 0, scatter
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters([target], modifier_rank=0), torch.no_grad():
+    with deepspeed.zero.GatheredParameters([target], modifier_rank=0), torch.no_grad():
         if torch.distributed.get_rank() == 0:
             target.copy_(value)
 
