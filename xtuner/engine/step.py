@@ -28,8 +28,8 @@ class TrainBackend(Protocol):
 
     @property
     def zero_stage(self) -> int:
-        """DeepSpeed's ZeRO stage, 0 without. From 2 on gradients must come in one order on all ranks; at 3 all ranks must
-        run the same modules, since they gather the weights of each together.
+        """DeepSpeed's ZeRO stage, 0 without. From 2 on gradients must come in one order on all ranks; at 3 all ranks
+        must run the same modules, since they gather the weights of each together.
         """
         ...
 
