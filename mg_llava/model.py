@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from mg_llava.batch import BatchPreprocessor
 from mg_llava.checkpoint_names import is_published_layout, to_our_names
+from mg_llava.flops import StepFlops
 from mg_llava.preprocess import PixelNormalizer
 from mg_llava.splice import splice
 from xtuner.errors import XTunerError
@@ -108,6 +109,7 @@ class MGLLaVA(TrainableParts):
                 self.add_adapters(part, build(lora), setting)
         self.set_trainable(trainable)
         checkpoint_activations(self.llm, float(activation_checkpointing))
+        self._flops: StepFlops | None = None
         self.fused_loss = fused_loss
         if fused_loss and not in_meta_init():
             check_fused_loss(self.llm)
@@ -180,6 +182,12 @@ class MGLLaVA(TrainableParts):
             for layer in checkpointing_layers(self.llm):
                 layer.training = mode
         return self
+
+    def step_flops(self, batch: Mapping[str, Any]) -> float:
+        """Returns the floating-point operations of forward and backward pass for a collated batch."""
+        if self._flops is None:
+            self._flops = StepFlops(self)
+        return self._flops(batch)
 
     def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
         """True for a collated batch with pictures."""

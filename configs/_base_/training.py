@@ -56,4 +56,7 @@ runtime = dict(
     logging_interval="${logging_interval}",
     seed="${seed}",
     visualizers="${visualizers}",
+    async_save="${async_save}",
+    keep_best="${keep_best}",
+    max_skipped_steps="${max_skipped_steps}",
 )

@@ -11,6 +11,7 @@ from xtuner.engine.environment import Environment, join_deepspeed, seed_everythi
 from xtuner.engine.loader import build_train_dataloader
 from xtuner.engine.precision import resolve_precision
 from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
+from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.model.placement import load_onto, partition_while_loading
 from xtuner.registry import build
@@ -23,6 +24,7 @@ def assemble(
     environment: Environment,
     deepspeed: str | None = None,
     resume: str | None = None,
+    profile_steps: int = 0,
 ) -> TrainingMixin:
     """Builds data, model, optimizer, schedule and runner from a config.
 
@@ -33,9 +35,10 @@ def assemble(
         environment: this process.
         deepspeed: name or path of DeepSpeed's settings; None for plain torch.
         resume: a checkpoint's path, ``auto`` or None.
+        profile_steps: steps to record with the profiler.
 
     Raises:
-        XTunerError: a checkpoint or DeepSpeed setting that does not exist.
+        XTunerError: a checkpoint or DeepSpeed setting that does not exist, or a step of more samples than there are.
     """
     # cheap things first, so that a mistake in them does not cost the loading of a model
     settings = build(cfg.runtime)
@@ -48,6 +51,7 @@ def assemble(
     grad_accum = cfg.optimizer.get("accumulative_counts", 1)
     dataloader = build_train_dataloader(cfg.train_dataloader, dataset, grad_accum, environment, settings.seed)
     batch_size = cfg.train_dataloader.batch_size
+    _check_batch(len(dataset), batch_size, grad_accum, environment.world_size)
     steps_per_epoch = dataloader.batch_sampler.steps_per_epoch  # type: ignore[union-attr]  # our sampler has it
     max_iters = schedule.total_steps(steps_per_epoch)
 
@@ -78,10 +82,22 @@ def assemble(
         global_batch=environment.world_size * grad_accum * batch_size,
         resume=found,
         deepspeed=deepspeed_settings,
+        profile_steps=profile_steps,
     )
     size = f"{len(dataset)} samples, {plan.global_batch} per step, {max_iters} steps ({steps_per_epoch} an epoch)"
     get_logger().info("%s, precision %s", size, optimizer.precision.name)
     return make_runner(model, optimizer, dataloader, plan)
+
+
+def _check_batch(samples: int, batch_size: int, grad_accum: int, world_size: int) -> None:
+    """Refuses a step that would see samples twice."""
+    needed = batch_size * grad_accum * world_size
+    if needed > samples:
+        raise XTunerError(
+            f"an optimizer step takes {needed} samples (batch_size {batch_size} x accumulative_counts {grad_accum} x "
+            f"{world_size} processes), but the training data holds {samples}: some would be seen twice in every step. "
+            "Lower batch_size or accumulative_counts, or start fewer processes."
+        )
 
 
 def _say_start(resume: str | None, found: Path | None, work_dir: Path) -> None:

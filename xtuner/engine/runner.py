@@ -26,6 +26,7 @@ from xtuner.engine.checkpoint import (
 )
 from xtuner.engine.environment import Collective, Environment, seed_everything
 from xtuner.engine.guard import FiniteGuard
+from xtuner.engine.hooks.profile import ProfileHook
 from xtuner.engine.hooks.progress import ProgressHook
 from xtuner.engine.hooks.save import SaveHook
 from xtuner.engine.hooks.step_log import StepLogHook
@@ -56,6 +57,7 @@ class RunPlan:
         global_batch: samples of an optimizer step, all processes together.
         resume: checkpoint to go on from, if any.
         deepspeed: DeepSpeed's complete settings; None trains by plain torch.
+        profile_steps: steps to record with the profiler.
     """
 
     name: str
@@ -67,6 +69,7 @@ class RunPlan:
     global_batch: int
     resume: Path | None = None
     deepspeed: dict[str, Any] | None = None
+    profile_steps: int = 0
 
 
 class TrainingMixin:
@@ -248,6 +251,7 @@ def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOpti
             StepLogHook(plan.settings.logging_interval),
             SaveHook(plan.settings.save_steps, plan.settings.keep_best),
             ProgressHook(),
+            *([ProfileHook(plan.profile_steps)] if plan.profile_steps else []),
         ],
         launcher=plan.environment.launcher,
         visualizer=dict(type="Visualizer", vis_backends=[dict(type=kind) for kind in kinds]),

@@ -142,9 +142,9 @@ class DeepSpeedBackend:
         trainer = torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
         if trainer["world_size"] != self.engine.world_size:
             raise XTunerError(
-                f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: "
-                "its shards fit that number only. Start as many, or convert it with 'python -m "
-                "deepspeed.checkpoint.ds_to_universal' and set checkpoint.load_universal in its settings."
+                f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: its shards "
+                "fit that number only. Start as many (NPROC_PER_NODE, NNODES), or begin a new run from its weights: "
+                f"leave --resume out and add --cfg-options pretrained_pth={path}"
             )
         return trainer
 

@@ -118,6 +118,10 @@ class TrainableParts(BaseModel):
                 part.eval()
         return self
 
+    def step_flops(self, batch: Mapping[str, Any]) -> float:
+        """Returns the floating-point operations of forward and backward pass for a collated batch; 0 = not known."""
+        return 0.0
+
     def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
         """True where a collated batch holds inputs that other batches may lack (pictures, say), for which parts of the
         model run that otherwise do not.

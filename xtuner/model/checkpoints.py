@@ -87,7 +87,7 @@ def load_parts(
             if tuple(state[name].shape) != _shape(tensors[name])
         ]
     if problems:
-        raise XTunerError(_refusal(source, problems, state))
+        raise XTunerError(_refusal(source, [*_widths(own, state), *problems], state))
     for part, names in found.items():
         for name in names:
             _copy(own[part][name], state[name])
@@ -126,6 +126,15 @@ def _absent(tensors: Mapping[str, torch.Tensor], found: Collection[str]) -> list
     # tied weights are saved once, under one of their names
     loaded = {id(tensors[name]) for name in found}
     return [name for name, tensor in tensors.items() if id(tensor) not in loaded]
+
+
+def _widths(own: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names the two widths where a checkpoint's projector was made for a language model of another width."""
+    last = [name for name in own.get("projector", {}) if name.endswith(".bias") and name in state][-1:]
+    there, here = (_shape(found[last[0]])[0] for found in (state, own["projector"])) if last else (0, 0)
+    if there == here:
+        return []
+    return [f"its language model is {there} wide, this one {here}: it was trained with another language model"]
 
 
 def _refusal(source: str, problems: list[str], state: Mapping[str, torch.Tensor]) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from xtuner.engine.precision import Precision
 from xtuner.engine.preflight import missing_files, missing_training_files, preflight
 from xtuner.engine.settings import RuntimeSettings
 from xtuner.errors import ProblemsError, XTunerError
+from xtuner.log import get_logger
 
 SHIPPED = [f"deepspeed_zero{stage}{end}" for stage in (1, 2, 3) for end in ("", "_offload")]
 
@@ -46,7 +46,7 @@ class TestDeepSpeed:
 
     def test_config_wins_and_says_so(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
         given = {"gradient_clipping": 5.0, "bf16": {"enabled": "auto"}, "train_batch_size": 77}
-        monkeypatch.setattr(logging.getLogger("xtuner"), "propagate", True)
+        monkeypatch.setattr(get_logger(), "propagate", True)
         joined = engine_config(given, Precision("bf16"), None, 4, 2, on_gpu=False)
         # DeepSpeed clips at 1 where nothing is said
         assert joined["gradient_clipping"] == 0.0
