@@ -8,6 +8,7 @@ from typing import Any
 from xtuner.engine.checkpoint import CheckpointFolder
 from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
 from xtuner.engine.environment import Environment, join_deepspeed, seed_everything
+from xtuner.engine.integrity import is_universal
 from xtuner.engine.loader import build_train_dataloader
 from xtuner.engine.precision import resolve_precision
 from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
@@ -68,6 +69,8 @@ def assemble(
     offloads = deepspeed_settings is not None and offloads_optimizer(deepspeed_settings)
     optimizer = build(cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads)
     if deepspeed_settings is not None:
+        if found is not None and is_universal(found):
+            deepspeed_settings["checkpoint"] = {"load_universal": True}
         on_gpu = environment.device.type == "cuda"
         deepspeed_settings = engine_config(
             deepspeed_settings, optimizer.precision, optimizer.max_norm, grad_accum, batch_size, on_gpu

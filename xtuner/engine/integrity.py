@@ -30,6 +30,11 @@ def is_complete(path: Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
+def is_universal(path: Path) -> bool:
+    """True for a DeepSpeed checkpoint that `xtuner convert universal` made, which fits any number of processes."""
+    return (path / "zero").is_dir()
+
+
 def check_resumable_form(path: Path) -> None:
     """Looks at what a checkpoint holds, without reading its tensors.
 
@@ -55,7 +60,7 @@ def _missing_in_folder(path: Path) -> list[str]:
     missing = []
     if not list(path.glob("*model_states.pt")):
         missing.append("weights as DeepSpeed saves them (*model_states.pt)")
-    if not list(path.glob("*optim_states.pt")):
+    if not list(path.glob("*optim_states.pt")) and not is_universal(path):
         missing.append("the optimizer (*optim_states.pt)")
     if not (path / TRAINER_FILE).is_file():
         missing.append(f"step, random states and order ({TRAINER_FILE})")

@@ -14,7 +14,7 @@ from torch import nn
 from xtuner.compat import mend
 from xtuner.engine.checkpoint import flush
 from xtuner.engine.environment import Environment, join_deepspeed
-from xtuner.engine.integrity import TRAINER_FILE, list_files
+from xtuner.engine.integrity import TRAINER_FILE, is_universal, list_files
 from xtuner.engine.optim import StepOptimizer
 from xtuner.engine.saving import to_host, write_file
 from xtuner.errors import XTunerError
@@ -140,11 +140,16 @@ class DeepSpeedBackend:
         if not path.is_dir():
             raise XTunerError(f"{path} was made without DeepSpeed: resume it without --deepspeed.")
         trainer = torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
-        if trainer["world_size"] != self.engine.world_size:
+        if trainer["world_size"] != self.engine.world_size and not is_universal(path):
+            way = (
+                f"begin a new run from its weights: leave --resume out and add --cfg-options pretrained_pth={path}"
+                if self.zero_stage == 3
+                else f"convert it: xtuner convert universal {path} TARGET, then --resume TARGET, with processes x "
+                "batch_size x accumulative_counts as before"
+            )
             raise XTunerError(
                 f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: its shards "
-                "fit that number only. Start as many (NPROC_PER_NODE, NNODES), or begin a new run from its weights: "
-                f"leave --resume out and add --cfg-options pretrained_pth={path}"
+                f"fit that number only. Start as many (NPROC_PER_NODE, NNODES), or {way}."
             )
         return trainer
 
