@@ -104,6 +104,7 @@ def write_encoders(folder: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
+    torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=256,
         intermediate_size=1024,

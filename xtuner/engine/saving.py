@@ -58,9 +58,6 @@ class CheckpointSaver:
         folder: of the run.
         collective: exchange between ranks.
         background: write in a thread, from a copy in host memory, while the training goes on.
-
-    Attributes:
-        written_step: of the newest committed checkpoint of this process, −1 before the first.
     """
 
     def __init__(
@@ -69,7 +66,6 @@ class CheckpointSaver:
         self.backend = backend
         self.folder = folder
         self.collective = collective
-        self.written_step = -1
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if background else None
         self._pending: _Pending | None = None
         self._failed: tuple[int, list[str]] | None = None
@@ -115,7 +111,7 @@ class CheckpointSaver:
         if problems:
             self._report(pending, problems)
             return
-        self.written_step, self._failed = pending.step, None
+        self._failed = None
         seconds = time.perf_counter() - pending.started
         get_logger().info("Saved %s in %.1f s%s", path, seconds, " beside the training" if self._thread else "")
 

@@ -67,11 +67,6 @@ def to_adapted_names(state: Mapping[str, torch.Tensor], own: Mapping[str, Any]) 
     return {plain.get(name, name) if name not in own else name: value for name, value in state.items()}
 
 
-def has_adapters(part: nn.Module) -> bool:
-    """True where `add_adapters` was."""
-    return any(isinstance(module, BaseTunerLayer) for module in part.modules())
-
-
 def save_adapters(part: nn.Module, lora: LoraConfig, folder: Path, base: str) -> None:
     """Writes the adapters as ``peft.PeftModel.from_pretrained(base_model, folder)`` reads them.
 
