@@ -253,8 +253,8 @@ def real_rows() -> dict[str, list[str]]:
     return {
         "recompute all layers": ["activation_checkpointing=True"],
         "recompute half of the layers": ["activation_checkpointing=0.5"],
-        "+ compiled encoders and layers": ["activation_checkpointing=0.5", "compile=True"],
-        "+ fused head and loss": ["activation_checkpointing=0.5", "compile=True", "fused_loss=True"],
+        "+ compiled encoders and layers": ["activation_checkpointing=0.5", "compile_model=True"],
+        "+ fused head and loss": ["activation_checkpointing=0.5", "compile_model=True", "fused_loss=True"],
     }
 
 
