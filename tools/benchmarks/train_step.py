@@ -305,7 +305,7 @@ def print_real(args: argparse.Namespace, console: Console) -> None:
     for label, options in real_rows().items():
         try:
             found = measure_real(args.config, [*options, *args.cfg_options], device, args.repeats, args.samples)
-        except (ValueError, torch.cuda.OutOfMemoryError) as error:
+        except (ValueError, ImportError, torch.OutOfMemoryError) as error:
             table.add_row(label, str(error).splitlines()[0])
             continue
         table.add_row(
