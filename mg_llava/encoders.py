@@ -148,6 +148,8 @@ class HighResEncoder(nn.Module):
         path: folder with ``open_clip_config.json`` and weights (.safetensors or .bin); text tower and head
             are not read.
         image_size: S, side of the pictures in pixels.
+        channels_last: keep maps with the channels innermost in memory, as ConvNeXt's normalisations and pointwise
+            layers want them; the numbers stay.
 
     Attributes:
         channels: C_i of each stage map. strides: pixels per cell of each stage map. image_size: S.
@@ -157,8 +159,9 @@ class HighResEncoder(nn.Module):
             of the strides.
     """
 
-    def __init__(self, path: str, image_size: int = 768) -> None:
+    def __init__(self, path: str, image_size: int = 768, channels_last: bool = True) -> None:
         super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         config = read_trunk_config(path)
         trunk: Any = timm.create_model(config["timm_model_name"], pretrained=False, num_classes=0)
         self.stem = trunk.stem
@@ -182,7 +185,8 @@ class HighResEncoder(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """(I, 3, S, S) → one (I, C_i, S / stride_i, S / stride_i) per stage, finest first."""
-        features = self.stem(pixels.to(next(self.parameters()).dtype))
+        pixels = pixels.to(next(self.parameters()).dtype, memory_format=self.memory_format)
+        features = self.stem(pixels)
         maps = []
         for stage in self.stages:
             features = stage(features)

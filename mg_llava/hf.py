@@ -108,7 +108,8 @@ def _relative_node(model_node: Mapping[str, Any]) -> dict[str, Any]:
     for part, argument in _PATH_ARGUMENTS.items():
         if node.get(part) is not None:
             node[part][argument] = part
-    return {**node, "trainable": [], "activation_checkpointing": False, "pretrained_pth": None}
+    training = {"activation_checkpointing": False, "compile": False, "fused_loss": False, "pretrained_pth": None}
+    return {**node, "trainable": [], **training}
 
 
 def _check_types(node: Any) -> None:

@@ -10,20 +10,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mg_llava.batch import BatchPreprocessor
 from mg_llava.checkpoint_names import is_published_layout, to_our_names
+from mg_llava.flops import StepFlops
 from mg_llava.preprocess import PixelNormalizer
 from mg_llava.splice import splice
 from xtuner.errors import XTunerError
 from xtuner.model.base import TrainableParts
 from xtuner.model.checkpoints import LoadReport, load_parts, read_state_dict
+from xtuner.model.head import check_fused_loss, supervised_logits, supervised_loss
+from xtuner.model.layers import checkpoint_activations, checkpointing_layers, compile_modules
 from xtuner.model.meta import in_meta_init
 from xtuner.registry import build
 
 _CONNECTORS = ("fusion", "projector", "object_encoder")
-_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
 class MGLLaVA(TrainableParts):
@@ -45,12 +46,17 @@ class MGLLaVA(TrainableParts):
             passed on at build: fusion reads the encoders' channels, projector and object encoder also the
             language model's width. Without a high-resolution encoder there is neither fusion nor object encoder;
             with one there is at least one of them. Without fusion the image tokens are low resolution only.
-        trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders always
-            are frozen.
+        trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders are frozen.
+        llm_lora, visual_encoder_lora: node of or built ``peft.LoraConfig``: trains adapters in the language model or
+            in the low-resolution encoder instead of their weights. Without ``target_modules`` all linear layers but
+            the head get one.
         pack: train on a batch's samples joined in one row, without padding, instead of on padded rows. Pays with flash
             attention; elsewhere the dense mask of a long row can cost more than the padding.
         activation_checkpointing: recompute the language model's layers in the backward pass instead of
-            keeping them.
+            keeping them; a number is the share of layers, see `checkpoint_activations`.
+        compile: compile both encoders and each layer of the language model (``torch.compile``); a string names the
+            backend.
+        fused_loss: head and loss in one kernel of liger-kernel; needs a GPU, and leaves single sources' losses out.
         pretrained_pth: checkpoint to start from, with this model's or the published one's names; it must hold
             the connecting parts, and may hold the language model.
 
@@ -69,8 +75,12 @@ class MGLLaVA(TrainableParts):
         fusion: Mapping[str, Any] | nn.Module | None = None,
         object_encoder: Mapping[str, Any] | nn.Module | None = None,
         trainable: Collection[str] = _CONNECTORS,
+        llm_lora: Mapping[str, Any] | Any = None,
+        visual_encoder_lora: Mapping[str, Any] | Any = None,
         pack: bool = False,
-        activation_checkpointing: bool = True,
+        activation_checkpointing: bool | float = True,
+        compile: bool | str = False,
+        fused_loss: bool = False,
         pretrained_pth: str | None = None,
     ) -> None:
         super().__init__()
@@ -92,9 +102,22 @@ class MGLLaVA(TrainableParts):
         token_channels = self.low_res_encoder.channels if self.fusion is None else self.fusion.out_channels
         self.projector = build(projector, in_channels=token_channels, out_channels=width)
         self.data_preprocessor = self._build_preprocessor(pack)
+        for part, setting, lora in (
+            ("llm", "llm_lora", llm_lora),
+            ("low_res_encoder", "visual_encoder_lora", visual_encoder_lora),
+        ):
+            if lora is not None:
+                self.add_adapters(part, build(lora), setting)
         self.set_trainable(trainable)
-        if activation_checkpointing:
-            _checkpoint_activations(self.llm)
+        checkpoint_activations(self.llm, float(activation_checkpointing))
+        self._flops: StepFlops | None = None
+        self.fused_loss = fused_loss
+        if fused_loss and not in_meta_init():
+            check_fused_loss(self.llm)
+        if compile and not in_meta_init():
+            encoders = [part for part in (self.low_res_encoder, self.high_res_encoder) if part is not None]
+            backend = compile if isinstance(compile, str) else "inductor"
+            compile_modules([*encoders, *checkpointing_layers(self.llm)], backend)
         if pretrained_pth is not None and not in_meta_init():
             self.load_checkpoint(pretrained_pth)
 
@@ -142,7 +165,14 @@ class MGLLaVA(TrainableParts):
         encoders = [name for name in names if name in self.part_names and name.endswith("_encoder")]
         encoders = [name for name in encoders if name not in _CONNECTORS]
         if encoders:
-            raise XTunerError(f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out.")
+            raise XTunerError(
+                f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out, or adapt CLIP "
+                "by visual_encoder_lora."
+            )
+        if "llm" in names and "llm" not in self._adapters and getattr(self.llm, "is_quantized", False):
+            raise XTunerError(
+                "the language model is quantised, so its weights cannot be trained: give llm_lora as well."
+            )
         super().set_trainable(names)
 
     def train(self, mode: bool = True) -> MGLLaVA:
@@ -150,10 +180,25 @@ class MGLLaVA(TrainableParts):
         super().train(mode)
         if "llm" in self.parts():
             # transformers only recomputes layers in train mode; their dropout below stays in eval mode
-            for layer in self.llm.modules():
-                if isinstance(layer, GradientCheckpointingLayer):
-                    layer.training = mode
+            for layer in checkpointing_layers(self.llm):
+                layer.training = mode
         return self
+
+    def step_flops(self, batch: Mapping[str, Any]) -> float:
+        """Returns the floating-point operations of forward and backward pass for a collated batch."""
+        if self._flops is None:
+            self._flops = StepFlops(self)
+        return self._flops(batch)
+
+    def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
+        """True for a collated batch with pictures."""
+        pixels = batch.get("pixel_values")
+        return pixels is not None and len(pixels) > 0
+
+    def keep_in_step(self, batch: dict[str, Any], elsewhere: bool, partitioned: bool) -> dict[str, Any]:
+        """Adds a blank picture, which nothing sees, where the encoders have to run as they do on other ranks."""
+        trained = "low_res_encoder" in self.trainable
+        return {**batch, "blank_picture": (elsewhere or trained) if partitioned else (elsewhere and trained)}
 
     def load_checkpoint(self, path: str | Path, required: Collection[str] | None = None) -> LoadReport:
         """Loads weights into the parts that a checkpoint holds and logs the report.
@@ -171,7 +216,7 @@ class MGLLaVA(TrainableParts):
         parts = self.parts()
         if required is None:
             required = [name for name in _CONNECTORS if name in parts]
-        report = load_parts(parts, state, required, source=f"checkpoint '{path}'")
+        report = load_parts(parts, state, required, source=f"checkpoint '{path}'", adapters=self._adapters)
         report.log(str(path))
         return report
 
@@ -189,6 +234,7 @@ class MGLLaVA(TrainableParts):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         target_sources: torch.Tensor | None = None,
+        blank_picture: bool = False,
         mode: str = "loss",
     ) -> Any:
         """Runs a batch as `data_preprocessor` makes it: `SplicePlan`'s tensors, pixels and boxes.
@@ -198,6 +244,7 @@ class MGLLaVA(TrainableParts):
 
         Args:
             target_sources: (S, K) one-hot source of each target.
+            blank_picture: run the encoders although there are no pictures; see `keep_in_step`.
             mode: ``loss`` or ``logits``.
 
         Returns:
@@ -205,20 +252,20 @@ class MGLLaVA(TrainableParts):
                 ``num_supervised``; with `target_sources` ``by_source`` (2, K), both of each source.
             ``logits``: (B, T', vocabulary).
         """
-        embeds = self.embed(input_ids, high_pixels, low_pixels, boxes, image_positions, object_positions)
+        embeds = self.embed(input_ids, high_pixels, low_pixels, boxes, image_positions, object_positions, blank_picture)
         if mode == "logits":
             return self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).logits
         if mode != "loss":
             raise XTunerError(f"mode is '{mode}': expected 'loss' or 'logits'.")
-        logits = self._supervised_logits(embeds, position_ids, target_positions).float()
-        output = {
-            "loss_sum": functional.cross_entropy(logits, targets, reduction="sum"),
-            "num_supervised": torch.ones_like(targets).sum(),
-        }
-        if target_sources is not None:
-            losses = functional.cross_entropy(logits.detach(), targets, reduction="none")
-            output["by_source"] = torch.stack([losses @ target_sources, target_sources.sum(dim=0)])
-        return output
+        losses: dict[str, torch.Tensor] = {}
+        if target_sources is None or self.fused_loss:
+            loss = supervised_loss(self.llm, embeds, position_ids, target_positions, targets, self.fused_loss)
+        else:
+            logits = supervised_logits(self.llm, embeds, position_ids, target_positions).float()
+            loss = functional.cross_entropy(logits, targets, reduction="sum")
+            each = functional.cross_entropy(logits.detach(), targets, reduction="none")
+            losses["by_source"] = torch.stack([each @ target_sources, target_sources.sum(dim=0)])
+        return {"loss_sum": loss, "num_supervised": torch.ones_like(targets).sum(), **losses}
 
     def embed(
         self,
@@ -228,59 +275,60 @@ class MGLLaVA(TrainableParts):
         boxes: Sequence[torch.Tensor],
         image_positions: torch.Tensor,
         object_positions: torch.Tensor,
+        blank_picture: bool = False,
     ) -> torch.Tensor:
         """Steps 1–6: what the language model reads, (B, T', D)."""
-        image_tokens, object_tokens = self.encode_images(high_pixels, low_pixels, boxes)
+        image_tokens, object_tokens = self.encode_images(high_pixels, low_pixels, boxes, blank_picture)
         text_embeds = self.llm.get_input_embeddings()(input_ids)
         return splice(text_embeds, image_tokens, object_tokens, image_positions, object_positions)
 
     def encode_images(
-        self, high_pixels: torch.Tensor, low_pixels: torch.Tensor, boxes: Sequence[torch.Tensor]
+        self,
+        high_pixels: torch.Tensor,
+        low_pixels: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        blank_picture: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Steps 1–5: image tokens (I, V, D) and object tokens (ΣN, D) of I normalised pictures; I may be 0.
 
-        Without pictures the encoders do not run, but the trained parts get empty inputs: their gradients are
-        then zero, not absent, so that ranks with and without pictures still exchange the same gradients.
+        Without pictures the encoders do not run unless `blank_picture` asks for it, but the trained parts get empty
+        inputs: their gradients are then zero, not absent, so that ranks with and without pictures still exchange the
+        same gradients.
         """
         count = len(low_pixels)
-        low_tokens, stage_maps = self._encode(high_pixels, low_pixels)
+        if blank_picture and not count:
+            low_pixels = low_pixels.new_zeros((1, *low_pixels.shape[1:]))
+            high_pixels = high_pixels.new_zeros((1, *high_pixels.shape[1:]))
+        low_tokens, stage_maps = self._encode_low(low_pixels), self._encode_high(high_pixels)
         fused = low_tokens if self.fusion is None else self.fusion(low_tokens, stage_maps[-1])
         image_tokens = self.projector(fused.to(_dtype(self.projector)))
         if self.object_encoder is None:
             return image_tokens[:count], image_tokens.new_zeros((0, image_tokens.shape[-1]))
         return image_tokens[:count], self.object_encoder([stage[:count] for stage in stage_maps], boxes)
 
-    @torch.no_grad()
-    def _encode(self, high_pixels: torch.Tensor, low_pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Steps 1 and 2 under no_grad, since the encoders are frozen."""
-        low, high = self.low_res_encoder, self.high_res_encoder
-        if len(low_pixels) or _is_partitioned(low):
-            if not len(low_pixels):
-                # ZeRO-3 gathers weights in step on all ranks, so every rank has to run the encoders
-                low_pixels = low_pixels.new_zeros((1, *low_pixels.shape[1:]))
-                high_pixels = high_pixels.new_zeros((1, *high_pixels.shape[1:]))
-            return low(low_pixels), [] if high is None else high(high_pixels)
-        low_tokens = low_pixels.new_zeros((0, low.num_tokens, low.channels))
-        if high is None:
-            return low_tokens, []
-        sides = [high.image_size // stride for stride in high.strides]
-        return low_tokens, [
-            high_pixels.new_zeros((0, channels, side, side))
-            for channels, side in zip(high.channels, sides, strict=True)
-        ]
+    def _encode_low(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Step 1, under no_grad unless the encoder has adapters; these enter the result with weight zero where there
+        are no pictures.
+        """
+        low = self.low_res_encoder
+        trained = "low_res_encoder" in self.trainable
+        if not len(pixels):
+            tokens = pixels.new_zeros((0, low.num_tokens, low.channels))
+            return tokens + 0 * sum(p.sum() for p in low.parameters() if p.requires_grad) if trained else tokens
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return low(pixels)
 
-    def _supervised_logits(
-        self, embeds: torch.Tensor, position_ids: torch.Tensor | None, target_positions: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits (S, vocabulary) at the supervised positions only: all others would cost most of the step."""
-        config = self.llm.config
-        if any(getattr(config, name, None) is not None for name in _LOGIT_CHANGES):
-            # models that change the logits after the head do it in their own forward
-            logits = self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).logits
-            return logits.flatten(0, 1).index_select(0, target_positions)
-        output = self.llm.get_decoder()(inputs_embeds=embeds, position_ids=position_ids, use_cache=False)
-        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, target_positions)
-        return self.llm.get_output_embeddings()(hidden)
+    @torch.no_grad()
+    def _encode_high(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Step 2 under no_grad, since the encoder is frozen."""
+        high = self.high_res_encoder
+        if high is None:
+            return []
+        if len(pixels):
+            return high(pixels)
+        sides = [high.image_size // stride for stride in high.strides]
+        sizes = zip(high.channels, sides, strict=True)
+        return [pixels.new_zeros((0, channels, side, side)) for channels, side in sizes]
 
     # not inference_mode: evaluation during training must leave no tensors behind that autograd refuses
     @torch.no_grad()
@@ -317,18 +365,5 @@ class MGLLaVA(TrainableParts):
         return self.llm.generate(inputs_embeds=self.embed(**batch), attention_mask=mask.long(), **generation)
 
 
-def _checkpoint_activations(llm: PreTrainedModel) -> None:
-    # the non-reentrant kind: frozen layers pass gradients on even where no input of theirs asks for one
-    kwargs = {"use_reentrant": False}
-    if hasattr(llm, "activation_checkpointing_enable"):
-        llm.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
-    else:  # the name before transformers 5.20
-        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
-
-
 def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
-
-
-def _is_partitioned(module: nn.Module) -> bool:
-    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())

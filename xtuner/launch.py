@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import psutil
 
 from xtuner.errors import XTunerError
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Signals that the launcher passes on to the ranks."""
+
+_CODE_FILE = "XTUNER_EXIT_CODE_FILE"
+_PR_SET_PDEATHSIG = 1
 
 
 def torchrun_command(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str] | None:
@@ -43,15 +56,64 @@ def torchrun_command(arguments: Sequence[str], environ: Mapping[str, str]) -> li
     return [*command, "-m", "xtuner", *arguments]
 
 
-def replace_process(command: Sequence[str]) -> NoReturn:
-    """Becomes `command`: its exit code, signals and output are then those of this process."""
+def run_ranks(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Runs `torchrun_command`'s answer and waits; returns the exit code.
+
+    torchrun turns every code of its ranks into 1 and gives them half a minute after a signal, which may be less than a
+    step and a checkpoint take. So it runs in a session of its own, signals go straight to the ranks, and the code that
+    they agreed on (see `leave_exit_code`) comes back by a file. A second signal ends torchrun itself.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     # without a number every process would start a thread per core
     per_node = next((c.split("=")[1] for c in command if c.startswith("--nproc_per_node=")), "1")
     count = int(per_node) if per_node.isdigit() else 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    os.execvpe(command[0], list(command), os.environ)
+    with tempfile.TemporaryDirectory(prefix="xtuner_") as folder:
+        code_file = Path(folder) / "exit_code"
+        variables = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+            **environ,
+            _CODE_FILE: str(code_file),
+        }
+        process = subprocess.Popen(list(command), env=variables, start_new_session=True, preexec_fn=_die_with_parent)
+        former = {number: signal.signal(number, _forwarder(process)) for number in FORWARDED}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+        if code != 0 and code_file.is_file():
+            return int(code_file.read_text())
+        # killed by a signal: as a shell reports it
+        return 128 - code if code < 0 else code
+
+
+def leave_exit_code(code: int, environ: Mapping[str, str]) -> None:
+    """Tells the launcher the exit code that this rank is about to end with; nothing without a launcher."""
+    if _CODE_FILE in environ:
+        Path(environ[_CODE_FILE]).write_text(str(code))
+
+
+def _forwarder(process: subprocess.Popen[bytes]) -> Callable[[int, FrameType | None], None]:
+    """Returns a handler that passes a first signal to the ranks and a second one to torchrun."""
+    seen: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        try:
+            targets = psutil.Process(process.pid).children() if len(seen) == 1 else [psutil.Process(process.pid)]
+            for target in targets:
+                target.send_signal(number if len(seen) == 1 else signal.SIGTERM)
+        except psutil.NoSuchProcess:
+            return  # ended in between
+
+    return forward
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end torchrun, and by it the ranks, when this process is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -12,14 +12,23 @@ image_size_aux = 768
 
 model = dict(
     type=MGLLaVA,
-    llm=dict(type=build_llm, name_or_path="${llm_name_or_path}", attn_implementation="${attn_implementation}"),
+    llm=dict(
+        type=build_llm,
+        name_or_path="${llm_name_or_path}",
+        attn_implementation="${attn_implementation}",
+        quantization="${llm_quantization}",
+    ),
     low_res_encoder=dict(type=LowResEncoder, name_or_path="${visual_encoder_name_or_path}"),
     high_res_encoder=dict(type=HighResEncoder, path="${visual_encoder_aux_path}", image_size="${image_size_aux}"),
     fusion=dict(type=ConvGateFusion),
     projector=dict(type=MLPProjector),
     object_encoder=dict(type=ObjectEncoder),
     trainable="${trainable}",
+    llm_lora="${llm_lora}",
+    visual_encoder_lora="${visual_encoder_lora}",
     pack="${pack}",
     activation_checkpointing="${activation_checkpointing}",
+    compile="${compile_model}",
+    fused_loss="${fused_loss}",
     pretrained_pth="${pretrained_pth}",
 )

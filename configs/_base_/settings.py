@@ -4,7 +4,12 @@
 visual_encoder_name_or_path = "openai/clip-vit-large-patch14-336"
 pretrained_pth = None
 attn_implementation = "auto"
-activation_checkpointing = True
+activation_checkpointing = True  # recompute all layers (or a share of them, 0 to 1) in the backward pass
+llm_lora = None  # dict(type=LoraConfig, r=64, ...): adapters instead of the language model's weights
+visual_encoder_lora = None  # the same for CLIP
+llm_quantization = None  # "4bit", "8bit": with llm_lora (QLoRA)
+compile_model = False  # torch.compile of encoders and layers
+fused_loss = False  # head and loss in one kernel; needs liger-kernel
 pack = False  # samples of a micro-batch in one row, without padding: pays with flash attention
 max_tokens_per_batch = None  # with pack: micro-batches of so many tokens at most, instead of batch_size samples
 loss_mean = "step"
@@ -33,6 +38,9 @@ deepspeed = "deepspeed_zero2"  # what the scripts pass to `xtuner train --deepsp
 
 # run
 save_total_limit = 2
+async_save = False  # write checkpoints beside the training, from a copy in host memory
+keep_best = None  # "val/<benchmark>": its best checkpoint stays
+max_skipped_steps = 20  # so many steps in a row without a finite gradient end the run
 logging_interval = 10
 seed = 42
 visualizers = ("tensorboard",)

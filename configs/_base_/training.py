@@ -62,4 +62,7 @@ runtime = dict(
     val_limit="${val_limit}",
     loss_mean="${loss_mean}",
     bad_sample_limit="${bad_sample_limit}",
+    async_save="${async_save}",
+    keep_best="${keep_best}",
+    max_skipped_steps="${max_skipped_steps}",
 )

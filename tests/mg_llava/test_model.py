@@ -54,13 +54,6 @@ class TestForward:
         torch.testing.assert_close(output["loss_sum"], expected)
         assert output["num_supervised"] == (batch["labels"][:, 1:] != -100).sum()
 
-    def test_models_that_change_logits_after_the_head(self, tmp_path: Path) -> None:
-        model = tiny_model(tmp_path)
-        batch = model.data_preprocessor(tiny_batch())
-        plain = model(**batch)["loss_sum"]
-        model.llm.config.final_logit_softcapping = 30.0
-        torch.testing.assert_close(model(**batch)["loss_sum"], plain)
-
     def test_every_part_shows_in_the_loss(self, tmp_path: Path) -> None:
         model = tiny_model(tmp_path, trainable=(*CONNECTORS, "llm"))
         loss_of(model, tiny_batch((12, 9), (1, 1))).backward()
@@ -153,16 +146,20 @@ class TestTextOnly:
         trained = [p for p in model.parameters() if p.requires_grad]
         assert all(p.grad is not None and not p.grad.any() for p in trained)
 
-    def test_encoders_run_where_their_weights_are_partitioned(self, tmp_path: Path) -> None:
-        """ZeRO-3 gathers weights on all ranks together; partitioned ones carry a ds_id."""
+    @pytest.mark.parametrize("elsewhere", [True, False])
+    def test_encoders_run_in_step_with_other_ranks(self, tmp_path: Path, elsewhere: bool) -> None:
+        """Where ranks gather weights together, a blank picture keeps them in step and changes nothing."""
         model = tiny_model(tmp_path)
         batch = model.data_preprocessor(tiny_batch((12,), (0,)))
         plain = model(**batch)["loss_sum"]
         counters = [calls(model.low_res_encoder), calls(model.high_res_encoder)]
-        for parameter in model.low_res_encoder.parameters():
-            parameter.ds_id = 0
-        assert torch.equal(model(**batch)["loss_sum"], plain)
-        assert counters == [[1], [1]]
+        assert torch.equal(model(**model.keep_in_step(batch, elsewhere, partitioned=True))["loss_sum"], plain)
+        assert counters == ([[1], [1]] if elsewhere else [[], []])
+
+    def test_only_pictures_are_rare(self, tmp_path: Path) -> None:
+        model = tiny_model(tmp_path)
+        assert model.has_rare_inputs(tiny_batch((12,), (1,)))
+        assert not model.has_rare_inputs(tiny_batch((12,), (0,))) and not model.has_rare_inputs({})
 
 
 class TestTraining:

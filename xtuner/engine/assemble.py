@@ -7,12 +7,15 @@ from typing import Any
 
 from xtuner.engine.checkpoint import CheckpointFolder
 from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
-from xtuner.engine.environment import Environment, seed_everything
+from xtuner.engine.environment import Environment, join_deepspeed, seed_everything
+from xtuner.engine.integrity import is_universal
 from xtuner.engine.loader import build_train_dataloader
+from xtuner.engine.precision import resolve_precision
 from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.placement import load_onto, partition_while_loading
 from xtuner.registry import build
 
 
@@ -24,6 +27,7 @@ def assemble(
     deepspeed: str | None = None,
     resume: str | None = None,
     dataset: Any = None,
+    profile_steps: int = 0,
 ) -> TrainingMixin:
     """Builds data, model, optimizer, schedule and runner from a config.
 
@@ -35,9 +39,10 @@ def assemble(
         deepspeed: name or path of DeepSpeed's settings; None for plain torch.
         resume: a checkpoint's path, ``auto`` or None.
         dataset: the data set, already built; None builds it.
+        profile_steps: steps to record with the profiler.
 
     Raises:
-        XTunerError: a checkpoint or DeepSpeed setting that does not exist.
+        XTunerError: a checkpoint or DeepSpeed setting that does not exist, or a step of more samples than there are.
     """
     # cheap things first, so that a mistake in them does not cost the loading of a model
     settings = build(cfg.runtime)
@@ -55,14 +60,25 @@ def assemble(
     max_tokens = sampler.max_tokens_per_batch
     if max_tokens is not None and cfg.model.get("pack") is False:
         raise XTunerError(f"max_tokens_per_batch={max_tokens} bounds packed rows: set pack=True, or leave it out.")
+    if max_tokens is None:
+        _check_batch(len(dataset), batch_size, grad_accum, environment.world_size)
     max_iters = schedule.total_steps(sampler.steps_in)
 
     # the same start on every rank: parts made anew must agree
     seed_everything(settings.seed)
-    model = build(cfg.model)
+    partitioning = None
+    if deepspeed_settings is not None and deepspeed_settings.get("zero_optimization", {}).get("stage") == 3:
+        join_deepspeed()
+        precision = resolve_precision(cfg.optimizer.get("precision", "auto"), environment.device)
+        partitioning = partition_while_loading(deepspeed_settings, batch_size, precision.name)
+    with load_onto(environment.device):
+        model = build(cfg.model)
+    del partitioning  # what is built later is no part of the model
     offloads = deepspeed_settings is not None and offloads_optimizer(deepspeed_settings)
     optimizer = build(cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads)
     if deepspeed_settings is not None:
+        if found is not None and is_universal(found):
+            deepspeed_settings["checkpoint"] = {"load_universal": True}
         on_gpu = environment.device.type == "cuda"
         deepspeed_settings = engine_config(
             deepspeed_settings, optimizer.precision, optimizer.max_norm, grad_accum, batch_size, on_gpu
@@ -79,12 +95,24 @@ def assemble(
         resume=found,
         validation=validation,
         deepspeed=deepspeed_settings,
+        profile_steps=profile_steps,
     )
     unit = "" if max_tokens is None else " tokens at most"
     steps = f"{max_iters} steps ({sampler.steps_per_epoch} an epoch)"
     size = f"{len(dataset)} samples, {plan.global_batch}{unit} per step, {steps}"
     get_logger().info("%s, precision %s", size, optimizer.precision.name)
     return make_runner(model, optimizer, dataloader, plan)
+
+
+def _check_batch(samples: int, batch_size: int, grad_accum: int, world_size: int) -> None:
+    """Refuses a step that would see samples twice."""
+    needed = batch_size * grad_accum * world_size
+    if needed > samples:
+        raise XTunerError(
+            f"an optimizer step takes {needed} samples (batch_size {batch_size} x accumulative_counts {grad_accum} x "
+            f"{world_size} processes), but the training data holds {samples}: some would be seen twice in every step. "
+            "Lower batch_size or accumulative_counts, or start fewer processes."
+        )
 
 
 def _say_start(resume: str | None, found: Path | None, work_dir: Path) -> None:

@@ -1,29 +1,42 @@
-"""The checkpoints of a run's folder: names, which are complete, which is last, which go; random states."""
+"""The checkpoints of a run's folder: names, which are complete, last or best, which go; random states."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import re
 import shutil
-import zipfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer, MessageHub
 
+from xtuner.engine.integrity import check_resumable_form, is_complete
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
-TRAINER_FILE = "trainer.pt"
-"""What we add to a DeepSpeed checkpoint's folder; written last, so its presence means complete."""
-
 _POINTER = "last_checkpoint"
+_BEST = "best_checkpoint.json"
 _NAME = re.compile(r"iter_(\d+)\.pth")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What evaluation during training measured on a checkpoint: the metric's name and its value, more is better."""
+
+    metric: str
+    value: float
 
 
 class CheckpointFolder:
     """The checkpoints ``iter_<optimizer steps done>.pth`` of one run: files, or folders under DeepSpeed.
+
+    ``last_checkpoint`` holds the path of the newest; ``best_checkpoint.json`` names the one of the best score, which
+    never is removed as surplus.
 
     Args:
         work_dir: the run's folder.
@@ -54,11 +67,29 @@ class CheckpointFolder:
         found = self.complete()
         return found[-1] if found else None
 
+    def best(self) -> tuple[Path, Score] | None:
+        """Returns the checkpoint of the best score, if one was measured and is still there."""
+        file = self.work_dir / _BEST
+        if not file.is_file():
+            return None
+        content = json.loads(file.read_text(encoding="utf-8"))
+        path = self.work_dir / content["checkpoint"]
+        return (path, Score(content["metric"], content["value"])) if is_complete(path) else None
+
+    def rate(self, path: Path, score: Score) -> None:
+        """Points ``best_checkpoint.json`` at `path` if its `score` is the best of its metric so far.
+
+        Nothing happens where `path` is no complete checkpoint: its steps were evaluated but not saved.
+        """
+        best = self.best()
+        if is_complete(path) and (best is None or best[1].metric != score.metric or score.value > best[1].value):
+            self._write(_BEST, json.dumps({"checkpoint": path.name, **asdict(score)}))
+            get_logger().info("Best so far: %s %.4f in %s", score.metric, score.value, path)
+
     def commit(self, path: Path) -> None:
-        """Points ``last_checkpoint`` at the complete `path`; removes surplus checkpoints and left-overs."""
-        temporary = self.work_dir / f".{_POINTER}.tmp"
-        temporary.write_text(str(path.resolve()))
-        temporary.replace(self.work_dir / _POINTER)
+        """Points ``last_checkpoint`` at the complete `path`; then removes surplus checkpoints and left-overs."""
+        self._write(_POINTER, str(path.resolve()))
+        best = self.best()
         for leftover in self.work_dir.glob(".iter_*.tmp"):
             remove_checkpoint(leftover)
         if self.keep is not None:
@@ -67,21 +98,28 @@ class CheckpointFolder:
             # steps
             others.sort(key=lambda p: p.stat().st_mtime)
             for old in others[: max(0, len(others) + 1 - self.keep)]:
-                remove_checkpoint(old)
+                if best is None or old != best[0]:
+                    remove_checkpoint(old)
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.work_dir / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
+        temporary.replace(self.work_dir / name)
+        flush(self.work_dir)
 
     def find(self, resume: str) -> Path | None:
         """Turns ``--resume``'s value into a checkpoint: ``auto`` is `latest`, None where there is none yet.
 
         Raises:
-            XTunerError: the path given does not exist or is not complete.
+            XTunerError: the path given does not exist, is cut off, or holds weights only.
         """
         if resume == "auto":
             return self.latest()
         path = Path(resume)
         if not path.exists():
             raise XTunerError(f"--resume {resume}: no such checkpoint. Give an iter_*.pth, or 'auto' for the newest.")
-        if not is_complete(path):
-            raise XTunerError(f"--resume {resume}: the checkpoint is cut off or not one of a run. Take an older one.")
+        check_resumable_form(path)
         return path
 
 
@@ -91,11 +129,13 @@ def step_of(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def is_complete(path: Path) -> bool:
-    """True for a whole checkpoint: a folder with its trainer file, or a file whose archive's end is there."""
-    if path.is_dir():
-        return (path / TRAINER_FILE).is_file()
-    return path.is_file() and zipfile.is_zipfile(path)
+def flush(path: Path) -> None:
+    """Waits until a file's or folder's contents are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -127,6 +167,21 @@ def restore_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def capture_scalars() -> dict[str, list[list[float]]]:
+    """Returns the scalars of mmengine's message hub, values and counts by name, as plain numbers."""
+    scalars = MessageHub.get_current_instance().log_scalars
+    return {
+        name: [values.tolist(), counts.tolist()] for name, buffer in scalars.items() for values, counts in [buffer.data]
+    }
+
+
+def restore_scalars(scalars: dict[str, list[list[float]]]) -> None:
+    """Puts back what `capture_scalars` returned."""
+    hub = MessageHub.get_current_instance()
+    for name, (values, counts) in scalars.items():
+        hub.log_scalars[name] = HistoryBuffer(values, counts)
 
 
 def check_resumable(found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:

@@ -119,6 +119,14 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
     return Environment(launcher, rank, world_size, local_rank, device)
 
 
+def join_deepspeed() -> None:
+    """Makes DeepSpeed adopt the process group that is there."""
+    from deepspeed import comm
+
+    # auto_mpi_discovery would want mpi4py
+    comm.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False)
+
+
 def close_environment() -> None:
     """Leaves the process group, if there is one."""
     if distributed.is_initialized():

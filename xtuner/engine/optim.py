@@ -48,11 +48,17 @@ class StepOptimizer(OptimWrapper):
         self.update()
 
     def update(self) -> torch.Tensor:
-        """Like `step`; returns the gradients' 2-norm before clipping, a scalar on the device."""
+        """Like `step`; returns the gradients' 2-norm before clipping, a scalar on the device.
+
+        Where that norm is not finite nothing is updated.
+        """
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = self.max_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if not self.scaler.is_enabled():
+            # the fused kernel skips its update where this is 1, so that the host need not look
+            self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -107,7 +113,7 @@ def build_adamw(
     precision: str = "auto",
     cpu_offload: bool = False,
 ) -> StepOptimizer:
-    """Builds AdamW over the trainable parameters of `model` (fused on CUDA).
+    """Builds AdamW over the trainable parameters of `model`, in its fused form: one kernel for all of them.
 
     Args:
         model: parameters with ``requires_grad`` are trained. Provided by the runner.
@@ -134,7 +140,7 @@ def build_adamw(
 
         optimizer = DeepSpeedCPUAdam(groups, lr=lr, betas=(first, second), adamw_mode=True)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(first, second), fused=device.type == "cuda")
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(first, second), fused=True)
     return StepOptimizer(optimizer, resolved, max_norm, accumulative_counts)
 
 

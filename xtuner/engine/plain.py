@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xtuner.engine.checkpoint import remove_checkpoint
-from xtuner.engine.environment import Collective, Environment
+from xtuner.engine.environment import Environment
 from xtuner.engine.optim import StepOptimizer
 from xtuner.engine.precision import cast_parameters
-from xtuner.model.checkpoints import save_file_atomic
+from xtuner.engine.saving import to_host, write_file
+from xtuner.errors import XTunerError
 
 
 def wrap_plain(model: nn.Module, optimizer: StepOptimizer, environment: Environment) -> nn.Module:
@@ -36,6 +36,9 @@ class PlainBackend:
         optimizer: over its trainable parameters.
         device: where it is.
     """
+
+    zero_stage = 0
+    """DDP's buckets are fixed and each rank has all weights: ranks may run different modules."""
 
     def __init__(self, model: nn.Module, optimizer: StepOptimizer, device: torch.device) -> None:
         self.model = model
@@ -68,22 +71,29 @@ class PlainBackend:
         """Returns the context in which the model generates: the number format that its training computes in."""
         return self.optimizer.precision.autocast(self.device)
 
-    def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
-        """Rank 0 writes the trained weights, the optimizer and `trainer` to one file, whole or not at all."""
-        if collective.rank == 0:
-            state = {
-                "state_dict": self.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "trainer": trainer,
-            }
-            if path.is_dir():
-                # a run under DeepSpeed was here before, and nothing can be renamed onto its folder
-                remove_checkpoint(path)
-            save_file_atomic(state, path)
-        collective.barrier()
+    def stage(self, temporary: Path, trainer: dict[str, Any], copy: bool) -> Callable[[], None]:
+        """Rank 0 writes the trained weights, the optimizer and `trainer` to one file; see `SavingBackend`."""
+        if distributed.is_initialized() and distributed.get_rank() > 0:
+            return lambda: None
+        state = {
+            "state_dict": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "trainer": trainer,
+        }
+        content = to_host(state) if copy else state
+        return lambda: write_file(content, temporary)
+
+    def seal(self, temporary: Path, trainer: dict[str, Any]) -> None:
+        """Nothing is left to add to a single file."""
 
     def read_trainer(self, path: Path) -> dict[str, Any]:
-        """Returns the `trainer` part of a checkpoint."""
+        """Returns the `trainer` part of a checkpoint.
+
+        Raises:
+            XTunerError: it was made under DeepSpeed.
+        """
+        if path.is_dir():
+            raise XTunerError(f"{path} was made under DeepSpeed: resume it with the --deepspeed it was made with.")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["trainer"]
 
     def load(self, path: Path) -> None:

@@ -15,21 +15,34 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from xtuner import __version__
-from xtuner.engine.checkpoint import CheckpointFolder, capture_rng, check_resumable, restore_rng
+from xtuner.engine.checkpoint import (
+    CheckpointFolder,
+    Score,
+    capture_rng,
+    capture_scalars,
+    check_resumable,
+    restore_rng,
+    restore_scalars,
+)
 from xtuner.engine.environment import Collective, Environment, seed_everything
+from xtuner.engine.guard import FiniteGuard
 from xtuner.engine.hooks.bad_samples import BadSampleHook
+from xtuner.engine.hooks.profile import ProfileHook
 from xtuner.engine.hooks.progress import ProgressHook
 from xtuner.engine.hooks.save import SaveHook
 from xtuner.engine.hooks.step_log import StepLogHook
 from xtuner.engine.hooks.stop import StopHook
 from xtuner.engine.hooks.validate import ValidateHook
+from xtuner.engine.integrity import check_bytes
 from xtuner.engine.loops import TrainLoop
 from xtuner.engine.optim import StepOptimizer, set_learning_rate
 from xtuner.engine.plain import PlainBackend, wrap_plain
+from xtuner.engine.saving import CheckpointSaver
 from xtuner.engine.schedule import WarmupCosine
 from xtuner.engine.settings import RuntimeSettings
 from xtuner.engine.step import StepResult, run_step
 from xtuner.engine.validation import ValLoop
+from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
 
@@ -49,6 +62,7 @@ class RunPlan:
         validation: evaluation during training, if any.
         deepspeed: DeepSpeed's complete settings; None trains by plain torch.
         source_names: sources of the data, for their losses in the log.
+        profile_steps: steps to record with the profiler.
     """
 
     name: str
@@ -62,6 +76,7 @@ class RunPlan:
     validation: ValLoop | None = None
     deepspeed: dict[str, Any] | None = None
     source_names: Sequence[str] = ()
+    profile_steps: int = 0
 
 
 class TrainingMixin:
@@ -72,6 +87,8 @@ class TrainingMixin:
         plan: of the run.
         collective: exchange between the ranks' hosts.
         backend: plain or DeepSpeed; see `xtuner.engine.step.TrainBackend`.
+        saver: writes the checkpoints.
+        guard: counts skipped steps.
         stop_requested: this rank got a signal.
         interrupted: all ranks agreed to stop; true after `train` where a signal ended it.
         pause_seconds: time spent on checkpoints and evaluation, which the log keeps out of the steps' time.
@@ -94,6 +111,7 @@ class TrainingMixin:
         self.plan = plan
         self.collective = Collective()
         self.checkpoints = CheckpointFolder(plan.work_dir, plan.settings.save_total_limit)
+        self.guard = FiniteGuard(plan.work_dir, plan.settings.max_skipped_steps, self.collective.rank)
         self.stop_requested = False
         self.interrupted = False
         self.pause_seconds = 0.0
@@ -114,6 +132,9 @@ class TrainingMixin:
         """Trains from the start or the checkpoint to the last step, or until a signal; returns the model."""
         loop = self.train_loop
         self.backend = self.make_backend()
+        self.saver = CheckpointSaver(
+            self.backend, self.checkpoints, self.collective, background=self.plan.settings.async_save
+        )
         if self.plan.resume is not None:
             self.resume_run(self.plan.resume, loop)
         self.call_hook("before_run")
@@ -134,9 +155,20 @@ class TrainingMixin:
         """Runs one optimizer step on this rank's micro-batches."""
         factor = self.plan.schedule.factor(self.train_loop.iter, self.plan.max_iters)
         set_learning_rate(self.backend.optimizer.optimizer, factor)
+        votes = {
+            "stop": self.stop_requested,
+            "written": self.saver.has_written,
+            "give_up": self.guard.exhausted,
+        }
         mean = self.plan.settings.loss_mean
-        result = run_step(self.backend, micro_batches, self.collective, self.stop_requested, mean)
-        self.interrupted = result.stop
+        result = run_step(self.backend, micro_batches, self.collective, votes, mean)
+        self.guard.watch(self.train_loop.iter + 1, result.grad_norm, micro_batches)
+        self.interrupted = result.votes["stop"] > 0
+        if result.votes["written"] == self.collective.world_size:
+            self.saver.finish()
+        if result.votes["give_up"]:
+            self.save_run(self.train_loop.iter + 1)
+            raise self.guard.failure()
         return result
 
     def start_random_numbers(self) -> None:
@@ -147,15 +179,22 @@ class TrainingMixin:
             restore_rng(self._random_numbers)
 
     def save_run(self, step: int) -> None:
-        """Writes the checkpoint after `step` optimizer steps and points ``last_checkpoint`` at it."""
+        """Saves the state after `step` optimizer steps; see `CheckpointSaver`."""
         started = time.perf_counter()
-        path = self.checkpoints.path(step)
-        self.backend.save(path, self._facts(step), self.collective)
-        if self.collective.rank == 0:
-            self.checkpoints.commit(path)
-        seconds = time.perf_counter() - started
-        self.pause_seconds += seconds
-        get_logger().info("Saved %s in %.1f s", path, seconds)
+        self.saver.save(step, self._facts(step))
+        self.pause_seconds += time.perf_counter() - started
+
+    def rate_run(self, step: int, scores: Mapping[str, float]) -> None:
+        """Takes what an evaluation after `step` steps measured: the checkpoint that is best by ``keep_best`` stays.
+
+        Called on all ranks; `scores` counts on rank 0.
+        """
+        metric = self.plan.settings.keep_best
+        if metric is None:
+            return
+        self.saver.finish()
+        if self.collective.rank == 0 and metric in scores:
+            self.checkpoints.rate(self.checkpoints.path(step), Score(metric, scores[metric]))
 
     def dump_config(self) -> None:
         """Does nothing: the command has written the config, as written and as resolved."""
@@ -179,6 +218,7 @@ class TrainingMixin:
             "seed": self.plan.settings.seed,
             "parameters": {n: list(getattr(p, "ds_shape", p.shape)) for n, p in trained.items()},
             "rng": self.collective.gather(capture_rng()),
+            "scalars": capture_scalars(),
             "xtuner": __version__,
         }
 
@@ -190,7 +230,11 @@ class TrainingMixin:
         """
         trainer = self.backend.read_trainer(path)
         check_resumable(trainer, self._facts(trainer["iter"]), path)
+        damage = [found for found in self.collective.gather(check_bytes(path, trainer, self.collective.rank)) if found]
+        if damage:
+            raise XTunerError(f"{path} is damaged: {'; '.join(damage)}. Take an older checkpoint by --resume PATH.")
         self.backend.load(path)
+        restore_scalars(trainer.get("scalars", {}))
         loop.start_at(trainer["iter"])
         if trainer["world_size"] == self.collective.world_size:
             self._random_numbers = trainer["rng"][self.collective.rank]
@@ -224,6 +268,8 @@ def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOpti
     ]
     if plan.validation is not None and plan.settings.val_interval is not None:
         hooks.append(ValidateHook(plan.validation, plan.settings.val_interval))
+    if plan.profile_steps:
+        hooks.append(ProfileHook(plan.profile_steps))
     defaults = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
     return dict(
         work_dir=str(plan.work_dir),

@@ -30,6 +30,10 @@ class RuntimeSettings:
             so that neither packing nor accumulation changes it; ``micro_batch``: those of each micro-batch, then the
             plain mean over micro-batches, as trainers did before.
         bad_sample_limit: share of the samples that may be unreadable and replaced before the run stops.
+        async_save: write checkpoints beside the training, from a copy in host memory.
+        keep_best: score of the evaluation during training, ``val/<benchmark>`` for instance, whose best checkpoint
+            stays although newer ones come; None = none. It counts where steps are both saved and evaluated.
+        max_skipped_steps: so many steps in a row without a finite gradient end the run.
 
     Raises:
         ValueError: a number out of range or an unknown visualizer.
@@ -45,19 +49,19 @@ class RuntimeSettings:
     val_limit: int | None = None
     loss_mean: LossMean = "step"
     bad_sample_limit: float = 0.01
+    async_save: bool = False
+    keep_best: str | None = None
+    max_skipped_steps: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("save_steps", "logging_interval"):
+        for name in ("save_steps", "logging_interval", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected 1 or more.")
         if self.save_total_limit == -1:
             self.save_total_limit = None
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(f"save_total_limit is {self.save_total_limit}: expected 1 or more, or None to keep all.")
-        for name in ("val_interval", "val_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: expected 1 or more, or None.")
+        self._check_evaluation()
         if isinstance(self.val_benchmarks, str):
             self.val_benchmarks = (self.val_benchmarks,)
         if isinstance(self.visualizers, str):
@@ -69,3 +73,14 @@ class RuntimeSettings:
         unknown = [name for name in self.visualizers if name not in VISUALIZERS]
         if unknown:
             raise ValueError(f"visualizers names {unknown}: expected some of {list(VISUALIZERS)}.")
+
+    def _check_evaluation(self) -> None:
+        for name in ("val_interval", "val_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: expected 1 or more, or None.")
+        if self.keep_best is not None and (self.val_interval is None or not self.keep_best.startswith("val/")):
+            raise ValueError(
+                f"keep_best is '{self.keep_best}': expected val/<benchmark>, a score of the evaluation during "
+                "training, and val_interval set."
+            )

@@ -13,12 +13,26 @@ from xtuner.engine.environment import Collective
 from xtuner.engine.settings import LossMean
 from xtuner.errors import XTunerError
 
+_ORDERED, _PARTITIONED = 2, 3
+
 
 class TrainBackend(Protocol):
     """What a runner offers to the step: the plain one and DeepSpeed's differ only in these."""
 
     optimizer: Any
     device: torch.device
+
+    @property
+    def module(self) -> Any:
+        """The model without wrappers: a `TrainableParts`."""
+        ...
+
+    @property
+    def zero_stage(self) -> int:
+        """DeepSpeed's ZeRO stage, 0 without. From 2 on gradients must come in one order on all ranks; at 3 all ranks
+        must run the same modules, since they gather the weights of each together.
+        """
+        ...
 
     def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the model's data preprocessor: a CPU batch in, keyword arguments on the device out."""
@@ -46,7 +60,7 @@ class StepResult:
         grad_norm: the gradients' 2-norm before clipping.
         counted: supervised tokens of this rank as the model counted them.
         expected: the same as counted from the labels.
-        stop: True when any rank was asked to stop.
+        votes: how many ranks voted for each of the things that the ranks were asked about.
         by_source: (2, K) this rank's summed token losses and supervised tokens of each of K sources; None where there
             is one.
     """
@@ -59,7 +73,7 @@ class StepResult:
     grad_norm: torch.Tensor | float | None
     counted: torch.Tensor
     expected: int
-    stop: bool
+    votes: dict[str, int]
     by_source: torch.Tensor | None = None
 
 
@@ -72,7 +86,7 @@ def run_step(
     backend: TrainBackend,
     micro_batches: Sequence[Mapping[str, Any]],
     collective: Collective,
-    stop: bool = False,
+    votes: Mapping[str, bool] | None = None,
     mean: LossMean = "step",
 ) -> StepResult:
     """Runs one optimizer step: the gradient is that of the mean loss over the supervised tokens of all ranks.
@@ -84,16 +98,21 @@ def run_step(
     Args:
         backend: plain or DeepSpeed.
         micro_batches: this rank's batches of the step, on the CPU, with ``labels`` (B, T).
-        collective: exchange between ranks.
-        stop: this rank was asked to stop; travels with the token counts.
+        collective: exchange between ranks; one exchange per step carries everything.
+        votes: yes or no of this rank to what the ranks decide together; the same names on every rank.
         mean: see `RuntimeSettings`; ``micro_batch`` weighs each micro-batch by its own tokens only.
     """
-    counts = [count_supervised(batch) for batch in micro_batches]
-    expected = sum(counts)
+    votes = votes or {}
+    supervised = [count_supervised(batch) for batch in micro_batches]
+    expected = sum(supervised)
     samples = sum(len(batch["labels"]) for batch in micro_batches)
-    num_supervised, num_samples, stops = collective.sum([expected, samples, float(stop)])
+    has_rare = [backend.module.has_rare_inputs(batch) for batch in micro_batches]
+    num_supervised, num_samples, *counts = collective.sum(
+        [expected, samples, *map(float, votes.values()), *map(float, has_rare)]
+    )
+    ranks_with_rare = counts[len(votes) :]
     loss_count = num_supervised if mean == "step" else float(collective.world_size * len(micro_batches))
-    shares = [1.0 if mean == "step" else 1 / max(1, count) for count in counts]
+    shares = [1.0 if mean == "step" else 1 / max(1, count) for count in supervised]
     weight = collective.world_size / max(1.0, loss_count)
 
     zero = torch.zeros((), device=backend.device)
@@ -102,6 +121,8 @@ def run_step(
     by_source: torch.Tensor | None = None
     for index, (micro_batch, share) in enumerate(zip(micro_batches, shares, strict=True)):
         batch = backend.prepare(micro_batch)
+        if backend.zero_stage >= _ORDERED and not has_rare[index]:
+            batch = backend.module.keep_in_step(batch, ranks_with_rare[index] > 0, backend.zero_stage == _PARTITIONED)
         mask = batch.get("attention_mask")
         if mask is None:
             mask = micro_batch["labels"].new_ones(micro_batch["labels"].shape)
@@ -122,7 +143,7 @@ def run_step(
         grad_norm,
         counted,
         expected,
-        stops > 0,
+        {name: round(count) for name, count in zip(votes, counts, strict=False)},
         by_source,
     )
 

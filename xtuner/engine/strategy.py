@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 from mmengine._strategy.deepspeed import DeepSpeedStrategy, MMDeepSpeedEngineWrapper
-from torch import distributed, nn
+from torch import nn
 
 from xtuner.compat import mend
-from xtuner.engine.checkpoint import TRAINER_FILE, remove_checkpoint
-from xtuner.engine.environment import Collective, Environment
+from xtuner.engine.checkpoint import flush
+from xtuner.engine.environment import Environment, join_deepspeed
+from xtuner.engine.integrity import TRAINER_FILE, is_universal, list_files
 from xtuner.engine.optim import StepOptimizer
+from xtuner.engine.saving import to_host, write_file
 from xtuner.errors import XTunerError
-from xtuner.model.checkpoints import save_file_atomic
 
 mend("mmengine._strategy.deepspeed")
 mend("deepspeed.ops")
@@ -40,10 +41,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def __init__(
         self, config: dict[str, Any], environment: Environment, seed: int, work_dir: str, experiment_name: str
     ) -> None:
-        from deepspeed import comm
-
-        # adopts the process group that is there: auto_mpi_discovery would want mpi4py
-        comm.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False)
+        join_deepspeed()
         super().__init__(
             config=config,
             gradient_accumulation_steps=config["gradient_accumulation_steps"],
@@ -83,6 +81,11 @@ class DeepSpeedBackend:
         self.device = device
 
     @property
+    def zero_stage(self) -> int:
+        """The engine's ZeRO stage; see `TrainBackend`."""
+        return int(self.engine.zero_optimization_stage())
+
+    @property
     def module(self) -> Any:
         """The model itself; under ZeRO-3 its parameters are partitioned."""
         return self.engine.module
@@ -109,26 +112,29 @@ class DeepSpeedBackend:
         """Returns the context in which the model generates: none, the engine holds the weights in their format."""
         return nullcontext()
 
-    def save(self, path: Path, trainer: dict[str, Any], collective: Collective) -> None:
-        """All ranks write their shards below a temporary name; rank 0 adds `trainer`, flushes and renames."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        if collective.rank == 0:
-            remove_checkpoint(temporary)
-        collective.barrier()
-        self.engine.save_checkpoint(
-            str(path.parent), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
-        )
-        for shard in temporary.glob(f"*rank_{collective.rank}_*"):
-            _flush(shard)
-        collective.barrier()
-        if collective.rank == 0:
-            for shard in temporary.glob("mp_rank_*"):
-                _flush(shard)
-            save_file_atomic({"trainer": trainer}, temporary / TRAINER_FILE)
-            remove_checkpoint(path)
-            temporary.rename(path)
-            _flush(path.parent)
-        collective.barrier()
+    def stage(self, temporary: Path, trainer: dict[str, Any], copy: bool) -> Callable[[], None]:
+        """Each rank writes its shards, rank 0 also the shared files; see `SavingBackend`."""
+        collected = CollectingEngine(copy)
+        former, self.engine.checkpoint_engine = self.engine.checkpoint_engine, collected
+        try:
+            self.engine.save_checkpoint(
+                str(temporary.parent), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
+            )
+        finally:
+            self.engine.checkpoint_engine = former
+
+        def write() -> None:
+            temporary.mkdir(exist_ok=True)
+            for name, content in collected.files.items():
+                write_file(content, temporary / name)
+
+        return write
+
+    def seal(self, temporary: Path, trainer: dict[str, Any]) -> None:
+        """Adds the trainer file, with the names and sizes of all shards; a folder that has it is complete."""
+        facts = {**trainer, "files": list_files(temporary)}
+        write_file({"trainer": facts}, temporary / TRAINER_FILE)
+        flush(temporary)
 
     def read_trainer(self, path: Path) -> dict[str, Any]:
         """Returns the `trainer` part of a checkpoint.
@@ -139,11 +145,16 @@ class DeepSpeedBackend:
         if not path.is_dir():
             raise XTunerError(f"{path} was made without DeepSpeed: resume it without --deepspeed.")
         trainer = torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
-        if trainer["world_size"] != self.engine.world_size:
+        if trainer["world_size"] != self.engine.world_size and not is_universal(path):
+            way = (
+                f"begin a new run from its weights: leave --resume out and add --cfg-options pretrained_pth={path}"
+                if self.zero_stage == 3
+                else f"convert it: xtuner convert universal {path} TARGET, then --resume TARGET, with processes x "
+                "batch_size x accumulative_counts as before"
+            )
             raise XTunerError(
-                f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: "
-                "its shards fit that number only. Start as many, or convert it with 'python -m "
-                "deepspeed.checkpoint.ds_to_universal' and set checkpoint.load_universal in its settings."
+                f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: its shards "
+                f"fit that number only. Start as many (NPROC_PER_NODE, NNODES), or {way}."
             )
         return trainer
 
@@ -155,10 +166,33 @@ class DeepSpeedBackend:
             raise XTunerError(f"{path} holds no shards that DeepSpeed can read: take an older checkpoint.")
 
 
-def _flush(path: Path) -> None:
-    """Waits until a file's or folder's contents are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class CollectingEngine(CheckpointEngine):
+    """Collects what DeepSpeed would write, so that it can be written elsewhere or later.
+
+    Args:
+        copy: take copies in host memory, since the tensors will change.
+    """
+
+    def __init__(self, copy: bool) -> None:
+        super().__init__()
+        self.copy = copy
+        self.files: dict[str, Any] = {}
+
+    def create(self, info: Any) -> None:
+        """Nothing to prepare."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Keeps a file's content under its name."""
+        self.files[Path(path).name] = to_host(state_dict) if self.copy else state_dict
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Is never asked for: loading goes through DeepSpeed's own engine.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(path)
+
+    def commit(self, info: Any) -> bool:
+        """Says that all is well; `CheckpointSaver` commits."""
+        return True

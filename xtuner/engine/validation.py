@@ -87,7 +87,7 @@ class ValLoop:
             restore_rng(random_numbers)
         seconds = time.perf_counter() - started
         runner.pause_seconds += seconds
-        self._write(runner, step, scores, seconds)
+        runner.rate_run(step, self._write(runner, step, scores, seconds))
 
     def _ask(self, benchmark: Any, runner: Any, step: int) -> Mapping[str, Any]:
         """One benchmark's metrics, on rank 0."""
@@ -108,7 +108,10 @@ class ValLoop:
             get_logger().error("validation at step %d, %s: %s", step, benchmark.name, error)
             return {}
 
-    def _write(self, runner: Any, step: int, scores: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+    def _write(
+        self, runner: Any, step: int, scores: Mapping[str, Mapping[str, Any]], seconds: float
+    ) -> dict[str, float]:
+        """Sends the scores to log and visualizers; returns them by name."""
         scalars: dict[str, float] = {}
         for name, metrics in scores.items():
             if metrics.get("overall") is None:
@@ -120,6 +123,7 @@ class ValLoop:
             runner.visualizer.add_scalars(scalars, step=step)
             words = [f"{name} {scores[name]['overall']:.1%}" for name in scores if f"val/{name}" in scalars]
             get_logger().info("validation at step %d: %s, in %.1f s", step, ", ".join(words), seconds)
+        return scalars
 
 
 def chosen_benchmarks(cfg: Any, names: Sequence[str] | None) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.model import BaseModel
@@ -12,9 +13,12 @@ from torch import nn
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import get_logger
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 
 class TrainableParts(BaseModel):
-    """A model made of named parts, each wholly trained or wholly frozen.
+    """A model made of named parts, each wholly trained, wholly frozen, or trained by adapters (LoRA).
 
     Freezing is one method, `set_trainable`: it decides what gets gradients, what stays in eval mode and what
     checkpoints hold. Subclasses say their parts in `part_names`.
@@ -26,6 +30,8 @@ class TrainableParts(BaseModel):
     def __init__(self, data_preprocessor: nn.Module | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self._trainable: tuple[str, ...] = ()
+        self._adapters: dict[str, frozenset[str]] = {}
+        self.adapter_settings: dict[str, LoraConfig] = {}
 
     @property
     def trainable(self) -> tuple[str, ...]:
@@ -36,8 +42,50 @@ class TrainableParts(BaseModel):
         """Returns the parts that this model has, by name."""
         return {name: part for name in self.part_names if (part := getattr(self, name)) is not None}
 
+    def add_adapters(self, part: str, lora: LoraConfig, setting: str) -> None:
+        """Gives a part adapters: they alone are trained of it from now on, and saved.
+
+        Args:
+            part: its name.
+            lora: peft's settings.
+            setting: name of the config's setting, for messages.
+
+        Raises:
+            XTunerError: no layer has a name that `lora` targets.
+        """
+        from xtuner.model.lora import add_adapters  # peft takes a second, and few runs need it
+
+        self._adapters[part] = add_adapters(getattr(self, part), lora, setting)
+        self.adapter_settings[part] = lora
+
+    def merge_adapters(self) -> None:
+        """Adds all adapters to the weights that they belong to; the parts are plain ones again."""
+        from xtuner.model.lora import merge_adapters
+
+        for name in self._adapters:
+            merge_adapters(getattr(self, name))
+        self._adapters.clear()
+        self.adapter_settings.clear()
+
+    def save_adapters(self, folder: Path, bases: Mapping[str, str]) -> None:
+        """Writes each part's adapters to ``<folder>/<part>``, as peft reads them.
+
+        Args:
+            folder: target.
+            bases: name or path of the model that each part was built from.
+        """
+        from xtuner.model.lora import save_adapters
+
+        for part, lora in self.adapter_settings.items():
+            save_adapters(getattr(self, part), lora, folder / part, bases.get(part, ""))
+
+    def is_trained(self, name: str) -> bool:
+        """True for the full name of a weight or buffer that belongs to what is trained and saved."""
+        part, _, rest = name.partition(".")
+        return part in self._trainable and (part not in self._adapters or rest in self._adapters[part])
+
     def set_trainable(self, names: Collection[str]) -> None:
-        """Trains the parts `names`, freezes all others, and logs each with its number of parameters.
+        """Trains the parts `names` and all adapters, freezes all else, and logs each part with its parameters.
 
         Raises:
             XTunerError: a name in no way a part. One that only this very model goes without is skipped.
@@ -49,14 +97,17 @@ class TrainableParts(BaseModel):
                     f"{', '.join(self.part_names)}.{nearest(name, self.part_names)}"
                 )
         parts = self.parts()
-        self._trainable = tuple(name for name in parts if name in names)
+        self._trainable = tuple(name for name in parts if name in names or name in self._adapters)
         for name, part in parts.items():
-            trained = name in self._trainable
-            for parameter in part.parameters():
+            counts = [0, 0]
+            for key, parameter in part.named_parameters():
+                trained = self.is_trained(f"{name}.{key}")
                 if parameter.is_floating_point():
                     parameter.requires_grad_(trained)
-            count = sum(getattr(p, "ds_numel", p.numel()) for p in part.parameters())
-            get_logger().info("%-16s %-8s %9.2f M parameters", name, "trained" if trained else "frozen", count / 1e6)
+                counts[trained] += getattr(parameter, "ds_numel", parameter.numel())
+            state = "adapters" if name in self._adapters else "trained" if name in self._trainable else "frozen"
+            of_them = f", {counts[1] / 1e6:.2f} M of them trained" if state == "adapters" else ""
+            get_logger().info("%-16s %-8s %9.2f M parameters%s", name, state, sum(counts) / 1e6, of_them)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TrainableParts:
@@ -67,6 +118,29 @@ class TrainableParts(BaseModel):
                 part.eval()
         return self
 
+    def step_flops(self, batch: Mapping[str, Any]) -> float:
+        """Returns the floating-point operations of forward and backward pass for a collated batch; 0 = not known."""
+        return 0.0
+
+    def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
+        """True where a collated batch holds inputs that other batches may lack (pictures, say), for which parts of the
+        model run that otherwise do not.
+        """
+        return False
+
+    def keep_in_step(self, batch: dict[str, Any], elsewhere: bool, partitioned: bool) -> dict[str, Any]:
+        """Returns a prepared batch without rare inputs so changed that this rank keeps in step with the others.
+
+        Called under ZeRO-2, which sums gradients over ranks in the order in which they come, so that trained modules
+        must run alike; and under ZeRO-3, whose ranks also gather the weights of each module together.
+
+        Args:
+            batch: keyword arguments of `forward`.
+            elsewhere: another rank's batch has rare inputs.
+            partitioned: ZeRO-3.
+        """
+        return batch
+
     def init_weights(self) -> None:
         """Does nothing: every part comes initialised or loaded, and mmengine's runner would overwrite
         them.
@@ -76,8 +150,7 @@ class TrainableParts(BaseModel):
         """Returns the weights of the trained parts: what checkpoints hold."""
         prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
         state = super().state_dict(*args, **kwargs)
-        kept = tuple(f"{prefix}{name}." for name in self._trainable)
-        for key in [key for key in state if key.startswith(prefix) and not key.startswith(kept)]:
+        for key in [key for key in state if key.startswith(prefix) and not self.is_trained(key.removeprefix(prefix))]:
             del state[key]
         return state
 
@@ -102,8 +175,7 @@ class TrainableParts(BaseModel):
             raise XTunerError(
                 f"the checkpoint does not fit this model:\n{detail}\nContinue with the config that it was trained with."
             ) from error
-        kept = tuple(f"{name}." for name in self._trainable)
-        missing = [key for key in result.missing_keys if key.startswith(kept)]
+        missing = [key for key in result.missing_keys if self.is_trained(key)]
         if strict and (missing or result.unexpected_keys):
             raise RuntimeError(f"missing weights: {missing}; unexpected weights: {result.unexpected_keys}")
         result.missing_keys[:] = missing

@@ -19,6 +19,7 @@ from xtuner.model.weight_files import load_pickle, read_state_dict
 __all__ = ["LoadReport", "load_parts", "load_pickle", "read_state_dict", "save_file_atomic"]
 
 _SHOWN = 12
+_ADAPTERS = " adapters"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def load_parts(
     state: Mapping[str, torch.Tensor],
     required: Collection[str],
     source: str = "the checkpoint",
+    adapters: Mapping[str, Collection[str]] | None = None,
 ) -> LoadReport:
     """Loads `state` into a model's parts: all of it or, if anything does not fit, nothing.
 
@@ -56,14 +58,19 @@ def load_parts(
         state: weights by full name.
         required: parts that must be there; others that the checkpoint has none of stay as they are.
         source: where `state` is from, for messages.
+        adapters: parts that are trained by adapters, with the names of these weights within the part. Such a part's
+            adapters and its other weights may each come alone; where it is required its adapters are.
 
     Raises:
         XTunerError: a required part is absent, a part is incomplete, or a weight has another shape; the message
             names all of them.
     """
-    own = {
-        part: {f"{part}.{name}": tensor for name, tensor in _tensors(module).items()} for part, module in parts.items()
-    }
+    own = _own_tensors(parts, adapters or {})
+    if adapters:
+        from xtuner.model.lora import to_adapted_names
+
+        state = to_adapted_names(state, {name: tensor for tensors in own.values() for name, tensor in tensors.items()})
+        required = [f"{name}{_ADAPTERS}" if name in adapters else name for name in required]
     found = {part: [name for name in tensors if name in state] for part, tensors in own.items()}
     missing: list[str] = []
     problems: list[str] = []
@@ -80,16 +87,30 @@ def load_parts(
             if tuple(state[name].shape) != _shape(tensors[name])
         ]
     if problems:
-        raise XTunerError(_refusal(source, problems, state))
+        raise XTunerError(_refusal(source, [*_widths(own, state), *problems], state))
     for part, names in found.items():
         for name in names:
             _copy(own[part][name], state[name])
     known = {name for tensors in own.values() for name in tensors}
     return LoadReport(
-        loaded_parts=tuple(part for part in parts if found[part]),
+        loaded_parts=tuple(part for part in own if found[part]),
         missing=tuple(missing),
         unexpected=tuple(sorted(name for name in state if name not in known)),
     )
+
+
+def _own_tensors(
+    parts: Mapping[str, nn.Module], adapters: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by full name of each part; adapters count as a part of their own."""
+    own: dict[str, dict[str, torch.Tensor]] = {}
+    for part, module in parts.items():
+        trained = adapters.get(part, ())
+        tensors = _tensors(module)
+        own[part] = {f"{part}.{name}": tensor for name, tensor in tensors.items() if name not in trained}
+        if trained:
+            own[f"{part}{_ADAPTERS}"] = {f"{part}.{name}": tensors[name] for name in trained}
+    return own
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -105,6 +126,15 @@ def _absent(tensors: Mapping[str, torch.Tensor], found: Collection[str]) -> list
     # tied weights are saved once, under one of their names
     loaded = {id(tensors[name]) for name in found}
     return [name for name, tensor in tensors.items() if id(tensor) not in loaded]
+
+
+def _widths(own: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names the two widths where a checkpoint's projector was made for a language model of another width."""
+    last = [name for name in own.get("projector", {}) if name.endswith(".bias") and name in state][-1:]
+    there, here = (_shape(found[last[0]])[0] for found in (state, own["projector"])) if last else (0, 0)
+    if there == here:
+        return []
+    return [f"its language model is {there} wide, this one {here}: it was trained with another language model"]
 
 
 def _refusal(source: str, problems: list[str], state: Mapping[str, torch.Tensor]) -> str:
@@ -128,9 +158,9 @@ def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
             target.copy_(value)
         return
     # under ZeRO-3 each rank holds a piece: gather, write on rank 0, scatter
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters([target], modifier_rank=0), torch.no_grad():
+    with deepspeed.zero.GatheredParameters([target], modifier_rank=0), torch.no_grad():
         if torch.distributed.get_rank() == 0:
             target.copy_(value)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 from xtuner.errors import XTunerError, nearest
 from xtuner.model.meta import architecture_file, in_meta_init
+from xtuner.model.placement import loading_arguments
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -67,10 +68,38 @@ def resolve_dtype(dtype: str) -> torch.dtype | str:
     return _DTYPES[name]
 
 
+def quantization_arguments(quantization: str | None) -> dict[str, Any]:
+    """Returns arguments of ``from_pretrained`` for a config's ``quantization``; none for None.
+
+    4 bit is QLoRA's: normal float, the scales quantised once more (arXiv 2305.14314).
+
+    Raises:
+        XTunerError: unknown value, or bitsandbytes is not installed.
+    """
+    if quantization is None:
+        return {}
+    if quantization not in ("4bit", "8bit"):
+        raise XTunerError(f"quantization is '{quantization}': expected None, '4bit' or '8bit'.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise XTunerError("quantization needs the package bitsandbytes: run 'pip install bitsandbytes'.")
+    if quantization == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+    }
+
+
 def build_llm(
     name_or_path: str,
     dtype: str = "auto",
     attn_implementation: str = "auto",
+    quantization: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Builds a causal language model with its weights; under `meta_init` only its shape.
@@ -79,28 +108,41 @@ def build_llm(
         name_or_path: folder or hub name.
         dtype: ``auto`` (as saved), ``bfloat16``, ``float16`` or ``float32``.
         attn_implementation: ``auto``, ``sdpa``, ``eager``, ``flash_attention_2`` or ``flex_attention``.
-        model_kwargs: further arguments of ``AutoModelForCausalLM.from_pretrained``, quantisation for
-            instance.
+        quantization: ``4bit`` or ``8bit`` by bitsandbytes (for QLoRA: see `MGLLaVA`'s ``llm_lora``); None for none.
+        model_kwargs: further arguments of ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
         XTunerError: the model cannot be read, or an argument's value is unknown.
     """
     config = read_llm_config(name_or_path)
+    extra = {**loading_arguments(), **quantization_arguments(quantization), **(model_kwargs or {})}
     attention, torch_dtype = resolve_attention(attn_implementation), resolve_dtype(dtype)
     if in_meta_init():
         if torch_dtype == "auto":
             torch_dtype = getattr(config, "dtype", None) or torch.float32
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch_dtype)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        llm = AutoModelForCausalLM.from_pretrained(
             name_or_path,
             config=config,
             dtype=torch_dtype,
             attn_implementation=attention,
-            **(model_kwargs or {}),
+            **extra,
         )
     except OSError as error:
         raise XTunerError(
             f"the weights of '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
             "Download them completely (config.json, *.safetensors)."
         ) from error
+    if quantization is not None:
+        _keep_gradients(llm)
+    return llm
+
+
+def _keep_gradients(llm: PreTrainedModel) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights on the CPU in eval mode: its kernel for them has no gradient, so
+    that a training after an evaluation would go wrong in silence.
+    """
+    for module in llm.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.model_converters import pth_to_hf
+from xtuner.tools.model_converters import pth_to_hf, universal
 
-_CONVERTERS = {"pth_to_hf": pth_to_hf}
+_CONVERTERS = {"pth_to_hf": pth_to_hf, "universal": universal}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
     if args.config is None:
         raise XTunerError("no config given: name one ('xtuner list-cfg' shows the shipped ones), or use --compare A B.")
 
-    # 1. several processes asked for by environment variables: become torchrun
-    from xtuner.launch import replace_process, torchrun_command
+    # 1. several processes asked for by environment variables: start them by torchrun
+    from xtuner.launch import run_ranks, torchrun_command
 
     if args.launcher != "slurm" and not args.check_files and not args.score_only:
         command = torchrun_command(_to_argv(args), os.environ)
         if command is not None:
-            replace_process(command)
+            return run_ranks(command, os.environ)
 
     # 2. the config's benchmarks, those asked for, those whose files are there
     from xtuner.benchmarks import find_benchmarks

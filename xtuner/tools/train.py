@@ -38,17 +38,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on from a checkpoint; 'auto': the newest, if any",
     )
     parser.add_argument("--seed", type=int, help="start of all random numbers (default: the config's)")
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        type=int,
+        const=3,
+        default=0,
+        metavar="STEPS",
+        help="record a trace of some steps (3) in the run's folder",
+    )
     add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
-    # 1. several processes asked for by environment variables: become torchrun
-    from xtuner.launch import replace_process, torchrun_command
+    # 1. several processes asked for by environment variables: start them by torchrun
+    from xtuner.launch import leave_exit_code, run_ranks, torchrun_command
 
     command = torchrun_command(_to_argv(args), os.environ) if args.launcher != "slurm" else None
     if command is not None:
-        replace_process(command)
+        return run_ranks(command, os.environ)
 
     # 2. the config, with every mistake in it at once
     from xtuner.config import config_name, dump_config, load_config, parse_overrides
@@ -82,12 +91,16 @@ def run(args: argparse.Namespace) -> int:
 
     # 6. model, optimizer, runner
     from xtuner.engine.assemble import assemble
+    from xtuner.tools.out_of_memory import explain_out_of_memory
 
-    runner = assemble(cfg, name, work_dir, environment, args.deepspeed, args.resume, dataset)
+    with explain_out_of_memory(cfg, args.deepspeed, environment.world_size):
+        runner = assemble(cfg, name, work_dir, environment, args.deepspeed, args.resume, dataset, args.profile)
 
-    # 7. train
-    runner.train()
+        # 7. train
+        runner.train()
     close_environment()
+    if runner.interrupted:
+        leave_exit_code(EXIT_INTERRUPTED, os.environ)
     return EXIT_INTERRUPTED if runner.interrupted else 0
 
 
@@ -99,6 +112,7 @@ def _to_argv(args: argparse.Namespace) -> list[str]:
         "--deepspeed": args.deepspeed,
         "--resume": args.resume,
         "--seed": args.seed,
+        "--profile": args.profile or None,
     }
     for option, value in options.items():
         if value is not None:

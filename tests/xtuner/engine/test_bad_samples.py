@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from xtuner.engine.hooks.step_log import StepLogHook
 from xtuner.engine.preflight import missing_files
 from xtuner.engine.settings import RuntimeSettings
 from xtuner.errors import XTunerError
+from xtuner.log import get_logger
 
 
 def runner(folder: Path, step: int) -> Any:
@@ -36,13 +36,13 @@ GONE = BadSample("y", 4, "missing picture", "picture 'y.jpg' does not exist.")
 
 def test_they_are_counted_and_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     hook = BadSampleHook(interval=2, limit=0.01)
-    logging.getLogger("xtuner").propagate = True
+    get_logger().propagate = True
     try:
         hook.after_train_iter(runner(tmp_path, 1), 0, [micro_batch(BROKEN), micro_batch(GONE)])
         assert not (tmp_path / "bad_samples.jsonl").exists()
         hook.after_train_iter(runner(tmp_path, 2), 1, [micro_batch(BROKEN)])
     finally:
-        logging.getLogger("xtuner").propagate = False
+        get_logger().propagate = False
     lines = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
     assert [(line["step"], line["sample_id"]) for line in lines] == [(2, "x"), (2, "y"), (2, "x")]
     assert hook.seen == 150 and hook.kinds == {"picture does not decode": 2, "missing picture": 1}

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from xtuner.engine.checkpoint import TRAINER_FILE, CheckpointFolder, capture_rng, check_resumable, restore_rng
+from xtuner.engine.checkpoint import CheckpointFolder, capture_rng, check_resumable, restore_rng
+from xtuner.engine.integrity import TRAINER_FILE
 from xtuner.errors import XTunerError
 from xtuner.model.checkpoints import save_file_atomic
 
 
 def save(folder: CheckpointFolder, step: int) -> Path:
     path = folder.path(step)
-    save_file_atomic({"step": step}, path)
+    save_file_atomic({"state_dict": {}, "optimizer": {}, "trainer": {"step": step}}, path)
     folder.commit(path)
     return path
 

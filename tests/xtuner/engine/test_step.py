@@ -62,8 +62,9 @@ class TestRunStep:
         assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # bf16 keeps 8 bits
         assert losses[0] != losses[1]
 
-    def test_stop_is_passed_on(self) -> None:
-        assert run_step(toy_backend(), batches([0]), Collective(), stop=True).stop
+    def test_votes_are_counted(self) -> None:
+        votes = {"stop": True, "written": False}
+        assert run_step(toy_backend(), batches([0]), Collective(), votes).votes == {"stop": 1, "written": 0}
 
 
 def test_miscounting_model_is_found() -> None:
@@ -97,17 +98,14 @@ class TestLossMean:
         for one, other in zip(first.module.parameters(), second.module.parameters(), strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
-    def test_sources_are_added_up(self) -> None:
-        class WithSources:
-            def __init__(self) -> None:
-                self.backend = toy_backend()
-                self.optimizer, self.device, self.prepare = self.backend.optimizer, CPU, self.backend.prepare
-                self.update = self.backend.update
+    def test_sources_are_added_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        backend = toy_backend()
+        accumulate = backend.accumulate
 
-            def accumulate(self, batch: Any, weight: float, last: bool) -> dict[str, torch.Tensor]:
-                output = self.backend.accumulate(batch, weight, last)
-                return {**output, "by_source": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+        def with_sources(batch: Any, weight: float, last: bool) -> dict[str, torch.Tensor]:
+            return {**accumulate(batch, weight, last), "by_source": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
 
-        result = run_step(WithSources(), batches([0], [1]), Collective())
+        monkeypatch.setattr(backend, "accumulate", with_sources)
+        result = run_step(backend, batches([0], [1]), Collective())
         assert result.by_source is not None and result.by_source.tolist() == [[2, 4], [6, 8]]
         assert run_step(toy_backend(), batches([0]), Collective()).by_source is None

@@ -15,6 +15,7 @@ from mmengine.config import ConfigDict
 
 from tests.xtuner.engine.toy import toy_config
 from xtuner.engine.assemble import assemble
+from xtuner.engine.checkpoint import CheckpointFolder
 from xtuner.engine.environment import setup_environment
 from xtuner.engine.preflight import preflight
 from xtuner.errors import ProblemsError, XTunerError
@@ -123,6 +124,15 @@ class TestTraining:
         assert runner.interrupted and runner.iter == 3 and (tmp_path / "run" / "iter_3.pth").exists()
         assert scalars(tmp_path / "run", "val/toy") == {}
 
+    def test_the_best_checkpoint_stays(self, tmp_path: Path) -> None:
+        cfg = config(save_steps=2, save_total_limit=1)
+        cfg.runtime.keep_best = "val/toy"
+        train(tmp_path / "run", cfg)
+        # steps 2, 4 and 5 are saved and score the same: the first is not beaten, the last is there to go on from
+        best = CheckpointFolder(tmp_path / "run").best()
+        assert best is not None and (best[0].name, best[1].value) == ("iter_2.pth", 0.5)
+        assert sorted(path.name for path in (tmp_path / "run").glob("iter_*")) == ["iter_2.pth", "iter_5.pth"]
+
 
 class TestResume:
     def test_results_of_later_steps_are_moved_aside(self, tmp_path: Path) -> None:
@@ -175,4 +185,11 @@ class TestMistakes:
         cfg = config()
         cfg.runtime[name] = 0
         with pytest.raises(ValueError, match=f"{name} is 0"):
+            assemble(cfg, "run", tmp_path, setup_environment())
+
+    @pytest.mark.parametrize(("interval", "metric"), [(None, "val/toy"), (2, "toy")])
+    def test_best_by_what_nobody_measures(self, tmp_path: Path, interval: int | None, metric: str) -> None:
+        cfg = config(interval)
+        cfg.runtime.keep_best = metric
+        with pytest.raises(ValueError, match="keep_best is .*expected val/<benchmark>"):
             assemble(cfg, "run", tmp_path, setup_environment())

@@ -80,12 +80,13 @@ def toy_config(**changes: Any) -> ConfigDict:
         batch_size=2, accumulative_counts=2, lr=1e-2, weight_decay=0.0, max_norm=1.0, precision="auto",
         max_epochs=2, max_iters=None, save_steps=3, save_total_limit=2, logging_interval=1, seed=7,
         dropout=0.0, workers=0, size=40, delay=0.0, width=16, visualizers=("tensorboard",),
+        async_save=False, keep_best=None, max_skipped_steps=20, dataset=ToyDataset, model=ToyModel,
     )  # fmt: skip
     assert set(changes) <= set(s), set(changes) - set(s)
     s.update(changes)
     return ConfigDict(
-        model=dict(type=ToyModel, dropout=s["dropout"], width=s["width"]),
-        train_dataset=dict(type=ToyDataset, size=s["size"], delay=s["delay"]),
+        model=dict(type=s["model"], dropout=s["dropout"], width=s["width"]),
+        train_dataset=dict(type=s["dataset"], size=s["size"], delay=s["delay"]),
         train_dataloader=dict(
             batch_size=s["batch_size"], num_workers=s["workers"], sampler=dict(type=ShuffledBatchSampler)
         ),
@@ -99,6 +100,7 @@ def toy_config(**changes: Any) -> ConfigDict:
         runtime=dict(
             type=RuntimeSettings, save_steps=s["save_steps"], save_total_limit=s["save_total_limit"],
             logging_interval=s["logging_interval"], seed=s["seed"], visualizers=s["visualizers"],
+            async_save=s["async_save"], keep_best=s["keep_best"], max_skipped_steps=s["max_skipped_steps"],
         ),
     )  # fmt: skip
 

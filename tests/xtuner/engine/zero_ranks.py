@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.xtuner.engine.toy import train_toy
+from xtuner.cli import main as main_of_xtuner
 
 SETTINGS = dict(max_iters=6, save_steps=3, size=27, batch_size=2, accumulative_counts=2)
 """7 steps per epoch on two ranks, so that the resumed half is in mid-epoch."""
@@ -22,5 +23,14 @@ def main(folder: Path) -> None:
         train_toy(folder / f"{name}_resumed", deepspeed, resume=str(middle), dropout=0.3, **SETTINGS)
 
 
+def resume_in_one_process(folder: Path) -> None:
+    """Converts the two ranks' checkpoints of the middle and goes on from them in a single process."""
+    for name in ("zero1", "zero2"):
+        universal = folder / f"{name}_universal"
+        assert main_of_xtuner(["convert", "universal", str(folder / name / "iter_3.pth"), str(universal)]) == 0
+        settings = {**SETTINGS, "accumulative_counts": 4, "weight_decay": 0.1, "max_norm": 0.5}
+        train_toy(folder / f"{name}_one", f"deepspeed_{name}", resume=str(universal), **settings)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (resume_in_one_process if "--one" in sys.argv else main)(Path(sys.argv[1]))

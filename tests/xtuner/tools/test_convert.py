@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from tests.tiny_parts import tiny_batch
 from tests.xtuner.tools.conftest import Trained
 from xtuner.cli import main
 from xtuner.config import load_config, parse_overrides
+from xtuner.registry import build
 from xtuner.tools.trained_model import build_trained
+
+ROOT = Path(__file__).parents[3]
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -49,6 +53,28 @@ def test_a_checkpoint_without_the_trained_parts_is_refused(
     )
     assert "the part 'llm' is absent" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_adapters_are_merged_and_kept(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("__pycache__"))
+    leaf = tmp_path / "lora.py"
+    leaf.write_text(
+        "from mmengine.config import read_base\nfrom peft import LoraConfig\n\n"
+        f"with read_base():\n    from .configs.phi3.{trained.config} import *\n\n"
+        "llm_lora = dict(type=LoraConfig, r=2, init_lora_weights=False)\n"
+        "trainable = ('fusion', 'projector', 'object_encoder')\n"
+    )
+    cfg = load_config(leaf, parse_overrides(trained.options[1:]))
+    model = build(cfg.model)
+    assert "llm" in model.trainable
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "lora.pth")
+    expected = logits(build_trained(cfg, str(tmp_path / "lora.pth"), torch.device("cpu"), "saved"))
+
+    command = ["convert", "pth_to_hf", str(leaf), str(tmp_path / "lora.pth"), str(tmp_path / "hf"), *trained.options]
+    assert main(command) == 0
+    # W x + B A x against (W + B A) x
+    torch.testing.assert_close(logits(load_assistant(tmp_path / "hf").model), expected, rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "hf_adapters" / "llm" / "adapter_model.safetensors").is_file()
 
 
 def test_an_unknown_converter(capsys: pytest.CaptureFixture[str]) -> None:

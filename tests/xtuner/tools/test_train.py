@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from mmengine.config import ConfigDict
 
-from xtuner.tools.train import _to_argv, add_arguments
+from xtuner.errors import XTunerError
+from xtuner.tools.out_of_memory import explain_out_of_memory
+from xtuner.tools.train import EXIT_INTERRUPTED, _to_argv, add_arguments
 
 ROOT = Path(__file__).parents[3]
 CONFIG = """
@@ -22,11 +29,12 @@ batch_size = 2
 seed = 1
 max_iters = 3
 model = dict(type=ToyModel)
-train_dataset = dict(type=ToyDataset)
+delay = 0.0
+train_dataset = dict(type=ToyDataset, delay="${delay}")
 train_dataloader = dict(batch_size="${batch_size}", num_workers=0, sampler=dict(type=ShuffledBatchSampler))
 optimizer = dict(type=build_adamw, lr=0.01)
 schedule = dict(type=WarmupCosine, max_iters="${max_iters}")
-runtime = dict(type=RuntimeSettings, seed="${seed}")
+runtime = dict(type=RuntimeSettings, seed="${seed}", logging_interval=1)
 """
 
 
@@ -42,6 +50,17 @@ def test_arguments_survive_the_relaunch() -> None:
     assert again.launcher == "pytorch"
     again.launcher = args.launcher
     assert again == args and args.resume == "auto"
+
+
+def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = ConfigDict(model=dict(), train_dataloader=dict(batch_size=8), optimizer=dict(accumulative_counts=2))
+    monkeypatch.setattr("xtuner.tools.check_cfg.build_parts", lambda cfg: {"head": torch.nn.Linear(1 << 14, 1 << 14)})
+    with pytest.raises(XTunerError) as caught, explain_out_of_memory(cfg, "deepspeed_zero2", 4):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+    message = str(caught.value)
+    assert "Tried to allocate 2.00 GiB\nEstimated need per GPU: " in message
+    assert "weights 0.5" in message  # 2^28 weights in bf16
+    assert "batch_size=4 accumulative_counts=4" in message and "deepspeed_zero3:" in message
 
 
 @pytest.mark.slow
@@ -66,3 +85,40 @@ def test_two_processes_by_environment(tmp_path: Path) -> None:
     assert "'${batch_size}'" in (work_dir / "toy_run.py").read_text().replace('"', "'")
     assert "batch_size=3" in (work_dir / "toy_run_resolved.py").read_text()
     assert list(work_dir.glob("*/vis_data/events.*")) and list(work_dir.glob("*/*.log"))
+
+
+def start_two(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Starts two slow ranks and returns when they have made two steps."""
+    (folder / "toy_run.py").write_text(CONFIG)
+    environ = {**os.environ, "NPROC_PER_NODE": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "xtuner", "train", str(folder / "toy_run.py"), *words]
+    options = ["--cfg-options", "delay=0.05", "max_iters=2000"]
+    process = subprocess.Popen([*command, *options], cwd=folder, env=environ, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "step 2/" in line or "Resumed" in line:
+            return process
+    raise AssertionError(f"ended with {process.wait()} before its second step")
+
+
+@pytest.mark.slow
+@pytest.mark.multi_process
+class TestEnds:
+    """What ends a run on two ranks, and the exit code that comes through the launcher."""
+
+    @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+    def test_signal_saves_and_says_so(self, tmp_path: Path, number: signal.Signals) -> None:
+        process = start_two(tmp_path)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == EXIT_INTERRUPTED
+        assert (tmp_path / "work_dirs" / "toy_run" / "last_checkpoint").is_file()
+
+    def test_dead_rank_ends_all(self, tmp_path: Path) -> None:
+        process = start_two(tmp_path)
+        (torchrun,) = psutil.Process(process.pid).children()
+        ranks = torchrun.children()
+        started = time.monotonic()
+        ranks[1].kill()
+        assert process.wait(timeout=60) not in (0, EXIT_INTERRUPTED)
+        assert time.monotonic() - started < 60
+        assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)

@@ -25,14 +25,16 @@ class SaveHook(Hook):
         self._saved = runner.iter
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Saves where the steps done are a multiple of the interval."""
-        if (runner.iter + 1) % self.interval == 0:
-            self._save(runner, runner.iter + 1)
+        """Saves where the steps done are a multiple of the interval, or all."""
+        step = runner.iter + 1
+        if step % self.interval == 0 or step == runner.max_iters:
+            self._save(runner, step)
 
     def after_train(self, runner: Any) -> None:
-        """Saves what the last interval left unsaved."""
+        """Saves what a request to stop left unsaved, and waits until it is written."""
         if self._saved != runner.iter:
             self._save(runner, runner.iter)
+        runner.saver.close()
 
     def _save(self, runner: Any, step: int) -> None:
         runner.save_run(step)

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 
 from xtuner.engine.step import StepResult, check_counts
 from xtuner.log import get_logger
+from xtuner.model.flops import peak_flops
 
 _SOURCE = "loss/"
 
@@ -49,6 +50,7 @@ class StepLogHook(Hook):
         """Adds the step's numbers; writes where a line is due, always for the last step."""
         assert outputs is not None
         self._add(outputs, runner.train_loop.data_wait)
+        self._host["flops"] += sum(runner.module.step_flops(batch) for batch in data_batch)
         step = runner.iter + 1
         if step % self.interval == 0 or step == runner.max_iters or runner.interrupted:
             scalars = self._summarise(runner, outputs)
@@ -66,6 +68,7 @@ class StepLogHook(Hook):
             "positions": 0,
             "expected": 0,
             "data_wait": 0.0,
+            "flops": 0.0,
             "steps": 0,
         }
 
@@ -87,8 +90,14 @@ class StepLogHook(Hook):
         loss, tokens, counted = self._device.tolist()
         elapsed = time.perf_counter() - self._since - (runner.pause_seconds - self._saving)
         check_counts(counted, self._host["expected"])
-        loss, tokens, positions = runner.collective.sum([loss, tokens, self._host["positions"]])
+        loss, tokens, positions, flops = runner.collective.sum(
+            [loss, tokens, self._host["positions"], self._host["flops"]]
+        )
         steps = self._host["steps"]
+        runner.guard.poll(wait=True)  # the device has been waited for already
+        # of a rank, so that they compare with the peak of one GPU
+        flops_per_second = flops / elapsed / runner.collective.world_size
+        peak = peak_flops(runner.plan.environment.device, runner.backend.optimizer.precision.name)
         return {
             "loss": loss / max(1.0, self._host["loss_count"]),
             "lr": runner.learning_rate,
@@ -100,6 +109,9 @@ class StepLogHook(Hook):
             "padding_share": 1 - tokens / max(1.0, positions),
             "memory_gb": _peak_memory_gb(runner.plan.environment.device),
             **self._source_losses(runner),
+            "tflops_per_second": flops_per_second / 1e12,
+            "skipped_steps": runner.guard.skipped,
+            **({"mfu": flops_per_second / peak} if peak else {}),
         }
 
     def _source_losses(self, runner: Any) -> dict[str, float]:
@@ -120,12 +132,14 @@ class StepLogHook(Hook):
             f"{name.removeprefix(_SOURCE)} {loss:.4f}" for name, loss in scalars.items() if name.startswith(_SOURCE)
         ]
         by_source = f" ({', '.join(sources)})" if sources else ""
+        use = f"MFU {scalars['mfu']:.1%}" if "mfu" in scalars else f"{scalars['tflops_per_second']:.3f} TFLOP/s"
+        skipped = f"  skipped {scalars['skipped_steps']:.0f}" if scalars["skipped_steps"] else ""
         get_logger().info(
             f"step {step}/{runner.max_iters}  loss {scalars['loss']:.4f}{by_source}  lr {scalars['lr']:.3e}  "
             f"grad_norm {scalars['grad_norm']:.3f}  step {scalars['step_time']:.3f} s  "
             f"data wait {scalars['data_wait']:.3f} s ({share:.0%})  "
-            f"{scalars['samples_per_second']:.2f} samples/s  {scalars['tokens_per_second']:.0f} tokens/s  "
-            f"padding {scalars['padding_share']:.1%}  memory {scalars['memory_gb']:.2f} GB  eta {eta}"
+            f"{scalars['samples_per_second']:.2f} samples/s  {scalars['tokens_per_second']:.0f} tokens/s  {use}  "
+            f"padding {scalars['padding_share']:.1%}  memory {scalars['memory_gb']:.2f} GB  eta {eta}{skipped}"
         )
         runner.visualizer.add_scalars({f"train/{name}": value for name, value in scalars.items()}, step=step)
 

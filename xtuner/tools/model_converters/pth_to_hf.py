@@ -37,8 +37,17 @@ def run(args: argparse.Namespace) -> int:
     # 1. the trained model, on the CPU
     start = time.perf_counter()
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    if "quantization" in cfg.model.llm:
+        # adapters are added to the weights as they were before they were quantised
+        cfg.model.llm.quantization = None
     dtype = "saved" if args.dtype == "auto" else args.dtype
     model = build_trained(cfg, args.checkpoint, torch.device("cpu"), dtype)
+    if model.adapter_settings:
+        bases = {part: cfg.model[part].get("name_or_path", "") for part in model.adapter_settings}
+        model.save_adapters(Path(f"{args.save_path}_adapters"), bases)
+        model.merge_adapters()
+        cfg.model.update(llm_lora=None, visual_encoder_lora=None)
+        get_logger().info("%s_adapters: the adapters alone, as peft reads them", args.save_path)
 
     # 2. with what belongs to it, as one folder
     assistant = build(cfg.evaluation, model=model).assistant

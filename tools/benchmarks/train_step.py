@@ -1,0 +1,344 @@
+"""What each saving of a training step brings: time and peak memory, switched on one after the other.
+
+On the CPU, scaled: ``python tools/benchmarks/train_step.py [--vocabulary 32000 128000] [--repeats 3]``
+On a GPU, real sizes: ``python tools/benchmarks/train_step.py --config fuse_vicuna7b_clip_L_14_336_pretrain_padding``
+
+Scaled: a two-layer Llama of width 1024 and small encoders at the real resolutions (336 px / 14, 768 px / 32), eight
+samples of 576 image tokens, 74 boxes and 60 supervised tokens; stage 1, so that fusion and projectors are trained.
+Real: the parts of a shipped config with random weights, made on the GPU (no files of weights are read); the answer is
+the model's FLOP/s as a share of the GPU's peak, by the formula of docs/cluster.md.
+
+Every row is measured in a process of its own. Time is the process's CPU time (CPU) or wall time (GPU), the median of
+the repeats after one step to warm up; memory is the peak beyond what the model and optimizer take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where not installed
+
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from mg_llava.encoders import HighResEncoder, LowResEncoder  # noqa: E402
+from mg_llava.fusion import ConvGateFusion  # noqa: E402
+from mg_llava.model import MGLLaVA  # noqa: E402
+from mg_llava.objects import ObjectEncoder  # noqa: E402
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
+from xtuner.engine.environment import Collective, Environment  # noqa: E402
+from xtuner.engine.optim import StepOptimizer, build_adamw  # noqa: E402
+from xtuner.engine.plain import PlainBackend, wrap_plain  # noqa: E402
+from xtuner.engine.step import run_step  # noqa: E402
+from xtuner.model.projector import MLPProjector  # noqa: E402
+
+SAMPLES, BOXES, SUPERVISED, TRUNK = 8, 74, 60, "convnext_atto"
+
+
+class PlainWay(MGLLaVA):
+    """The model as it is written without thinking of the cost; each attribute switches one saving on.
+
+    Attributes:
+        frozen_apart: frozen parts get no gradient, encoders run under no_grad.
+        supervised_only: the head runs at supervised positions only.
+    """
+
+    frozen_apart = False
+    supervised_only = False
+
+    def _encode_low(self, pixels: torch.Tensor) -> torch.Tensor:
+        return super()._encode_low(pixels) if self.frozen_apart else self.low_res_encoder(pixels)
+
+    def _encode_high(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        return super()._encode_high(pixels) if self.frozen_apart else self.high_res_encoder(pixels)
+
+    def forward(self, *args: Any, mode: str = "loss", **batch: Any) -> Any:
+        """Loss over logits of all positions, unless `supervised_only`."""
+        if self.supervised_only:
+            return super().forward(*args, mode=mode, **batch)
+        labels = batch["labels"]
+        logits = super().forward(*args, mode="logits", **batch).float()
+        loss = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        return {"loss_sum": loss, "num_supervised": (labels[:, 1:] != IGNORE_INDEX).sum()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A combination of savings."""
+
+    name: str
+    frozen_apart: bool = True
+    supervised_only: bool = True
+    fused: bool = True
+    channels_last: bool = True
+
+
+ROWS = {
+    "plain": Row("plain way", False, False, False, False),
+    "frozen": Row("+ no gradients of frozen parts", True, False, False, False),
+    "head": Row("+ logits at supervised positions", True, True, False, False),
+    "fused": Row("+ fused AdamW", True, True, True, False),
+    "all": Row("+ ConvNeXt in channels_last", True, True, True, True),
+}
+
+
+def write_encoders(folder: Path) -> None:
+    """Small encoders at the real resolutions, in the formats of the real ones."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=336,
+        patch_size=14,
+    )
+    CLIPVisionModel(config).save_pretrained(folder / "clip")
+    statistics_of = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "CLIPImageProcessor"}
+    (folder / "clip" / "preprocessor_config.json").write_text(json.dumps(statistics_of))
+    (folder / "convnext").mkdir()
+    (folder / "convnext" / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": {"vision_cfg": {"timm_model_name": TRUNK}}})
+    )
+    trunk = timm.create_model(TRUNK, num_classes=0)
+    state = {f"visual.trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    save_file(state, folder / "convnext" / "open_clip_model.safetensors")
+
+
+def scaled_model(folder: Path, vocabulary: int, row: Row) -> MGLLaVA:
+    """The scaled model with a row's savings."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=1024, intermediate_size=2816, num_hidden_layers=2, num_attention_heads=16
+    )
+    model = PlainWay(
+        llm=LlamaForCausalLM(config),
+        low_res_encoder=LowResEncoder(str(folder / "clip")),
+        high_res_encoder=HighResEncoder(str(folder / "convnext"), channels_last=row.channels_last),
+        fusion={"type": ConvGateFusion},
+        projector={"type": MLPProjector},
+        object_encoder={"type": ObjectEncoder},
+        activation_checkpointing=False,
+    )
+    model.frozen_apart, model.supervised_only = row.frozen_apart, row.supervised_only
+    return model.train()
+
+
+def make_batch(vocabulary: int, samples: int, image_size: int, boxes: int, supervised: int) -> dict[str, Any]:
+    """One collated batch: a picture with boxes, a short question and a supervised answer in each sample."""
+    generator = torch.Generator().manual_seed(1)
+    length = supervised + 8
+    input_ids = torch.randint(3, vocabulary, (samples, length), generator=generator)
+    labels = torch.full_like(input_ids, IGNORE_INDEX)
+    labels[:, -supervised:] = input_ids[:, -supervised:]
+    input_ids[:, 1] = IMAGE_TOKEN_INDEX
+    shape = (samples, 3, image_size, image_size)
+    corners = torch.rand(samples, boxes, 2, 2, generator=generator).sort(dim=2).values * image_size
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "attention_mask": torch.ones_like(input_ids, dtype=torch.bool),
+        "pixel_values": torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
+        "boxes": list(corners.flatten(2)),
+    }
+
+
+def peak_bytes(reset: bool) -> int:
+    """Peak resident memory of this process since the last reset (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def measure_row(key: str, vocabulary: int, repeats: int) -> dict[str, float]:
+    """Runs a row in this process."""
+    row, device = ROWS[key], torch.device("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        write_encoders(Path(folder))
+        model = scaled_model(Path(folder), vocabulary, row)
+    optimizer = build_adamw(model, device, lr=1e-3)
+    if not row.fused:
+        groups = [dict(params=group["params"]) for group in optimizer.optimizer.param_groups]
+        single = torch.optim.AdamW(groups, lr=1e-3, foreach=False, fused=False)
+        optimizer = StepOptimizer(single, optimizer.precision, 1.0, 1)
+        # the plain kernel takes no such hint
+        single.register_step_pre_hook(lambda chosen, *_: setattr(chosen, "found_inf", None))
+    if not row.frozen_apart:
+        model.requires_grad_(True)
+    backend = PlainBackend(model, optimizer, device)
+    batch = make_batch(vocabulary, SAMPLES, 768, BOXES, SUPERVISED)
+    before = peak_bytes(reset=True)
+    seconds, losses = [], []
+    for _ in range(repeats + 1):
+        start = time.process_time()
+        result = run_step(backend, [batch], Collective())
+        seconds.append(time.process_time() - start)
+        losses.append(float(result.loss_sum) / result.num_supervised)
+        model.zero_grad(set_to_none=True)
+    extra = peak_bytes(reset=False) - before
+    return {"seconds": statistics.median(seconds[1:]), "bytes": extra, "loss": losses[0]}
+
+
+def measure_apart(key: str, vocabulary: int, repeats: int) -> dict[str, float]:
+    """Runs a row in a fresh process."""
+    command = [sys.executable, __file__, "--row", key, "--vocabulary", str(vocabulary), "--repeats", str(repeats)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_scaled(vocabulary: int, repeats: int, console: Console) -> None:
+    """Measures all rows of a vocabulary and prints them."""
+    measured = {key: measure_apart(key, vocabulary, repeats) for key in ROWS}
+    plain = measured["plain"]
+    title = (
+        f"stage 1 step, vocabulary {vocabulary}, {SAMPLES} samples, CPU, {os.environ.get('OMP_NUM_THREADS')} thread(s)"
+    )
+    table = Table("savings", "CPU time", "faster", "extra memory", "of the plain way", "loss", title=title)
+    for key, found in measured.items():
+        table.add_row(
+            ROWS[key].name,
+            f"{found['seconds']:.2f} s",
+            f"{plain['seconds'] / found['seconds']:.2f}x",
+            f"{found['bytes'] / 1e9:.2f} GB",
+            f"{found['bytes'] / plain['bytes']:.2f}x",
+            f"{found['loss']:.6f}",
+        )
+    console.print(table)
+
+
+def random_weights(cfg: Any, device: torch.device) -> nn.Module:
+    """A config's model with random weights: shapes on ``meta``, then memory on `device`."""
+    from xtuner.model.meta import meta_init
+    from xtuner.registry import build
+
+    with meta_init():
+        model = build(cfg.model)
+    model = model.to_empty(device=device)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            nn.init.normal_(parameter, std=0.02)
+    for module in model.llm.modules():  # tables that are computed, not read: rotary angles
+        model.llm._init_weights(module)
+    for module in model.low_res_encoder.modules():
+        model.low_res_encoder.clip._init_weights(module)
+    model.data_preprocessor.to(device)
+    return model.train()
+
+
+def real_rows() -> dict[str, list[str]]:
+    """Settings of the rows for a real size, each with all above it."""
+    return {
+        "recompute all layers": ["activation_checkpointing=True"],
+        "recompute half of the layers": ["activation_checkpointing=0.5"],
+        "+ compiled encoders and layers": ["activation_checkpointing=0.5", "compile_model=True"],
+        "+ fused head and loss": ["activation_checkpointing=0.5", "compile_model=True", "fused_loss=True"],
+    }
+
+
+def measure_real(config: str, options: list[str], device: torch.device, repeats: int, samples: int) -> dict[str, float]:
+    """One row at a real size: seconds a step, peak bytes, model FLOP/s as a share of the peak."""
+    from xtuner.config import load_config, parse_overrides
+    from xtuner.model.flops import peak_flops
+
+    cfg = load_config(config, parse_overrides(options))
+    model = random_weights(cfg, device)
+    optimizer = build_adamw(model, device, lr=1e-5)
+    environment = Environment("none", 0, 1, 0, device)
+    backend = PlainBackend(wrap_plain(model, optimizer, environment), optimizer, device)
+    image_size = (
+        model.low_res_encoder.image_size if model.high_res_encoder is None else model.high_res_encoder.image_size
+    )
+    vocabulary = model.llm.get_input_embeddings().num_embeddings
+    batch = make_batch(vocabulary, samples, image_size, 20, 200)
+    on_gpu = device.type == "cuda"
+    wait: Callable[[], None] = torch.cuda.synchronize if on_gpu else (lambda: None)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(repeats + 3):  # compiling takes the first ones
+        start = time.perf_counter()
+        run_step(backend, [batch], Collective())
+        wait()
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds[3:])
+    flops, peak = model.step_flops(batch), peak_flops(device, optimizer.precision.name)
+    return {
+        "seconds": median,
+        "bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_bytes(reset=False),
+        "flops": flops / median,
+        "mfu": flops / median / peak if peak else float("nan"),
+    }
+
+
+def print_real(args: argparse.Namespace, console: Console) -> None:
+    """Measures the rows of a real size and prints them."""
+    import transformers
+
+    device = torch.device(args.device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    title = f"{args.config}, {args.samples} samples, {name}, {versions}"
+    table = Table("savings", "step", "samples/s", "peak memory", "TFLOP/s", "MFU", title=title)
+    for label, options in real_rows().items():
+        try:
+            found = measure_real(args.config, [*options, *args.cfg_options], device, args.repeats, args.samples)
+        except (ValueError, ImportError, torch.OutOfMemoryError) as error:
+            table.add_row(label, str(error).splitlines()[0])
+            continue
+        table.add_row(
+            label,
+            f"{found['seconds']:.3f} s",
+            f"{args.samples / found['seconds']:.1f}",
+            f"{found['bytes'] / 1e9:.1f} GB",
+            f"{found['flops'] / 1e12:.2f}",
+            f"{found['mfu']:.1%}",
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Prints a table per vocabulary, or one for a config."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[32000, 128000], help="default: 32000 128000")
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps (default: 3)")
+    parser.add_argument("--row", choices=list(ROWS), help="one row, as JSON")
+    parser.add_argument("--config", help="a shipped config: its real sizes with random weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for --config")
+    parser.add_argument("--samples", type=int, default=16, help="per micro-batch, for --config (default: 16)")
+    parser.add_argument("--cfg-options", nargs="*", default=[], metavar="k=v", help="further settings, for --config")
+    args = parser.parse_args()
+    console = Console(width=160)
+    if args.row:
+        print(json.dumps(measure_row(args.row, args.vocabulary[0], args.repeats)))
+    elif args.config:
+        print_real(args, console)
+    else:
+        for vocabulary in args.vocabulary:
+            print_scaled(vocabulary, args.repeats, console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Low-rank adapters (LoRA) by peft, put into a part of the model in place: names of its other weights change little."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from xtuner.errors import XTunerError, nearest
+
+_BASE = ".base_layer."
+
+
+def linear_names(part: nn.Module) -> list[str]:
+    """Returns the last names of a part's linear layers, its output head left out, sorted: the default targets."""
+    head = part.get_output_embeddings() if isinstance(part, PreTrainedModel) else None
+    linear = [name for name, module in part.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    return sorted({name.rpartition(".")[2] for name in linear})
+
+
+def add_adapters(part: nn.Module, lora: LoraConfig, setting: str) -> frozenset[str]:
+    """Puts adapters into `part`, in place, and freezes all else in it.
+
+    Args:
+        part: with linear layers; they may be quantised.
+        lora: peft's settings; without ``target_modules`` every linear layer but the head gets an adapter.
+        setting: its name, for messages.
+
+    Returns:
+        The names, within the part, of the weights that are trained.
+
+    Raises:
+        XTunerError: no layer has a name in ``target_modules``.
+    """
+    if lora.target_modules is None:
+        lora.target_modules = linear_names(part)
+    wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else sorted(lora.target_modules)
+    try:
+        inject_adapter_in_model(lora, part)
+    except ValueError as error:
+        if "not found" not in str(error) and "No modules were targeted" not in str(error):
+            raise
+        choices = linear_names(part)
+        hint = nearest(wanted[0], choices) if wanted else ""
+        raise XTunerError(
+            f"{setting}: target_modules {wanted} match no layer; expected some of {choices}.{hint} Left out, all are "
+            "taken."
+        ) from error
+    return frozenset(name for name, parameter in part.named_parameters() if parameter.requires_grad)
+
+
+def to_adapted_names(state: Mapping[str, torch.Tensor], own: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Renames plain weights of layers that have an adapter here: ``q_proj.weight`` → ``q_proj.base_layer.weight``.
+
+    Args:
+        state: weights by name, of a model with or without adapters.
+        own: the names of the model to load into.
+    """
+    plain = {name.replace(_BASE, "."): name for name in own if _BASE in name}
+    return {plain.get(name, name) if name not in own else name: value for name, value in state.items()}
+
+
+def save_adapters(part: nn.Module, lora: LoraConfig, folder: Path, base: str) -> None:
+    """Writes the adapters as ``peft.PeftModel.from_pretrained(base_model, folder)`` reads them.
+
+    Args:
+        part: with adapters.
+        lora: their settings.
+        folder: target, is made.
+        base: name or path of the model they belong to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(part, adapter_name="default")
+    tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    lora.base_model_name_or_path = base
+    lora.inference_mode = True
+    lora.save_pretrained(str(folder))
+
+
+def merge_adapters(part: nn.Module) -> None:
+    """Adds the adapters to the weights of their layers and takes them out: the part is then a plain one again."""
+    for name, module in list(part.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(part.get_submodule(parent) if parent else part, child, module.get_base_layer())
