@@ -362,7 +362,9 @@ class MGLLaVA(TrainableParts):
         for unused in ("labels", "position_ids", "target_positions", "targets"):
             batch.pop(unused)
         mask = batch.pop("attention_mask")
-        return self.llm.generate(inputs_embeds=self.embed(**batch), attention_mask=mask.long(), **generation)
+        # in step with other processes, which may have pictures, the encoders run here too
+        embeds = self.embed(**batch, blank_picture=generation.get("synced_gpus", False))
+        return self.llm.generate(inputs_embeds=embeds, attention_mask=mask.long(), **generation)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
