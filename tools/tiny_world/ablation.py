@@ -91,19 +91,22 @@ def _xtuner(arguments: Sequence[str], log: Path, threads: int) -> None:
 
 
 def _evaluate(
-    variant: Variant, checkpoint: str, folder: Path, options: Sequence[str], threads: int
+    variant: Variant, checkpoint: str, folder: Path, options: Sequence[str], threads: int, limit: int | None
 ) -> dict[str, float]:
     """Returns the share of right answers per kind and overall; what was evaluated before is read again."""
     metrics = folder / "tiny_world" / "metrics.json"
     if not metrics.is_file():
         command = ["test", f"{variant.config}_sft", "--checkpoint", checkpoint, "--work-dir", str(folder)]
         options = [*variant.options("sft"), *options]
+        command += [] if limit is None else ["--limit", str(limit)]
         _xtuner([*command, *(["--cfg-options", *options] if options else [])], folder.with_suffix(".log"), threads)
     found = json.loads(metrics.read_text(encoding="utf-8"))
     return {**found["groups"]["kind"], "overall": found["overall"]}
 
 
-def run(name: str, seed: int, out: Path, threads: int, extra: Sequence[str] = ()) -> dict[str, dict[str, float]]:
+def run(
+    name: str, seed: int, out: Path, threads: int, extra: Sequence[str] = (), limit: int | None = None
+) -> dict[str, dict[str, float]]:
     """Trains and evaluates one variant with one seed.
 
     Args:
@@ -112,9 +115,11 @@ def run(name: str, seed: int, out: Path, threads: int, extra: Sequence[str] = ()
         out: Folder of all runs; this one goes to <out>/<name>/seed<seed>.
         threads: Threads of each command.
         extra: More settings of both stages.
+        limit: Only so many questions.
 
     Returns:
-        Shares of right answers by row of the table: ``name``, and for 'conv_gate' also without boxes.
+        Shares of right answers by row of the table: ``name``, and for 'conv_gate' also without boxes, if no `limit`
+        asks for a short look.
     """
     variant, folder = VARIANTS[name], out / name / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,10 +133,10 @@ def run(name: str, seed: int, out: Path, threads: int, extra: Sequence[str] = ()
             (work_dir / "finished").touch()
         checkpoint = (work_dir / "last_checkpoint").read_text(encoding="utf-8").strip()
         start = [f"pretrained_pth={checkpoint}"]
-    results = {name: _evaluate(variant, checkpoint, folder / "test", (), threads)}
-    if name == "conv_gate":
+    results = {name: _evaluate(variant, checkpoint, folder / "test", (), threads, limit)}
+    if name == "conv_gate" and limit is None:
         without = folder / "test_without_boxes"
-        results[_WITHHELD] = _evaluate(variant, checkpoint, without, ("box_json_path=None",), threads)
+        results[_WITHHELD] = _evaluate(variant, checkpoint, without, ("box_json_path=None",), threads, limit)
     return results
 
 
@@ -191,6 +196,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(VARIANTS), help=f"some of {', '.join(VARIANTS)}")
     parser.add_argument("--jobs", type=int, default=_cores(), help="runs at a time")
     parser.add_argument("--cfg-options", nargs="*", default=[], help="more settings of both stages, e.g. max_iters=20")
+    parser.add_argument("--limit", type=int, help="only so many questions")
     arguments = parser.parse_args()
     names = arguments.only.split(",")
     unknown = [name for name in names if name not in VARIANTS]
@@ -202,7 +208,7 @@ def main() -> None:
     tasks = [(name, seed) for seed in range(arguments.seeds) for name in names]
     results: dict[str, list[dict[str, float]]] = {}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = pool.map(lambda task: run(*task, arguments.out, threads, arguments.cfg_options), tasks)
+        runs = pool.map(lambda task: run(*task, arguments.out, threads, arguments.cfg_options, arguments.limit), tasks)
         for (_, seed), rows in zip(tasks, runs, strict=True):
             for row, shares in rows.items():
                 results.setdefault(row, []).append(shares)
