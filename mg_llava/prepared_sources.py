@@ -196,14 +196,26 @@ def _spot_check(part: PreparedData, files: PictureFiles) -> list[str]:
 
 
 def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> None:
-    users = {path: sample_id for sample_id, images in part.values("id", "images") for path in images}
-    missing = list(files.missing(users))
+    paths = part.picture_paths()
+    missing = files.missing(paths)
     if not missing:
         return
-    shown = [f"picture '{path}' of sample '{users[path]}' does not exist" for path in missing[:_SHOWN]]
+    users = _users(part, missing[:_SHOWN])
+    shown = [f"picture '{path}' of sample '{sample_id}' does not exist" for path, sample_id in users.items()]
     hidden = len(missing) - len(shown)
     if hidden:
         shown.append(f"and {hidden:,} more; `xtuner check-dataset` finds all faults of the data")
     raise ProblemsError(
-        f"'{image_folder}' (setting image_folder), {len(missing):,} of {len(users):,} pictures missing", shown
+        f"'{image_folder}' (setting image_folder), {len(missing):,} of {len(paths):,} pictures missing", shown
     )
+
+
+def _users(part: PreparedData, paths: Sequence[str]) -> dict[str, str]:
+    """Returns the first sample that uses each of `paths`."""
+    users: dict[str, str] = {}
+    for sample_id, images in part.values("id", "images"):
+        for path in set(images).intersection(paths):
+            users.setdefault(path, sample_id)
+        if len(users) == len(paths):
+            break
+    return {path: users[path] for path in paths}

@@ -1,8 +1,9 @@
 """The start of a training on prepared samples, up to the first micro-batch's samples being known.
 
-Usage: ``python tools/benchmarks/training_start.py [--samples 1300000] [--usual 10000]``
+Usage: ``python tools/benchmarks/training_start.py [--samples 1300000] [--usual 10000] [--pictures 1300000]``
 
-Prepared shards of the published data's size are made by this script (random ids, boxes and pictures of a few kinds).
+Prepared shards of the published data's size are made by this script (random ids and boxes; the pictures are files of no
+bytes in folders of 10,000: nothing opens them before the first step).
 One process after the other then builds data set, loader and the order of the first epoch, as each rank does; time and
 memory are over the imports. The first start also looks for every picture. The usual way, parsing the records and the
 box file and counting each sample's tokens and boxes in every rank, is measured on `--usual` samples and scaled up.
@@ -23,7 +24,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from own_process import in_own_process
-from PIL import Image
 from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -37,11 +37,16 @@ from xtuner.data.prepared import SETTINGS
 from xtuner.data.shards import BATCH, ShardWriter, write_json
 from xtuner.data.templates import get_template
 
-PICTURES, BOXES, IDS = 1000, 13, 180
+BOXES, IDS = 13, 180
 MAX_LENGTH = 1472
 
 
-def make_parts(folder: Path) -> None:
+def picture(number: int) -> str:
+    """Returns the path of a picture."""
+    return f"{number // 10_000:03d}/{number:012d}.jpg"
+
+
+def make_parts(folder: Path, pictures: int) -> None:
     """Writes a tokenizer, an encoder's two files and pictures."""
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -52,9 +57,11 @@ def make_parts(folder: Path) -> None:
     (folder / "clip/preprocessor_config.json").write_text(json.dumps(preprocessor))
     config = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
     (folder / "clip/config.json").write_text(json.dumps(config))
-    (folder / "images").mkdir()
-    for number in range(PICTURES):
-        Image.new("RGB", (64, 48)).save(folder / "images" / f"{number:06d}.jpg")
+    for number in range(pictures):
+        path = folder / "images" / picture(number)
+        if number % 10_000 == 0:
+            path.parent.mkdir(parents=True)
+        path.touch()
 
 
 def node(folder: str) -> dict[str, Any]:
@@ -70,7 +77,7 @@ def node(folder: str) -> dict[str, Any]:
     )
 
 
-def make_prepared(folder: Path, samples: int) -> None:
+def make_prepared(folder: Path, samples: int, pictures: int) -> None:
     """Writes a prepared folder as `xtuner preprocess llava` does, but of random samples."""
     from xtuner.data.tokenizer import build_tokenizer
 
@@ -80,14 +87,14 @@ def make_prepared(folder: Path, samples: int) -> None:
     settings = {**settings, "samples": columns.settings()}
     schema = pa.schema([*TEXT_SCHEMA, *(pa.field(name, kind) for name, kind in columns.fields.items())])
     writer = ShardWriter(folder / "unfinished", settings, schema)
-    batches = random_batches(samples, schema)
+    batches = random_batches(samples, pictures, schema)
     while writer.write(batches):
         pass
     write_json(folder / "unfinished" / SETTINGS, {**settings, "report": {"kept": samples}, "shards": writer.finish()})
     os.replace(folder / "unfinished", folder / "prepared")
 
 
-def random_batches(samples: int, schema: pa.Schema) -> Iterator[EncodedBatch]:
+def random_batches(samples: int, pictures: int, schema: pa.Schema) -> Iterator[EncodedBatch]:
     """Yields batches whose ids repeat but for the names."""
     draw = np.random.default_rng(0)
     for start in range(0, samples, BATCH):
@@ -96,7 +103,7 @@ def random_batches(samples: int, schema: pa.Schema) -> Iterator[EncodedBatch]:
         ids = [np.full(length, 3, np.int32) for length in lengths]
         values = {
             "id": [f"{start + row:012d}" for row in range(count)],
-            "images": [[f"{(start + row) % PICTURES:06d}.jpg"] for row in range(count)],
+            "images": [[picture((start + row) % pictures)] for row in range(count)],
             "input_ids": ids,
             "labels": ids,
             "box_counts": [[BOXES]] * count,
@@ -188,12 +195,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1_300_000)
     parser.add_argument("--usual", type=int, default=10_000)
+    parser.add_argument("--pictures", type=int, default=1_300_000)
     args = parser.parse_args()
     out = Console(highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory() as name:
         os.environ["XTUNER_CACHE"] = f"{name}/cache"
         folder = Path(name)
-        make_parts(folder)
+        make_parts(folder, args.pictures)
         write_usual(folder, args.usual)
         cost = in_own_process(import_ours, usual_start, name, args.usual)
         scale = args.samples / args.usual
@@ -202,7 +210,7 @@ def main() -> None:
             f"{cost.seconds * scale / 60:.0f} min, {cost.private * scale / 1e9:.1f} GB a rank"
         )
         began = time.perf_counter()
-        make_prepared(folder, args.samples)
+        make_prepared(folder, args.samples, args.pictures)
         size = sum(path.stat().st_size for path in (folder / "prepared").iterdir()) / 1e9
         out.print(f"{args.samples:,} samples ({size:.1f} GB) made in {time.perf_counter() - began:.0f} s")
         for which in ("first start, every picture looked for", "second start", "third start"):

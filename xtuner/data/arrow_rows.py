@@ -57,6 +57,11 @@ class ArrowRows:
             self._batches[number] = self._readers[file].get_batch(within)
         return self._batches[number]
 
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Returns a whole column as it lies in the files; of type null where there are no rows."""
+        parts = [self.batch(number).column(name) for number in range(len(self._places))]
+        return pa.chunked_array(parts or [pa.nulls(0)])
+
     def values(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """Yields each row's values of the columns `names`; a batch at a time stands in memory."""
         for number in range(len(self._places)):

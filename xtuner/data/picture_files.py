@@ -7,13 +7,20 @@ import io
 import os
 import posixpath
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from xtuner.data.arrow_rows import ArrowRows
 from xtuner.data.key_table import KeyTable
 from xtuner.data.picture_index import DEFLATED, SUFFIXES, picture_index
 from xtuner.errors import SampleError, XTunerError
+
+_LISTED = 10_000
+"""Names of a folder that stand in memory as Python's at a time."""
 
 
 class PictureFiles(Protocol):
@@ -27,8 +34,8 @@ class PictureFiles(Protocol):
         """Says whether the picture is there."""
         ...
 
-    def missing(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yields those of `paths` that are not there."""
+    def missing(self, paths: pa.StringArray) -> list[str]:
+        """Returns those of `paths` that are not there."""
         ...
 
 
@@ -65,20 +72,28 @@ class FolderPictures:
         """Says whether the picture's file is there."""
         return os.path.isfile(self.open(path))
 
-    def missing(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yields those of `paths` that are no files.
+    def missing(self, paths: pa.StringArray) -> list[str]:
+        """Returns those of `paths` that are no files.
 
         Folders are listed once instead of asking for each picture: on a network's disk that is the difference
-        between seconds and an hour for a million of them.
+        between seconds and an hour for a million of them. Names stay in Arrow, a quarter of what Python's take.
         """
-        listed: dict[str, set[str]] = {}
-        for path in paths:
-            parent, name = os.path.split(os.path.join(self.folder, path))
-            if parent not in listed:
-                listed[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-            # the list may lack what a file system finds under another writing of its name
-            if name not in listed[parent] and not os.path.isfile(os.path.join(parent, name)):
-                yield path
+        # what stands before the name, with its slash
+        parents = pc.replace_substring_regex(paths, "[^/]*$", "")
+        listed = [names for parent in pc.unique(parents).to_pylist() for names in self._listed(parent)]
+        found = pc.is_in(paths, value_set=pa.chunked_array(listed, pa.string()))
+        # the list may lack what a file system finds under another writing of its name
+        return [path for path in paths.filter(pc.invert(found)).to_pylist() if not self.holds(path)]
+
+    def _listed(self, parent: str) -> Iterator[pa.StringArray]:
+        """Yields what a folder holds, each name with `parent` before it."""
+        folder = os.path.join(self.folder, parent)
+        if not os.path.isdir(folder):
+            return
+        with os.scandir(folder) as entries:
+            names = (parent + entry.name for entry in entries if _is_utf8(entry.name))
+            while some := list(islice(names, _LISTED)):
+                yield pa.array(some, pa.string())
 
 
 class ArchivePictures:
@@ -136,9 +151,11 @@ class ArchivePictures:
         """Says whether an archive holds the picture."""
         return self._row(path) is not None
 
-    def missing(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yields those of `paths` that no archive holds."""
-        return (path for path in paths if not self.holds(path))
+    def missing(self, paths: pa.StringArray) -> list[str]:
+        """Returns those of `paths` that no archive holds."""
+        found = pc.is_in(paths, value_set=self._rows.column("name"))
+        # others may be members under another writing of their name
+        return [path for path in paths.filter(pc.invert(found)).to_pylist() if not self.holds(path)]
 
     def _row(self, path: str) -> int | None:
         name = posixpath.normpath(path)
@@ -147,3 +164,12 @@ class ArchivePictures:
             if batch.column("name")[number].as_py() == name:
                 return row
         return None
+
+
+def _is_utf8(name: str) -> bool:
+    """False for a name of undecodable bytes: Arrow cannot hold it, and no data file can name it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

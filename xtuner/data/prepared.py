@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xtuner.data.arrow_rows import ArrowRows, list_values
 from xtuner.data.encoder import INDEX
@@ -61,6 +62,11 @@ class PreparedData:
     def row(self, number: int) -> PreparedRow:
         """Returns sample `number`."""
         return PreparedRow(*self._rows.locate(number))
+
+    def picture_paths(self) -> pa.StringArray:
+        """Returns the paths of all samples' pictures, each once."""
+        images = self._rows.column("images")
+        return pc.unique(pc.list_flatten(images)) if len(images) else pa.array([], pa.string())
 
     def values(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """Yields each sample's values of the columns `names`; a batch at a time stands in memory."""

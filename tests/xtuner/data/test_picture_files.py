@@ -66,8 +66,16 @@ def test_every_kind_gives_the_same_bytes(kind: str, tmp_path: Path) -> None:
             found = some.open(name)
             assert (Path(found).read_bytes() if isinstance(found, str) else found.read()) == content
             assert some.holds(name)
-    assert list(files.missing(["a/1.jpg", "gone.jpg", "b.png"])) == ["gone.jpg"]
+    # also under another writing of a name, and in a folder that is not there
+    asked = pa.array(["a/1.jpg", "gone.jpg", "./a/2.jpg", "b.png", "c/d.png"])
+    assert files.missing(asked) == ["gone.jpg", "c/d.png"]
     assert not files.holds("a/3.jpg")
+
+
+def test_a_name_that_is_no_text_stands_beside_the_pictures(tmp_path: Path) -> None:
+    folder = make("folder", tmp_path)
+    (Path(folder) / os.fsdecode(b"\xff.jpg")).touch()
+    assert picture_files(folder).missing(pa.array(["b.png", "gone.png"])) == ["gone.png"]
 
 
 def test_the_index_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.xtuner.engine.pictured import train_pictured
 from tests.xtuner.engine.toy import train_toy
 from xtuner.cli import main
 from xtuner.engine.checkpoint import CheckpointFolder
@@ -34,11 +35,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr[-3000:]
     # the joined batch of 2 ranks x 2 samples
     train_toy(folder / "plain", weight_decay=0.1, max_norm=0.5, max_iters=6, save_steps=3, size=27, batch_size=4)
+    train_pictured(folder / "padded", None, pack=False, grad_accum=4)
     return folder
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return read_state_dict(folder / "iter_6.pth")
+def weights(folder: Path, step: int = 6) -> dict[str, torch.Tensor]:
+    return read_state_dict(folder / f"iter_{step}.pth")
 
 
 def losses(folder: Path) -> list[float]:
@@ -96,6 +98,17 @@ def test_says_how_to_convert(runs: Path, tmp_path: Path) -> None:
     assert done.returncode != 0
     said = " ".join(done.stderr.split())
     assert "was made by 2 processes, here are 1" in said and "xtuner convert universal" in said
+
+
+def test_packed_rows_on_two_ranks_train_as_padded_ones_on_one(runs: Path) -> None:
+    """Rows bounded by tokens, ZeRO-2 and two micro-batches a step, against four padded ones without any of them."""
+    assert "padding 0.0%" in next((runs / "packed_zero2").glob("*/*.log")).read_text()
+    assert "padding 0.0%" not in next((runs / "padded").glob("*/*.log")).read_text()
+    assert losses(runs / "packed_zero2") == pytest.approx(losses(runs / "padded"), abs=1e-5)
+    ours, plain = weights(runs / "packed_zero2", 3), weights(runs / "padded", 3)
+    assert set(ours) == set(plain)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-4, rtol=0, msg=name)
 
 
 REFUSED = """

@@ -1,10 +1,13 @@
-"""Run by torchrun on two ranks: trains the toy by DDP and every ZeRO stage, each unbroken and resumed."""
+"""Run by torchrun on two ranks: trains the toy by DDP and every ZeRO stage, each unbroken and resumed; and the tiny
+model on packed rows.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from tests.xtuner.engine.pictured import train_pictured
 from tests.xtuner.engine.toy import train_toy
 from xtuner.cli import main as main_of_xtuner
 
@@ -21,6 +24,7 @@ def main(folder: Path) -> None:
         train_toy(folder / f"{name}_whole", deepspeed, dropout=0.3, **SETTINGS)
         middle = folder / f"{name}_whole" / "iter_3.pth"
         train_toy(folder / f"{name}_resumed", deepspeed, resume=str(middle), dropout=0.3, **SETTINGS)
+    train_pictured(folder / "packed_zero2", "deepspeed_zero2", pack=True, grad_accum=2)
 
 
 def resume_in_one_process(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from xtuner import cli
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.data.conversations import parse_record
 from xtuner.tools import check_dataset, log_dataset, preprocess, process_untokenized_llava_data
 
 WORDS = ["<unk>", "a", "dog", "says", "yes"]
@@ -81,6 +85,23 @@ class TestCheckDataset:
         out = capsys.readouterr().out
         assert out.startswith("unknown role: 12\n  - record 0: [bold] x\n  - record 1: [bold] x\n  ... and 10 more")
         assert out.endswith("14 problem(s): unknown role 12, other 1, no file 1.\n")
+
+    def test_by_the_name_that_xtuner_gave_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+        FakeDataset.problems = ["no file: a"]
+        assert cli.main(["check-custom-dataset", "c.py"]) == 1
+        assert "1 problem(s): no file 1." in capsys.readouterr().out
+
+
+class TestListDatasetFormat:
+    def test_what_is_printed_can_be_trained_on(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["list-dataset-format"]) == 0
+        out = capsys.readouterr().out
+        shown = [json.loads(example) for example in re.findall(r"^\{$.*?^\}$", out, re.DOTALL | re.MULTILINE)]
+        names = re.findall(r"^(\w+): ", out, re.MULTILINE)
+        assert names == ["llava", "sharegpt", "openai"] and len(shown) == len(names)
+        talks = [parse_record(record, 0) for record in shown]
+        assert len({(talk.images, talk.turns) for talk in talks}) == 1
+        assert talks[0].images == ("coco/1.jpg",)
 
 
 class TestLogDataset:
