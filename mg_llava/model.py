@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mg_llava.batch import BatchPreprocessor
-from mg_llava.checkpoint_names import is_published_layout, to_our_names
+from mg_llava.checkpoint_names import own_names
 from mg_llava.preprocess import PixelNormalizer
 from mg_llava.splice import splice
 from xtuner.errors import XTunerError
@@ -165,9 +165,7 @@ class MGLLaVA(TrainableParts):
         Raises:
             XTunerError: a part is absent, incomplete or of another shape.
         """
-        state = read_state_dict(path)
-        if is_published_layout(state):
-            state = to_our_names(state)
+        state = own_names(read_state_dict(path))
         parts = self.parts()
         if required is None:
             required = [name for name in _CONNECTORS if name in parts]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import console
 from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.exported import family_of
 
 _COMMANDS = ("/image", "/draw", "/reset", "/help", "/exit")
 _USAGE = (
@@ -91,16 +90,12 @@ def _load(args: argparse.Namespace) -> Any:
 
     device = torch.device(args.device or _default_device())
     precision = resolve_precision(args.precision, device)
-    if (Path(args.model) / "config.json").is_file():
+    if Path(args.model).is_dir():
         if args.checkpoint or args.cfg_options:
             raise XTunerError(
                 "--checkpoint and --cfg-options go with a config; an exported folder has everything in it."
             )
-        return _family(Path(args.model)).load_assistant(args.model, device, precision.dtype)
-    if Path(args.model).is_dir():
-        raise XTunerError(
-            f"the folder '{args.model}' has no config.json: give one that `xtuner convert pth_to_hf` wrote."
-        )
+        return family_of(Path(args.model)).load_assistant(args.model, device, precision.dtype)
     from xtuner.config import find_config, load_config, parse_overrides
     from xtuner.registry import build
     from xtuner.tools.trained_model import build_trained
@@ -120,23 +115,6 @@ def _default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _family(folder: Path) -> Any:
-    """Returns the module ``hf`` of the installed package that the folder's ``model_type`` names."""
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise XTunerError(
-            f"'{folder / 'config.json'}' is no JSON object: {error}. Convert the checkpoint again."
-        ) from error
-    known = isinstance(kind, str) and kind.isidentifier() and importlib.util.find_spec(kind) is not None
-    if not known or importlib.util.find_spec(f"{kind}.hf") is None:
-        raise XTunerError(
-            f"'{folder}' is a model of type {kind!r}, for which no package is installed: give a folder that "
-            "`xtuner convert pth_to_hf` wrote."
-        )
-    return importlib.import_module(f"{kind}.hf")
 
 
 def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:

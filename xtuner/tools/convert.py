@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.model_converters import pth_to_hf
+from xtuner.tools.model_converters import hf_to_pth, merge, pth_to_hf, split
 
-_CONVERTERS = {"pth_to_hf": pth_to_hf}
+_CONVERTERS = {"pth_to_hf": pth_to_hf, "hf_to_pth": hf_to_pth, "merge": merge, "split": split}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
