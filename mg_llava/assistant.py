@@ -15,6 +15,7 @@ from mg_llava.preprocess import ImageProcessor
 from mg_llava.prompts import Prompt, PromptMaker
 from xtuner.data.templates import PromptTemplate, Turn, get_template
 from xtuner.errors import XTunerError
+from xtuner.registry import build
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,15 +96,17 @@ class Assistant:
             One answer per prompt, without what ends it.
         """
         batch = collate_prompts(prompts, pad_id=self.tokenizer.pad_token_id)
-        tokens = self.model.generate(
-            **batch,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.stop_ids(),
-            pad_token_id=self.tokenizer.pad_token_id,
-            streamer=streamer,
-        )
+        tokens = self.model.generate(**batch, **self.greedy(max_new_tokens), streamer=streamer)
         return [self.decode(ids) for ids in tokens.tolist()]
+
+    def greedy(self, max_new_tokens: int) -> dict[str, Any]:
+        """Returns arguments of ``generate`` for the likeliest answer, ending where the template says."""
+        return {
+            "do_sample": False,
+            "max_new_tokens": max_new_tokens,
+            "eos_token_id": self.stop_ids(),
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
 
     def stop_ids(self) -> list[int]:
         """Returns the ids that end an answer: eos, and stop words that are one token."""
@@ -164,11 +167,15 @@ class Assistant:
             for name, tensor in weights.part(part):
                 yield from to_published_names({name: tensor}).items()
 
-    def start_chat(self) -> ChatSession:
-        """Returns a conversation with this model."""
+    def start_chat(self, detector: Any = None) -> ChatSession:
+        """Returns a conversation with this model.
+
+        Args:
+            detector: node of or built detector (`mg_llava.detectors`) for pictures without boxes; None for none.
+        """
         from mg_llava.chat import ChatSession
 
-        return ChatSession(self)
+        return ChatSession(self, build(detector))
 
 
 def collate_prompts(prompts: Sequence[Prompt], pad_id: int) -> dict[str, Any]:
