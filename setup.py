@@ -32,7 +32,11 @@ setup(
     # the configs travel inside xtuner, so that an installed package finds them; top-level names stay free for the user
     packages=[*find_packages(include=["mg_llava*", "xtuner*"]), "xtuner._configs"],
     package_dir={"xtuner._configs": "configs"},
-    package_data={"xtuner._configs": ["**/*.py", "**/*.json"], "mg_llava": ["py.typed", "data/*.txt"], "xtuner": ["py.typed"]},
+    package_data={
+        "xtuner._configs": ["**/*.py", "**/*.json"],
+        "mg_llava": ["py.typed", "data/*.txt"],
+        "xtuner": ["py.typed"],
+    },
     install_requires=requirements("runtime"),
     # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`; and Gradio, which is large
     # and wants an older Pillow, to `serve`

@@ -115,7 +115,7 @@ class BoxGeneration:
         if rank == 0 and done:
             get_logger().info("%d of %d pictures stand already", len(done & set(keys)), len(keys))
         if own:
-            self._find(own, parts / f"rank{rank}-{os.getpid()}.jsonl", device, rank, set(keys[:draw]), out)
+            self._find(own, parts / f"rank{rank}-{time.time_ns()}.jsonl", device, rank, set(keys[:draw]), out)
         finished.touch()
         if rank != 0:
             return None
@@ -257,5 +257,7 @@ def _keys_of_records(data_path: str) -> list[str]:
 
 def _keys_below(folder: Path) -> list[str]:
     return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _SUFFIXES and path.is_file()
     )

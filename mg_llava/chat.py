@@ -162,9 +162,7 @@ class ChatSession:
         prompt = self._prompt(question)
         room = self.assistant.room(prompt)
         streamer = None if on_text is None else CallbackStreamer(self.assistant.tokenizer, on_text)
-        ids = self.cache.generate(
-            prompt, streamer=streamer, **self.assistant.greedy(min(max_new_tokens, room))
-        )
+        ids = self.cache.generate(prompt, streamer=streamer, **self.assistant.greedy(min(max_new_tokens, room)))
         answer = self.assistant.decode(ids)
         self._turns.append(Turn(question, answer))
         self._new_pictures = 0

@@ -33,7 +33,9 @@ def explain_boxes(assistant: Assistant, prompt: Prompt, answer: str) -> list[flo
     """
     model = assistant.model
     if model.object_encoder is None:
-        raise XTunerError("this model has no object tokens (it was built without object_encoder): nothing to leave out.")
+        raise XTunerError(
+            "this model has no object tokens (it was built without object_encoder): nothing to leave out."
+        )
     ids = assistant.tokenizer(answer, add_special_tokens=False)["input_ids"]
     if not ids:
         raise XTunerError("the answer is empty: there is nothing to explain.")

@@ -64,7 +64,9 @@ def read_messages(messages: Sequence[Mapping[str, Any]], open_image: OpenImage, 
             question = words if question is None else f"{question}\n{words}"
         elif role == "assistant":
             if question is None:
-                raise XTunerError(f"message {number} is an answer without a question before it: add the user's message.")
+                raise XTunerError(
+                    f"message {number} is an answer without a question before it: add the user's message."
+                )
             if continue_last and number == len(messages):
                 found.answer_start = words
                 break
@@ -96,5 +98,7 @@ def _read_content(content: Any, number: int) -> tuple[str, list[Mapping[str, Any
             )
     words = "\n".join(texts).strip()
     if IMAGE_TOKEN in words:
-        raise XTunerError(f"message {number} holds {IMAGE_TOKEN}, which stands for a picture: send it as an image part.")
+        raise XTunerError(
+            f"message {number} holds {IMAGE_TOKEN}, which stands for a picture: send it as an image part."
+        )
     return words, images

@@ -58,7 +58,12 @@ def tiny_owlv2(folder: Path) -> Path:
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     tokenizer = _word_tokenizer([*special, *_WORDS])
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=16
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=16,
     )
     images = Owlv2ImageProcessor(size={"height": 64, "width": 64})
     Owlv2Processor(image_processor=images, tokenizer=fast).save_pretrained(folder)

@@ -53,7 +53,9 @@ def read_vocabulary(path: str | None) -> list[str]:
         else:
             text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise XTunerError(f"the vocabulary '{path}' cannot be read ({error}): expected a text file, a name a line.") from error
+        raise XTunerError(
+            f"the vocabulary '{path}' cannot be read ({error}): expected a text file, a name a line."
+        ) from error
     lines = (line.strip() for line in text.splitlines())
     names = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not names:

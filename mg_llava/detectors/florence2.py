@@ -54,7 +54,9 @@ class Florence2Detector:
             return []
         inputs = self.processor(images=list(pictures), text=[self.task] * len(pictures), return_tensors="pt")
         inputs = inputs.to(self.model.device, self.model.dtype)
-        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams, do_sample=False)
+        ids = self.model.generate(
+            **inputs, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams, do_sample=False
+        )
         texts = self.processor.batch_decode(ids, skip_special_tokens=False)
         found = []
         for text, picture in zip(texts, pictures, strict=True):

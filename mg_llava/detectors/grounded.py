@@ -43,7 +43,9 @@ class _ByChunks:
             results = self.find(list(pictures), names)
             for number, (result, picture) in enumerate(zip(results, pictures, strict=True)):
                 found = to_picture_boxes(result["boxes"], result["text_labels"], result["scores"], picture.size)
-                merged[number] = _join(merged[number], found.take(np.array([bool(label) for label in found.labels], bool)))
+                merged[number] = _join(
+                    merged[number], found.take(np.array([bool(label) for label in found.labels], bool))
+                )
         return [
             to_picture_boxes(found.boxes, found.labels, found.scores, picture.size, self.max_boxes)
             for found, picture in zip(merged, pictures, strict=True)

@@ -72,7 +72,9 @@ class Owlv2Detector:
         feature_map, _ = self.model.image_embedder(pixel_values=pixels.to(self.model.device, self.model.dtype))
         features = feature_map.flatten(1, 2)
         logits, _ = self.model.class_predictor(features, queries, mask)
-        outputs = SimpleNamespace(logits=logits.float(), pred_boxes=self.model.box_predictor(features, feature_map).float())
+        outputs = SimpleNamespace(
+            logits=logits.float(), pred_boxes=self.model.box_predictor(features, feature_map).float()
+        )
         results = self.processor.post_process_grounded_object_detection(
             outputs, threshold=self.threshold, target_sizes=sizes_of(pictures)
         )

@@ -16,7 +16,7 @@ tags: [mg-llava, vision-language, object-tokens]
 ---
 """
 
-_USE = '''## Run it
+_USE = """## Run it
 
 ```python
 import mg_llava  # registers the model with transformers
@@ -36,7 +36,7 @@ print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:
 ```
 
 In the terminal: `xtuner chat FOLDER --image picture.jpg`; as a web page and OpenAI-compatible endpoint: `xtuner serve FOLDER`.
-'''
+"""
 
 
 def model_card(config: MGLLaVAConfig, assistant: Assistant, num_bytes: int) -> str:

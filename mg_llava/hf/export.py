@@ -139,7 +139,10 @@ def make_config(
         num_image_tokens=processor.num_image_tokens,
         stop_token_ids=assistant.stop_ids(),
         format_version=FORMAT_VERSION,
-        source={**facts, "versions": {"xtuner": __version__, "torch": torch.__version__, "transformers": transformers.__version__}},
+        source={
+            **facts,
+            "versions": {"xtuner": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        },
         architectures=[MGLLaVAForConditionalGeneration.__name__],
         dtype=dtypes["llm"],
         tie_word_embeddings=bool(getattr(model.llm.config, "tie_word_embeddings", False)),

@@ -280,10 +280,14 @@ def _open_part(part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | Non
 def _boxes_of(given: Any, count: int) -> list[PictureBoxes | None]:
     if given is None:
         return [None] * count
-    if count == 1 and (isinstance(given, (Mapping, PictureBoxes, torch.Tensor)) or len(given) != 1 or _is_box(given[0])):
+    if count == 1 and (
+        isinstance(given, (Mapping, PictureBoxes, torch.Tensor)) or len(given) != 1 or _is_box(given[0])
+    ):
         given = [given]
     if len(given) != count:
-        raise XTunerError(f"{len(given)} lists of boxes for {count} pictures: give one list (or None) for each picture.")
+        raise XTunerError(
+            f"{len(given)} lists of boxes for {count} pictures: give one list (or None) for each picture."
+        )
     return [as_picture_boxes(entry) for entry in given]
 
 

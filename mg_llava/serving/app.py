@@ -87,8 +87,14 @@ class UploadLimit:
 
     async def _refuse(self, send: Callable[[Any], Awaitable[None]]) -> None:
         text = f"the request is larger than {self.max_bytes / 1e6:.0f} MB: send a smaller picture."
-        body = ('{"error": {"message": "%s", "type": "invalid_request_error", "param": null, "code": null}}' % text).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+        body = (
+            '{"error": {"message": "%s", "type": "invalid_request_error", "param": null, "code": null}}' % text
+        ).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
         await send({"type": "http.response.start", "status": 413, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -166,7 +166,9 @@ class Engine:
                 raise Overloaded("the server is stopping", waited=True)
             self._drop_cancelled()
             if len(self._waiting) >= self.max_queue:
-                raise Overloaded(f"{len(self._waiting)} requests wait already, the most that may: try again in a moment")
+                raise Overloaded(
+                    f"{len(self._waiting)} requests wait already, the most that may: try again in a moment"
+                )
             self._waiting.append(ticket)
             self._work.notify()
         return ticket
@@ -213,7 +215,9 @@ class Engine:
         if self._running:
             self._rows.step([ticket.ids[-1] for ticket in self._running])
         if joining:
-            self._rows.join(collate_prompts([ticket.prompt for ticket in joining], self.assistant.tokenizer.pad_token_id))
+            self._rows.join(
+                collate_prompts([ticket.prompt for ticket in joining], self.assistant.tokenizer.pad_token_id)
+            )
             with self._lock:
                 self._running += joining
         tokens = self._rows.sample([(ticket.sampling, ticket.generator) for ticket in self._running])

@@ -77,9 +77,7 @@ def read_request(body: Any, assistant: Assistant, limits: Limits, detector: Dete
     conversation = read_messages(body["messages"], open_image, continues)
     if conversation.turns[-1].output is not None:
         raise XTunerError("the last message is an answer: end with the user's, or set continue_final_message.")
-    prompt = assistant.prepare(
-        conversation.turns, conversation.pictures, conversation.found, conversation.answer_start
-    )
+    prompt = assistant.prepare(conversation.turns, conversation.pictures, conversation.found, conversation.answer_start)
     return ChatRequest(
         prompt=prompt,
         sampling=_sampling(body, assistant, limits),

@@ -148,9 +148,7 @@ class TestContext:
 
 
 class TestBoxes:
-    def test_other_boxes_for_a_picture_that_is_shown(
-        self, assistant: Assistant, picture: Path, box_file: str
-    ) -> None:
+    def test_other_boxes_for_a_picture_that_is_shown(self, assistant: Assistant, picture: Path, box_file: str) -> None:
         session = ChatSession(assistant)
         for change in (lambda: session.set_boxes(box_file), session.detect):
             with pytest.raises(XTunerError, match="there is no picture"):

@@ -82,9 +82,7 @@ def test_the_first_turns_picture_is_not_read_again(
     assert answer == talk.whole(pictures[:1], [BOXES])
 
 
-def test_a_new_picture_is_encoded_alone(
-    assistant: Assistant, pictures: list[Image.Image], encoded: list[int]
-) -> None:
+def test_a_new_picture_is_encoded_alone(assistant: Assistant, pictures: list[Image.Image], encoded: list[int]) -> None:
     talk = Talk(assistant)
     talk.ask(ASK, pictures[:1], [BOXES])
     answer = talk.ask("<image>\nIs it blue", pictures, [BOXES, None])

@@ -37,12 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_box_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner preprocess boxes``."""
-    parser.add_argument("--config", default="owlv2", help="config with a `detector` (default: owlv2); see configs/boxes")
-    parser.add_argument("--image-folder", required=True, metavar="DIR", help="folder that pictures are named relative to")
-    parser.add_argument("--data", metavar="FILE", help="LLaVA records whose pictures are meant (default: all in the folder)")
+    parser.add_argument(
+        "--config", default="owlv2", help="config with a `detector` (default: owlv2); see configs/boxes"
+    )
+    parser.add_argument(
+        "--image-folder", required=True, metavar="DIR", help="folder that pictures are named relative to"
+    )
+    parser.add_argument(
+        "--data", metavar="FILE", help="LLaVA records whose pictures are meant (default: all in the folder)"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="box file to write")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
-    parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="processes that read pictures (default: 2)")
+    parser.add_argument(
+        "--num-workers", type=int, default=2, metavar="N", help="processes that read pictures (default: 2)"
+    )
     parser.add_argument("--draw", type=int, default=0, metavar="N", help="save the first N pictures with their boxes")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
     parser.add_argument("--launcher", help="none, pytorch, slurm (default: by the environment)")
@@ -64,7 +72,9 @@ def generate_boxes(args: argparse.Namespace) -> int:
 
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
     if cfg.get("box_generation") is None:
-        raise XTunerError(f"the config '{args.config}' has no box_generation: give one of configs/boxes, owlv2 for instance.")
+        raise XTunerError(
+            f"the config '{args.config}' has no box_generation: give one of configs/boxes, owlv2 for instance."
+        )
     generation = build(
         cfg.box_generation,
         image_folder=args.image_folder,

@@ -132,7 +132,11 @@ class TestGroundingDino:
         with torch.inference_mode():
             outputs = detector.model(**inputs)
         expected = detector.processor.post_process_grounded_object_detection(
-            outputs, inputs["input_ids"], threshold=0.3, text_threshold=0.3, target_sizes=[(picture.height, picture.width)]
+            outputs,
+            inputs["input_ids"],
+            threshold=0.3,
+            text_threshold=0.3,
+            target_sizes=[(picture.height, picture.width)],
         )[0]
         named = torch.tensor([bool(label) for label in expected["text_labels"]])
         assert named.any()

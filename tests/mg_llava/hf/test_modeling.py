@@ -56,7 +56,9 @@ class TestSameAsTheAssistant:
     ) -> None:
         assistant = exported.assistant
         found = PictureBoxes(*(list(map(tuple, BOXES["boxes"])), tuple(BOXES["labels"]), BOXES["scores"]))
-        found = PictureBoxes(torch.tensor(found.boxes).float().numpy(), found.labels, torch.tensor(found.scores).numpy())
+        found = PictureBoxes(
+            torch.tensor(found.boxes).float().numpy(), found.labels, torch.tensor(found.scores).numpy()
+        )
         prompt = assistant.prepare([Turn("<image>\nIs it red")], [picture], [found])
         inputs = inputs_of(processor, ask(picture, boxes=BOXES))
         with torch.inference_mode():
@@ -136,7 +138,12 @@ class TestGenerate:
         monkeypatch.setattr(model.low_res_encoder, "forward", lambda p: (seen.append(len(p)), encode(p))[1])
         inputs = inputs_of(processor, ask(picture, boxes=BOXES))
         output = model.generate(
-            **inputs, max_new_tokens=4, num_beams=3, num_return_sequences=2, return_dict_in_generate=True, output_scores=True
+            **inputs,
+            max_new_tokens=4,
+            num_beams=3,
+            num_return_sequences=2,
+            return_dict_in_generate=True,
+            output_scores=True,
         )
         assert output.sequences.shape[0] == 2 and seen == [1]
         assert output.sequences_scores[0] >= output.sequences_scores[1]
@@ -187,12 +194,18 @@ class TestSaveAndLoad:
         with torch.inference_mode():
             assert torch.equal(again(**inputs).logits, model(**inputs).logits)
         reread = AutoProcessor.from_pretrained(tmp_path)
-        assert torch.equal(inputs_of(reread, ask(picture))["input_ids"], inputs_of(processor, ask(picture))["input_ids"])
+        assert torch.equal(
+            inputs_of(reread, ask(picture))["input_ids"], inputs_of(processor, ask(picture))["input_ids"]
+        )
 
-    def test_device_map(self, exported: Exported, processor: MGLLaVAProcessor, picture: Image.Image, tmp_path: Path) -> None:
+    def test_device_map(
+        self, exported: Exported, processor: MGLLaVAProcessor, picture: Image.Image, tmp_path: Path
+    ) -> None:
         inputs = inputs_of(processor, ask(picture, boxes=BOXES))
         expected = MGLLaVAForConditionalGeneration.from_pretrained(exported.folder)(**inputs).logits
-        placed = dict.fromkeys(("high_res_encoder", "fusion", "projector", "object_encoder", "llm", "data_preprocessor"), "cpu")
+        placed = dict.fromkeys(
+            ("high_res_encoder", "fusion", "projector", "object_encoder", "llm", "data_preprocessor"), "cpu"
+        )
         model = MGLLaVAForConditionalGeneration.from_pretrained(
             exported.folder, device_map={**placed, "low_res_encoder": "disk"}, offload_folder=tmp_path
         )

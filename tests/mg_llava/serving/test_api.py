@@ -41,7 +41,9 @@ class Server:
     def ask(self, words: str = "Is it red", *images: Any, **arguments: Any) -> Any:
         content = [*images, {"type": "text", "text": words}]
         messages = [{"role": "user", "content": content}]
-        return self.client.chat.completions.create(**{"model": "tiny", "messages": messages, "max_tokens": 6, **arguments})
+        return self.client.chat.completions.create(
+            **{"model": "tiny", "messages": messages, "max_tokens": 6, **arguments}
+        )
 
     def post(self, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
         request = urllib.request.Request(f"{self.url}/v1/chat/completions", body, headers)
@@ -77,10 +79,14 @@ class TestAnswers:
 
     def test_streaming(self, server: Server) -> None:
         whole = server.ask("Is it red", image(data_url(noise())))
-        chunks = list(server.ask("Is it red", image(data_url(noise())), stream=True, stream_options={"include_usage": True}))
+        chunks = list(
+            server.ask("Is it red", image(data_url(noise())), stream=True, stream_options={"include_usage": True})
+        )
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert text.strip() == whole.choices[0].message.content
-        assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == whole.choices[0].finish_reason
+        assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == whole.choices[
+            0
+        ].finish_reason
         assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
     def test_history_system_and_the_beginning_of_an_answer(self, assistant: Assistant, server: Server) -> None:

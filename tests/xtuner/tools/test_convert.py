@@ -106,7 +106,18 @@ class TestRoundTrip:
         assert convert(trained, trained.checkpoint, tmp_path / "shards", "--layout", "original") == 0
         assert read_state_dict(tmp_path / "shards").keys() == published.keys()
         assert convert(trained, trained.checkpoint, tmp_path / "shards", "--layout", "original") == 1
-        assert main(["convert", "pth_to_hf", trained.config, *[str(tmp_path / n) for n in ("published.pth", "hf")], *trained.options]) == 0
+        assert (
+            main(
+                [
+                    "convert",
+                    "pth_to_hf",
+                    trained.config,
+                    *[str(tmp_path / n) for n in ("published.pth", "hf")],
+                    *trained.options,
+                ]
+            )
+            == 0
+        )
         back = tmp_path / "back.pth"
         assert main(["convert", "hf_to_pth", str(tmp_path / "hf"), str(back), "--layout", "original"]) == 0
         again = read_state_dict(back)

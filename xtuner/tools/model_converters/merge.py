@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
         elif part == _DEFAULT_PART:
             model = _merged(model, folder)
         else:
-            raise XTunerError(f"'{base}' is a language model, the adapter '{folder}' is for {part}: give an exported folder.")
+            raise XTunerError(
+                f"'{base}' is a language model, the adapter '{folder}' is for {part}: give an exported folder."
+            )
     copy_with_weights(base, Path(args.save_path), _weights(model), size)
     return 0
 
