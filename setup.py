@@ -38,7 +38,8 @@ setup(
         "xtuner": ["py.typed"],
     },
     install_requires=requirements("runtime"),
-    # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`; and Gradio, which is large
+    # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`; and Gradio, which
+    # is large
     # and wants an older Pillow, to `serve`
     extras_require={**extras, "all": tests},
     entry_points={

@@ -77,9 +77,9 @@ class Assistant:
         if used >= context:
             pictures, objects = len(prompt.boxes), sum(map(len, prompt.boxes))
             raise XTunerError(
-                f"the prompt has {used} tokens ({pictures} pictures of {self.model.low_res_encoder.num_tokens}, {objects} "
-                f"boxes, {len(prompt.input_ids) - pictures} of text), the model's context is {context}: {used - context + 1} "
-                "too many. Ask shorter, show fewer pictures or start anew (/reset)."
+                f"the prompt has {used} tokens ({pictures} pictures of {self.model.low_res_encoder.num_tokens}, "
+                f"{objects} boxes, {len(prompt.input_ids) - pictures} of text), the model's context is {context}: "
+                f"{used - context + 1} too many. Ask shorter, show fewer pictures or start anew (/reset)."
             )
         return context - used
 

@@ -87,8 +87,8 @@ class BoxGeneration:
         """Finds the boxes that are still to be found; the first process joins all to the file `out`.
 
         Args:
-            out: box file. Until it is complete, records stand line by line in ``<out>.parts``; a run that was cut off goes
-                on from there, also with another number of processes.
+            out: box file. Until it is complete, records stand line by line in ``<out>.parts``; a run that was cut off
+                goes on from there, also with another number of processes.
             device: where the detector computes.
             collective: this process among the others; None = alone.
             draw: so many pictures are saved with their boxes in ``<out>.drawn``.
@@ -132,7 +132,8 @@ class BoxGeneration:
             found = json.loads(file.read_text(encoding="utf-8"))
             if found != settings:
                 raise XTunerError(
-                    f"'{parts}' holds boxes of another detector or of other pictures ({found['detector']}): remove it, or "
+                    f"'{parts}' holds boxes of another detector or of other pictures ({found['detector']}): remove "
+                    f"it, or "
                     "choose another --out."
                 )
             return

@@ -32,8 +32,8 @@ def draw_boxes(picture: Image.Image, found: PictureBoxes, weights: Sequence[floa
     Args:
         picture: not changed.
         found: boxes xyxy in pixels of `picture`.
-        weights: one per box; colours then say how much each counted (red: for, blue: against, pale: not at all) and stand
-            in the place of scores. None = a colour per label.
+        weights: one per box; colours then say how much each counted (red: for, blue: against, pale: not at all) and
+            stand in the place of scores. None = a colour per label.
     """
     scale = max(1, math.ceil(_LEGIBLE_SIDE / max(picture.size)))
     drawn = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

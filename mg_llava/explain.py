@@ -18,10 +18,11 @@ _ROWS = 8
 
 @torch.inference_mode()
 def explain_boxes(assistant: Assistant, prompt: Prompt, answer: str) -> list[float]:
-    """Returns, for each box of the last picture, by how much it raised the answer's log-probability (natural logarithm).
+    """Returns, for each box of the last picture, by how much it raised the answer's log-probability (natural
+    logarithm).
 
-    The pictures are encoded once; for each box the language model then reads prompt and answer without its token. Positive:
-    the box spoke for the answer; negative: against it.
+    The pictures are encoded once; for each box the language model then reads prompt and answer without its token.
+    Positive: the box spoke for the answer; negative: against it.
 
     Args:
         assistant: whose model is asked.

@@ -55,8 +55,8 @@ def open_picture(
         with Image.open(path) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise XTunerError(
-                    f"{_named(path)} has {image.width} x {image.height} = {image.width * image.height / 1e6:.1f} megapixels, "
-                    f"at most {max_pixels / 1e6:.1f} are taken: make it smaller, the model sees far less."
+                    f"{_named(path)} has {image.width} x {image.height} = {image.width * image.height / 1e6:.1f} "
+                    f"megapixels, at most {max_pixels / 1e6:.1f} are taken: make it smaller, the model sees far less."
                 )
             image.load()
             return to_rgb(ImageOps.exif_transpose(image) if apply_exif_orientation else image)

@@ -125,7 +125,8 @@ class PromptCache:
 
     def _cut(self, length: int) -> None:
         """Takes back what stands behind `length`; layer by layer, since an interruption may come between two."""
-        for layer in self._cache.layers:
+        layers: Any = self._cache.layers
+        for layer in layers:
             surplus = layer.get_seq_length() - length
             if surplus > 0:
                 layer.crop(-surplus)

@@ -1,4 +1,6 @@
-"""From turns with pictures and boxes to what the model is asked: the one way of evaluation, chat, server and processor."""
+"""From turns with pictures and boxes to what the model is asked: the one way of evaluation, chat, server and
+processor.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,8 @@ def as_picture_boxes(value: Any) -> PictureBoxes | None:
     """Returns the boxes of one picture in whatever form a user has them.
 
     Args:
-        value: None; `PictureBoxes`; a mapping with ``boxes`` and, where known, ``labels`` and ``scores``; or (N, 4) numbers
+        value: None; `PictureBoxes`; a mapping with ``boxes`` and, where known, ``labels`` and ``scores``; or (N, 4)
+            numbers
             xyxy in pixels of the picture. Boxes without labels count as N different objects, so none is taken for a
             double of another.
 

@@ -49,7 +49,7 @@ def read_vocabulary(path: str | None) -> list[str]:
     """
     try:
         if path is None:
-            text = resources.files("mg_llava").joinpath("data", _VOCABULARY).read_text(encoding="utf-8")
+            text = resources.files("mg_llava").joinpath("data").joinpath(_VOCABULARY).read_text(encoding="utf-8")
         else:
             text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -74,7 +74,8 @@ def load(kind: Any, path: str, **arguments: Any) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise XTunerError(
-            f"the detector's checkpoint '{path}' cannot be read: {reason} Download it and name its folder (detector_path)."
+            f"the detector's checkpoint '{path}' cannot be read: {reason} Download it and name its folder "
+            f"(detector_path)."
         ) from error
 
 

@@ -61,9 +61,9 @@ class RamTagger:
     def __init__(self, path: str, image_size: int = 384, device: torch.device | str | None = None) -> None:
         if importlib.util.find_spec("ram") is None:
             raise XTunerError(
-                "RAM++ needs the package 'ram' of github.com/xinyu1205/recognize-anything, which is not on PyPI and wants "
-                "older libraries: install it in an environment of its own, write its tags to a JSON file (picture → names) "
-                "there, and use TagFile here; or use a vocabulary instead of tags."
+                "RAM++ needs the package 'ram' of github.com/xinyu1205/recognize-anything, which is not on PyPI and "
+                "wants older libraries: install it in an environment of its own, write its tags to a JSON file "
+                "(picture → names) there, and use TagFile here; or use a vocabulary instead of tags."
             )
         if not Path(path).is_file():
             raise XTunerError(f"the checkpoint of RAM++ '{path}' does not exist: download ram_plus_swin_large_14m.pth.")

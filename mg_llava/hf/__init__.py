@@ -1,4 +1,6 @@
-"""Self-contained folders and transformers' classes: what convert writes and chat, servers and plain transformers read."""
+"""Self-contained folders and transformers' classes: what convert writes and chat, servers and plain transformers
+read.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ inputs = processor.apply_chat_template(
 print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
 
-In the terminal: `xtuner chat FOLDER --image picture.jpg`; as a web page and OpenAI-compatible endpoint: `xtuner serve FOLDER`.
+In the terminal: `xtuner chat FOLDER --image picture.jpg`. As a web page and OpenAI-compatible endpoint:
+`xtuner serve FOLDER`.
 """
 
 
@@ -59,8 +60,8 @@ def model_card(config: MGLLaVAConfig, assistant: Assistant, num_bytes: int) -> s
             _HEAD,
             f"# {source.get('config', 'MG-LLaVA')}",
             "",
-            "An MG-LLaVA model ([arXiv 2406.17770](https://arxiv.org/abs/2406.17770)): a language model that sees a picture "
-            f"in low resolution ({config.num_image_tokens} tokens), in high resolution "
+            "An MG-LLaVA model ([arXiv 2406.17770](https://arxiv.org/abs/2406.17770)): a language model that sees a "
+            f"picture in low resolution ({config.num_image_tokens} tokens), in high resolution "
             f"({assistant.image_processor.image_size} px) and by its objects (one token per box). "
             f"Prompt template: {assistant.template.name}. {num_bytes / 1e9:.2f} GB of weights.",
             "",

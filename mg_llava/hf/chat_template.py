@@ -11,7 +11,8 @@ _MACROS = (
     "{%- macro words(content) -%}"
     "{%- if content is string -%}{{ content | trim }}"
     "{%- else -%}"
-    "{%- for part in content if part.type in ['image', 'image_url', 'input_image'] -%}{{ IMAGE + NEWLINE }}{%- endfor -%}"
+    "{%- for part in content if part.type in ['image', 'image_url', 'input_image'] -%}"
+    "{{ IMAGE + NEWLINE }}{%- endfor -%}"
     "{%- set texts = content | selectattr('text', 'defined') | map(attribute='text') | list -%}"
     "{{ texts | join(NEWLINE) | trim }}"
     "{%- endif -%}{%- endmacro -%}"
@@ -19,7 +20,8 @@ _MACROS = (
 
 
 def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None) -> str:
-    """Returns the Jinja template that renders messages as `PromptTemplate.render` renders turns, special tokens as text.
+    """Returns the Jinja template that renders messages as `PromptTemplate.render` renders turns, special tokens as
+    text.
 
     Args:
         template: words around the turns.

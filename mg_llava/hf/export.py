@@ -147,7 +147,8 @@ def make_config(
         dtype=dtypes["llm"],
         tie_word_embeddings=bool(getattr(model.llm.config, "tie_word_embeddings", False)),
     )
-    for part in (config.text_config, config.vision_config):
+    parts: tuple[Any, Any] = config.text_config, config.vision_config
+    for part in parts:
         part._name_or_path = ""
     return config
 
@@ -180,7 +181,9 @@ def generation_config(assistant: Assistant) -> GenerationConfig:
 
 
 def model_weights(model: MGLLaVA) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields all weights of a model by name; of tied ones the input embedding, to which transformers ties the others."""
+    """Yields all weights of a model by name; of tied ones the input embedding, to which transformers ties the
+    others.
+    """
     skipped = tied_names(model)
     for name, tensor in model.full_state_dict().items():
         if name not in skipped:

@@ -39,7 +39,7 @@ def load_pretrained(
     return assistant.model, assistant.tokenizer, assistant.image_processor, assistant.template
 
 
-def load_model(folder: str | Path, **kwargs: Any) -> MGLLaVAForConditionalGeneration:
+def load_model(folder: str | Path, **kwargs: Any) -> Any:
     """Returns the model of a folder as transformers knows it.
 
     Args:

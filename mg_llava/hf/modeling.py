@@ -27,8 +27,8 @@ _ALIGNMENT = 64
 class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """`mg_llava.model.MGLLaVA` behind transformers' interface; the parts and the forward pass are that model's own.
 
-    ``input_ids`` come from `MGLLaVAProcessor`: each picture takes V placeholders (``config.image_token_id``) and then one
-    per box. Loading refuses a folder that lacks weights or has unknown ones, where transformers would only warn.
+    ``input_ids`` come from `MGLLaVAProcessor`: each picture takes V placeholders (``config.image_token_id``) and then
+    one per box. Loading refuses a folder that lacks weights or has unknown ones, where transformers would only warn.
 
     Args:
         config: of the folder; see `MGLLaVAConfig`.
@@ -37,14 +37,19 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         core: the training model, made of the same parts.
     """
 
+    # torch types attributes of modules as tensors or modules, transformers its own as configs
+    core: Any
+    llm: Any
+    data_preprocessor: Any
+
     config_class = MGLLaVAConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    _no_split_modules = ("LowResEncoder", "HighResEncoder", "ConvGateFusion", "ObjectEncoder", "MLPProjector")
-    _skip_keys_device_placement = ("past_key_values", "cache")
+    _no_split_modules = ["LowResEncoder", "HighResEncoder", "ConvGateFusion", "ObjectEncoder", "MLPProjector"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
 
     def __init__(self, config: MGLLaVAConfig) -> None:
         super().__init__(config)
@@ -76,9 +81,10 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         quantization = kwargs.get("quantization_config")
         if quantization is not None and getattr(quantization, "llm_int8_skip_modules", False) is None:
             quantization.llm_int8_skip_modules = [*(name for name in PART_NAMES if name != "llm"), "lm_head"]
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
         )
+        model, info = loaded
         _refuse_other_weights(info, str(pretrained_model_name_or_path))
         _align(model)
         return (model, info) if wants_info else model
@@ -268,7 +274,9 @@ def _dtype_of(config: MGLLaVAConfig, part: str) -> torch.dtype:
 
 @torch.no_grad()
 def _align(model: torch.nn.Module) -> None:
-    """Copies weights that lie at odd addresses, as in a mapped file: CPU kernels are slower there and round differently."""
+    """Copies weights that lie at odd addresses, as in a mapped file: CPU kernels are slower there and round
+    differently.
+    """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % _ALIGNMENT:
             parameter.data = parameter.data.clone()

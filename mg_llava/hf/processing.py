@@ -72,7 +72,9 @@ class MGLLaVAProcessor(ProcessorMixin):
         self._maker = PromptMaker(tokenizer, image_processor, prompt_template, boxes)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> MGLLaVAProcessor:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> MGLLaVAProcessor:
         """Reads the processor of an exported folder or hub name.
 
         Raises:
@@ -82,7 +84,8 @@ class MGLLaVAProcessor(ProcessorMixin):
         values, _ = cls.get_processor_dict(pretrained_model_name_or_path, **hub)
         if "prompt_template" not in values:
             raise XTunerError(
-                f"'{pretrained_model_name_or_path}' has no {PROCESSOR_FILE} of {cls.__name__}: convert the checkpoint again."
+                f"'{pretrained_model_name_or_path}' has no {PROCESSOR_FILE} of {cls.__name__}: convert the "
+                f"checkpoint again."
             )
         return cls(
             image_processor=ImageProcessor(str(pretrained_model_name_or_path), **values["picture"]),
@@ -162,7 +165,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
         return ids
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]
         self,
         conversation: Sequence[Any],
         chat_template: str | None = None,
@@ -177,8 +180,8 @@ class MGLLaVAProcessor(ProcessorMixin):
         """Messages to text or, with `tokenize`, to the very ids that training saw.
 
         Args:
-            conversation: messages, or several lists of them; images as parts ``{"type": "image", "image": picture or path}``
-                which may have ``boxes`` of their own.
+            conversation: messages, or several lists of them; images as parts ``{"type": "image", "image": picture or
+                path}`` which may have ``boxes`` of their own.
             chat_template: another Jinja template; text only.
             tokenize: return a batch (with `return_dict`) or its ids.
             add_generation_prompt: accepted; prompts always end where the answer starts.

@@ -1,4 +1,6 @@
-"""The weights of a checkpoint's whole model one after the other: memory for one part and one file, not for two models."""
+"""The weights of a checkpoint's whole model one after the other: memory for one part and one file, not for two
+models.
+"""
 
 from __future__ import annotations
 

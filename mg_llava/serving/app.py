@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -87,9 +88,8 @@ class UploadLimit:
 
     async def _refuse(self, send: Callable[[Any], Awaitable[None]]) -> None:
         text = f"the request is larger than {self.max_bytes / 1e6:.0f} MB: send a smaller picture."
-        body = (
-            '{"error": {"message": "%s", "type": "invalid_request_error", "param": null, "code": null}}' % text
-        ).encode()
+        error = {"message": text, "type": "invalid_request_error", "param": None, "code": None}
+        body = json.dumps({"error": error}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),

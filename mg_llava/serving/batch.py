@@ -75,7 +75,8 @@ class RowBatch:
             self._cache, self._mask, self._logits = cache, mask, logits
             return
         length = max(self._mask.shape[1], mask.shape[1])
-        for own, new in zip(self._cache.layers, cache.layers, strict=True):
+        layers: Any = zip(self._cache.layers, cache.layers, strict=True)
+        for own, new in layers:
             own.keys = torch.cat([_widen(own.keys, length), _widen(new.keys, length)])
             own.values = torch.cat([_widen(own.values, length), _widen(new.values, length)])
         self._mask = torch.cat([functional.pad(rows, (length - rows.shape[1], 0)) for rows in (self._mask, mask)])
@@ -92,7 +93,8 @@ class RowBatch:
         # the shortest padding of those that stay
         start = int((self._mask.cumsum(1) == 0).sum(1).min())
         self._mask = self._mask[:, start:].contiguous()
-        for layer in self._cache.layers:
+        layers: Any = self._cache.layers
+        for layer in layers:
             layer.keys = layer.keys[index, :, start:].contiguous()
             layer.values = layer.values[index, :, start:].contiguous()
 

@@ -103,7 +103,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         raise XTunerError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): end what runs there, or choose another --port."
+            f"cannot listen on {host}:{port} ({error.strerror or error}): end what runs there, or choose another "
+            f"--port."
         ) from error
     return listener
 

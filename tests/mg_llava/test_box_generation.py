@@ -159,7 +159,8 @@ class TestCommand:
             "import os, torch, sys; from torch import distributed; from mg_llava.box_generation import BoxGeneration;"
             "from xtuner.engine.environment import Collective;"
             "distributed.init_process_group('gloo') if 'RANK' in os.environ else None;"
-            "g = BoxGeneration({'type': 'tests.mg_llava.test_box_generation.Whole', 'seconds': SECONDS}, FOLDER, batch_size=1,"
+            "g = BoxGeneration({'type': 'tests.mg_llava.test_box_generation.Whole', 'seconds': SECONDS}, FOLDER, "
+            "batch_size=1,"
             " num_workers=0); g.run(OUT, collective=Collective())"
         )
         code = code.replace("FOLDER", repr(str(folder))).replace("OUT", repr(str(tmp_path / "boxes.json")))

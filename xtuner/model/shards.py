@@ -19,8 +19,8 @@ class ShardWriter:
     Args:
         folder: exists; gets ``model.safetensors``, or ``model-00001-of-0000N.safetensors`` and their index.
         total_bytes: of all weights that will come, for the default of `max_bytes`.
-        max_bytes: largest file (a single larger weight gets a file of its own). By default a tenth of the whole, so that
-            writing needs little memory beside the model, between 64 MB and 5 GB.
+        max_bytes: largest file (a single larger weight gets a file of its own). By default a tenth of the whole, so
+            that writing needs little memory beside the model, between 64 MB and 5 GB.
 
     Attributes:
         total_bytes: written so far.

@@ -27,14 +27,14 @@ def family_of(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise XTunerError(
-                f"'{folder}' holds an adapter without its base model: run `xtuner convert merge BASE {folder} NEW_FOLDER` "
-                "and give the new folder."
+                f"'{folder}' holds an adapter without its base model: run `xtuner convert merge BASE {folder} "
+                "NEW_FOLDER` and give the new folder."
             )
         raise XTunerError(f"the folder '{folder}' has no config.json: give one that `xtuner convert pth_to_hf` wrote.")
     if not is_exported(folder):
         raise XTunerError(
-            f"'{folder}' is a model of type {_model_type(folder)!r}, for which no package is installed: give a folder that "
-            "`xtuner convert pth_to_hf` wrote."
+            f"'{folder}' is a model of type {_model_type(folder)!r}, for which no package is installed: give a "
+            "folder that `xtuner convert pth_to_hf` wrote."
         )
     return importlib.import_module(f"{_model_type(folder)}.hf")
 

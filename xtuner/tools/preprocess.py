@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     boxes = kinds.add_parser(
         "boxes",
         help="find boxes in the pictures of a data set",
-        description="Finds boxes in all pictures of a data set by a detector and writes the box file that training reads. "
-        "Several GPUs: torchrun --nproc_per_node 8 tools/generate_boxes.py with the same arguments. A run that was cut off "
-        "goes on where it was.",
+        description="Finds boxes in all pictures of a data set by a detector and writes the box file that training "
+        "reads. Several GPUs: torchrun --nproc_per_node 8 tools/generate_boxes.py with the same arguments. A run "
+        "that was cut off goes on where it was.",
     )
     add_box_arguments(boxes)
 

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", help="an exported folder, or a language model's folder")
     parser.add_argument(
         "adapter",
-        help="folder as peft saves it, of the language model; or one with such a folder per part (llm, low_res_encoder)",
+        help="folder as peft saves it, of the language model; or one with such a folder per part (llm, "
+        "low_res_encoder)",
     )
     parser.add_argument("save_path", help="new folder")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of each file (default: 5GB)")

@@ -102,7 +102,8 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
 
 
 def describe_training(cfg: Any, checkpoint: str) -> dict[str, Any]:
-    """Returns what config.json and the model card say of a checkpoint: settings and, where they stand beside it, results.
+    """Returns what config.json and the model card say of a checkpoint: settings and, where they stand beside it,
+    results.
 
     Paths are given by their last part: a folder must not tell of the machine that it was made on.
     """
