@@ -1,7 +1,7 @@
 """Peak memory of `xtuner convert pth_to_hf`: `python tools/benchmarks/convert_memory.py`.
 
-Makes a model of a given size with random weights and a checkpoint of it in the forms asked for, converts each in a process
-of its own, and prints that process's peak above that of converting a model of no size, relative to the model.
+Makes a model of a given size with random weights and a checkpoint of it in the forms asked for, converts each in a
+process of its own, and prints that process's peak above that of converting a model of no size, relative to the model.
 """
 
 from __future__ import annotations

@@ -14,15 +14,17 @@ from PIL import Image
 from mg_llava.boxes import PictureBoxes
 from mg_llava.detectors import (
     BoxFileDetector,
+    Florence2Detector,
     GroundingDinoDetector,
     NoDetector,
+    OmdetTurboDetector,
     Owlv2Detector,
     RamTagger,
     TagFile,
     read_vocabulary,
 )
 from tests.tiny_assistant import box_record, save_picture
-from tests.tiny_detectors import NAMES, tiny_grounding_dino, tiny_owlv2
+from tests.tiny_detectors import NAMES, tiny_florence2, tiny_grounding_dino, tiny_omdet_turbo, tiny_owlv2
 from xtuner.errors import XTunerError
 
 
@@ -156,6 +158,42 @@ class TestGroundingDino:
             assert len(ids) <= detector.model.config.max_text_len
         found = detector(pictures)
         assert len(found) == 3 and all((np.diff(one.scores) <= 0).all() for one in found)
+
+
+class TestOmdetTurbo:
+    def test_equals_the_library(self, vocabulary: str, pictures: list[Image.Image], tmp_path: Path) -> None:
+        path = str(tiny_omdet_turbo(tmp_path / "model"))
+        detector = OmdetTurboDetector(path, vocabulary, threshold=0.05)
+        picture = pictures[0]
+        inputs = detector.processor(images=[picture], text=[NAMES], return_tensors="pt")
+        with torch.inference_mode():
+            outputs = detector.model(**inputs)
+        expected = detector.processor.post_process_grounded_object_detection(
+            outputs, text_labels=[NAMES], threshold=0.05, target_sizes=[(picture.height, picture.width)]
+        )[0]
+        assert len(expected["boxes"]) > 1
+        assert_same(detector([picture])[0], expected["boxes"], expected["text_labels"], expected["scores"], picture)
+        halves = OmdetTurboDetector(path, vocabulary, threshold=0.05, names_at_once=2)
+        assert halves.chunks() == [NAMES[:2], NAMES[2:]] and len(halves(pictures)) == 3
+
+
+class TestFlorence2:
+    def test_places_are_read_from_the_text(
+        self, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        """The model's own text is nonsense; in its place stands one with places whose pixels are worked out here."""
+        detector = Florence2Detector(str(tiny_florence2(tmp_path / "model")), max_new_tokens=8)
+        assert "gives no scores: all boxes get 1" in " ".join(capsys.readouterr().err.split())
+        assert all(isinstance(found, PictureBoxes) for found in detector(pictures[:2]))
+        words = ["</s>", "<s>", "cat", "<loc_0>", "<loc_0>", "<loc_499>", "<loc_999>", "dog", "<loc_500>", "<loc_100>"]
+        ids = detector.processor.tokenizer.convert_tokens_to_ids([*words, "<loc_999>", "<loc_800>", "</s>"])
+        monkeypatch.setattr(detector.model, "generate", lambda **_: torch.tensor([ids]))
+        (found,) = detector(pictures[:1])
+        assert found.labels == ("cat", "dog") and found.scores.tolist() == [1.0, 1.0]
+        # place k of 1000 is the middle of the k-th part of 50 x 30 pixels, which the library rounds down
+        cat = [0.5 * 0.05, 0.5 * 0.03, 499.5 * 0.05, 999.5 * 0.03]
+        dog = [500.5 * 0.05, 100.5 * 0.03, 999.5 * 0.05, 800.5 * 0.03]
+        assert found.boxes.tolist() == np.floor([cat, dog]).tolist()
 
 
 class TestVocabulary:
