@@ -28,6 +28,8 @@ from xtuner.data.templates import Turn
 from xtuner.errors import XTunerError
 
 _CLEAN_SECONDS = 600
+_HEIGHT = 420
+"""Pixels, so that a tall picture is seen whole."""
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _CSS = "#drawn img {object-fit: contain} footer {visibility: hidden}"
 Turns = list[list[str]]
@@ -200,7 +202,7 @@ def _build(page: Page, examples: str | None) -> Any:
                     elem_id="picture",
                 )
                 note = gr.Markdown("no picture", elem_id="note")
-                drawn = gr.Image(label="What the model is given", interactive=False, elem_id="drawn")
+                drawn = gr.Image(label="What the model is given", interactive=False, height=_HEIGHT, elem_id="drawn")
                 use_boxes = gr.Checkbox(True, label="Object tokens", elem_id="use_boxes")
                 typed = gr.Textbox(
                     "",
@@ -230,7 +232,10 @@ def _build(page: Page, examples: str | None) -> Any:
                     explain = gr.Button("Ask and explain", variant="primary", elem_id="ask_why")
                     because = gr.Textbox(label="Answer", elem_id="answer_why")
                     regions = gr.Image(
-                        label="Red: for the answer, blue: against it", interactive=False, elem_id="regions"
+                        label="Red: for the answer, blue: against it",
+                        interactive=False,
+                        height=_HEIGHT,
+                        elem_id="regions",
                     )
                     table = gr.Dataframe(
                         headers=["box", "log-probability"], label="Change when left out", elem_id="weights"

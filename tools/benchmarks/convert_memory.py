@@ -7,10 +7,10 @@ process of its own, and prints that process's peak above that of converting a mo
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -55,10 +55,16 @@ def peak(settings: list[str], checkpoint: Path, out: Path) -> float:
     """Returns the most memory in MB that one conversion held."""
     command = [sys.executable, "-m", "xtuner", "convert", "pth_to_hf", CONFIG, str(checkpoint), str(out)]
     process = subprocess.Popen([*command, "--cfg-options", *settings], cwd=ROOT)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"the conversion failed: {status}")
-    return usage.ru_maxrss / 1e3
+    # not ru_maxrss: that begins with what this process, which made the model, held when it started the other
+    most = 0
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        most = max([most, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))])
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"the conversion failed: {process.returncode}")
+    return most / 1e3
 
 
 def main() -> None:

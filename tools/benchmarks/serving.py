@@ -1,6 +1,6 @@
 """16 clients for 60 s on one server: `python tools/benchmarks/serving.py`.
 
-Starts `xtuner serve FOLDER --no-page` (a tiny model without --folder), lets clients ask without pause, and prints answers
+Starts `xtuner serve FOLDER --no-page` (a tiny model without --folder), lets clients ask without pause, prints answers
 by status, latency, and the server's memory over time. Fails where anything but 200 and 429 came, or memory grew.
 """
 
