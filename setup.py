@@ -20,7 +20,7 @@ def version() -> str:
 
 
 tests = requirements("tests")
-extras = {"tests": tests, "gpu": requirements("gpu"), "lmms": requirements("lmms")}
+extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "lmms")}
 
 setup(
     name="mg-llava-xtuner",
@@ -32,13 +32,18 @@ setup(
     # the configs travel inside xtuner, so that an installed package finds them; top-level names stay free for the user
     packages=[*find_packages(include=["mg_llava*", "xtuner*"]), "xtuner._configs"],
     package_dir={"xtuner._configs": "configs"},
-    package_data={"xtuner._configs": ["**/*.py", "**/*.json"], "mg_llava": ["py.typed"], "xtuner": ["py.typed"]},
+    package_data={
+        "xtuner._configs": ["**/*.py", "**/*.json"],
+        "mg_llava": ["py.typed", "data/*.txt"],
+        "xtuner": ["py.typed"],
+    },
     install_requires=requirements("runtime"),
-    # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`; lmms-eval brings
-    # dozens of packages along and is wanted by few
+    # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`, and Gradio, which
+    # is large and wants an older Pillow, to `serve`; lmms-eval brings dozens of packages along and is wanted by few
     extras_require={**extras, "all": tests},
     entry_points={
         "console_scripts": ["xtuner=xtuner.cli:main"],
+        "xtuner.plugins": ["serve=mg_llava.serving.command"],
         # read by lmms-eval where it is installed
         "lmms_eval.models": ["mg_llava=mg_llava.adapters:lmms_eval_manifest"],
     },

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,31 +12,16 @@ from PIL import Image
 
 from mg_llava.boxes import BoxSelection, PictureBoxes
 from mg_llava.preprocess import ImageProcessor
-from xtuner.constants import IMAGE_TOKEN_INDEX
+from mg_llava.prompts import Prompt, PromptMaker
 from xtuner.data.templates import PromptTemplate, Turn, get_template
-from xtuner.data.tokenizing import encode_prompt
 from xtuner.errors import XTunerError
+from xtuner.registry import build
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mg_llava.chat import ChatSession
     from mg_llava.model import MGLLaVA
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What the model is asked, ready for a batch.
-
-    Attributes:
-        input_ids: T token ids, `IMAGE_TOKEN_INDEX` at the place of each picture, ending where the answer starts.
-        pixel_values: (n, 3, S, S) uint8, the n pictures in order.
-        boxes: n tensors (N, 4) float32, xyxy in pixels of the S frame.
-    """
-
-    input_ids: list[int]
-    pixel_values: torch.Tensor
-    boxes: list[torch.Tensor]
 
 
 class Assistant:
@@ -64,40 +49,39 @@ class Assistant:
         self.template = get_template(template)
         self.boxes = boxes or BoxSelection()
 
-    def prepare(
-        self, turns: Sequence[Turn], pictures: Sequence[Image.Image] = (), found: Sequence[PictureBoxes | None] = ()
-    ) -> Prompt:
-        """Tokenises the turns and preprocesses the pictures.
+    @property
+    def maker(self) -> PromptMaker:
+        """What makes this assistant's prompts."""
+        return PromptMaker(self.tokenizer, self.image_processor, self.template, self.boxes)
 
-        Args:
-            turns: the last one unanswered; ``<image>`` at the place of each picture.
-            pictures: in the order of their places.
-            found: each picture's boxes in its own frame, None for none; empty = no boxes at all.
+    def prepare(
+        self,
+        turns: Sequence[Turn],
+        pictures: Sequence[Image.Image] = (),
+        found: Sequence[PictureBoxes | None] = (),
+        answer_start: str = "",
+    ) -> Prompt:
+        """Tokenises the turns and preprocesses the pictures; see `PromptMaker.prepare`."""
+        return self.maker.prepare(turns, pictures, found, answer_start)
+
+    def room(self, prompt: Prompt) -> int:
+        """Returns how many new tokens fit into the language model's context after `prompt`.
 
         Raises:
-            XTunerError: other numbers of ``<image>``, pictures and boxes.
+            XTunerError: none at all.
         """
-        input_ids = encode_prompt(turns, self.tokenizer, self.template)
-        places = input_ids.count(IMAGE_TOKEN_INDEX)
-        found = found or [None] * len(pictures)
-        if not places == len(pictures) == len(found):
+        context = getattr(self.model.llm.config, "max_position_embeddings", None)
+        if context is None:
+            return sys.maxsize
+        used = prompt.num_tokens(self.model.low_res_encoder.num_tokens, self.model.object_encoder is not None)
+        if used >= context:
+            pictures, objects = len(prompt.boxes), sum(map(len, prompt.boxes))
             raise XTunerError(
-                f"the conversation has {places} times <image>, {len(pictures)} pictures and {len(found)} lists of "
-                "boxes: give one <image> and one list (or None) for each picture."
+                f"the prompt has {used} tokens ({pictures} pictures of {self.model.low_res_encoder.num_tokens}, "
+                f"{objects} boxes, {len(prompt.input_ids) - pictures} of text), the model's context is {context}: "
+                f"{used - context + 1} too many. Ask shorter, show fewer pictures or start anew (/reset)."
             )
-        prepared = [self._prepare_picture(picture, boxes) for picture, boxes in zip(pictures, found, strict=True)]
-        size = self.image_processor.image_size
-        pixels = [pixels for pixels, _ in prepared]
-        return Prompt(
-            input_ids=input_ids,
-            pixel_values=torch.stack(pixels) if pixels else torch.zeros((0, 3, size, size), dtype=torch.uint8),
-            boxes=[boxes for _, boxes in prepared],
-        )
-
-    def _prepare_picture(self, picture: Image.Image, found: PictureBoxes | None) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = None if found is None else self.boxes(*found, training=False).boxes
-        pixels, boxes = self.image_processor(picture, chosen)
-        return pixels, torch.as_tensor(boxes, dtype=torch.float32)
+        return context - used
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, streamer: Any | None = None, synced: bool = False
@@ -114,16 +98,17 @@ class Assistant:
             One answer per prompt, without what ends it.
         """
         batch = collate_prompts(prompts, pad_id=self.tokenizer.pad_token_id)
-        tokens = self.model.generate(
-            **batch,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.stop_ids(),
-            pad_token_id=self.tokenizer.pad_token_id,
-            streamer=streamer,
-            synced_gpus=synced,
-        )
+        tokens = self.model.generate(**batch, **self.greedy(max_new_tokens), streamer=streamer, synced_gpus=synced)
         return [self.decode(ids) for ids in tokens.tolist()]
+
+    def greedy(self, max_new_tokens: int) -> dict[str, Any]:
+        """Returns arguments of ``generate`` for the likeliest answer, ending where the template says."""
+        return {
+            "do_sample": False,
+            "max_new_tokens": max_new_tokens,
+            "eos_token_id": self.stop_ids(),
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
 
     def stop_ids(self) -> list[int]:
         """Returns the ids that end an answer: eos, and stop words that are one token."""
@@ -150,11 +135,49 @@ class Assistant:
 
         return save_pretrained(self, model_node, folder, facts)
 
-    def start_chat(self) -> ChatSession:
-        """Returns a conversation with this model."""
+    def save_checkpoint(
+        self,
+        folder: str | Path,
+        model_node: Mapping[str, Any],
+        checkpoint: str | Path,
+        facts: Mapping[str, Any],
+        dtype: torch.dtype | None = None,
+    ) -> Path:
+        """Writes a self-contained folder of a checkpoint's weights; of this assistant's model only the shape is used.
+
+        Args:
+            folder, model_node, facts: see `mg_llava.hf.save_pretrained`.
+            checkpoint, dtype: see `CheckpointWeights`.
+        """
+        from mg_llava.hf.export import save_pretrained
+        from mg_llava.hf.streaming import CheckpointWeights
+
+        if dtype is not None:
+            self.model.to(dtype)
+        weights = CheckpointWeights(self.model, model_node, checkpoint, dtype)
+        return save_pretrained(self, model_node, folder, facts, weights)
+
+    def published_weights(
+        self, model_node: Mapping[str, Any], checkpoint: str | Path, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields a checkpoint's trained parts under the published names; arguments as of `save_checkpoint`."""
+        from mg_llava.checkpoint_names import to_published_names
+        from mg_llava.hf.streaming import CheckpointWeights
+
+        weights = CheckpointWeights(self.model, model_node, checkpoint, dtype)
+        for part in weights.loaded_parts:
+            for name, tensor in weights.part(part):
+                yield from to_published_names({name: tensor}).items()
+
+    def start_chat(self, detector: Any = None) -> ChatSession:
+        """Returns a conversation with this model.
+
+        Args:
+            detector: node of or built detector (`mg_llava.detectors`) for pictures without boxes; None for none.
+        """
         from mg_llava.chat import ChatSession
 
-        return ChatSession(self)
+        return ChatSession(self, build(detector))
 
 
 def collate_prompts(prompts: Sequence[Prompt], pad_id: int) -> dict[str, Any]:

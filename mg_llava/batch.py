@@ -48,6 +48,11 @@ class BatchPreprocessor(BaseDataPreprocessor):
         self.with_objects = with_objects
         self.pack = pack
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches go: where the normalizer stands, also when a loader placed the parts one by one."""
+        return self.normalizer.constant_bits.device
+
     def forward(self, data: Mapping[str, Any], training: bool = False, pad_left: bool = False) -> dict[str, Any]:
         """Prepares a batch for `MGLLaVA.forward`.
 
@@ -101,11 +106,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         pixels = data.get("pixel_values")
         if pixels is None:
             pixels = torch.zeros((0, 3, size, size), dtype=torch.uint8)
-        if tuple(pixels.shape[1:]) != (3, size, size) or pixels.dtype != torch.uint8:
-            raise XTunerError(
-                f"the batch's pictures are {tuple(pixels.shape[1:])} {pixels.dtype}, the model was built for "
-                f"(3, {size}, {size}) torch.uint8: give the image processor and the encoder one image_size."
-            )
+        self.check_pixels(pixels)
         boxes = data.get("boxes") if self.with_objects else None
         if boxes is None:
             boxes = [torch.zeros(0, 4) for _ in pixels]
@@ -114,6 +115,19 @@ class BatchPreprocessor(BaseDataPreprocessor):
                 f"the batch has {len(pixels)} pictures but {len(boxes)} lists of boxes: give one for each."
             )
         return pixels, boxes
+
+    def check_pixels(self, pixels: torch.Tensor) -> None:
+        """Checks that pictures are (I, 3, S, S) uint8.
+
+        Raises:
+            XTunerError: another size or type.
+        """
+        size = self.image_size
+        if tuple(pixels.shape[1:]) != (3, size, size) or pixels.dtype != torch.uint8:
+            raise XTunerError(
+                f"the batch's pictures are {tuple(pixels.shape[1:])} {pixels.dtype}, the model was built for "
+                f"(3, {size}, {size}) torch.uint8: give the image processor and the encoder one image_size."
+            )
 
     def _check_ids(self, input_ids: torch.Tensor) -> None:
         # on a GPU an id beyond the table ends the process without saying why

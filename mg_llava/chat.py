@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from transformers import TextStreamer
 
 from mg_llava.box_store import BoxStore
-from mg_llava.boxes import PictureBoxes
+from mg_llava.boxes import PictureBoxes, clip_boxes
+from mg_llava.drawing import draw_boxes
+from mg_llava.explain import explain_boxes
+from mg_llava.images import num_frames, open_picture
+from mg_llava.prompt_cache import PromptCache
+from mg_llava.prompts import Prompt
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.templates import Turn
 from xtuner.errors import XTunerError
@@ -21,16 +25,21 @@ from xtuner.errors import XTunerError
 if TYPE_CHECKING:
     from mg_llava.assistant import Assistant
 
-_BOX_COLORS = ("#ff5d5d", "#4fd1ff", "#ffd34d", "#7be37b", "#ff8ae2", "#ffa04d", "#b69cff", "#f2f2f2")
-"""One per label, again from the first where there are more labels."""
+MAX_PIXELS = 40_000_000
+"""Largest picture of a conversation; a bomb of a few kilobytes can hold gigabytes of pixels."""
 
-_LEGIBLE_SIDE = 640
-"""Pixels; pictures with a shorter longer side are enlarged by a whole factor before boxes are drawn."""
+Detector = Callable[[Sequence[Image.Image]], "list[PictureBoxes]"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Shown:
-    """A picture of the conversation."""
+    """A picture of the conversation.
+
+    Attributes:
+        name: how it is called.
+        picture: itself.
+        found: the boxes that become object tokens; None = none asked for.
+    """
 
     name: str
     picture: Image.Image
@@ -38,14 +47,23 @@ class _Shown:
 
 
 class ChatSession:
-    """A conversation with a model; its history grows with every answered question.
+    """A conversation with a model; its history grows with every answered question, and is read only once.
 
     Args:
         assistant: answers.
+        detector: finds boxes where a picture comes without; None = such pictures have none.
+        max_pixels: larger pictures are refused.
+
+    Attributes:
+        notes: what the user should know of the last picture (an animation, boxes left out); empty otherwise.
     """
 
-    def __init__(self, assistant: Assistant) -> None:
+    def __init__(self, assistant: Assistant, detector: Detector | None = None, max_pixels: int = MAX_PIXELS) -> None:
         self.assistant = assistant
+        self.detector = detector
+        self.max_pixels = max_pixels
+        self.notes: list[str] = []
+        self.cache = PromptCache(assistant.model)
         self.reset()
 
     def reset(self) -> None:
@@ -53,60 +71,145 @@ class ChatSession:
         self._turns: list[Turn] = []
         self._shown: list[_Shown] = []
         self._new_pictures = 0
+        self.cache.reset()
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The answered turns."""
+        return tuple(self._turns)
 
     def add_picture(self, path: str, box_path: str | None = None) -> int:
         """Shows a picture to the model with the next question.
 
         Args:
             path: the picture file.
-            box_path: its boxes: a box file with a record of this picture (or with one record only); None = no boxes.
+            box_path: its boxes: a box file with a record of this picture (or with one record only); None = the
+                detector's, or none.
 
         Returns:
             How many of its boxes become object tokens.
 
         Raises:
-            XTunerError: not a picture, or the box file has no record of it.
+            XTunerError: not a picture, too large, or the box file has no record of it.
         """
-        picture = self.assistant.image_processor.open(path)
-        found = None if box_path is None else self._choose(read_boxes(box_path, path))
-        self._shown.append(_Shown(path, picture, found))
+        self.notes = []
+        picture = open_picture(path, self.assistant.image_processor.apply_exif_orientation, self.max_pixels)
+        frames = num_frames(path)
+        if frames > 1:
+            self.notes.append(f"'{path}' is an animation of {frames} frames: the first is shown")
+        shown = _Shown(path, picture, self._find(path, picture, box_path))
+        self._shown.append(shown)
         self._new_pictures += 1
-        return 0 if found is None else len(found.boxes)
+        return 0 if shown.found is None else len(shown.found.boxes)
 
-    def _choose(self, found: PictureBoxes) -> PictureBoxes:
-        return self.assistant.boxes(*found, training=False)
+    def set_boxes(self, box_path: str | None) -> int:
+        """Gives the last picture other boxes, for all coming answers; None takes them away.
+
+        Raises:
+            XTunerError: no picture was shown, or the file has no record of it.
+        """
+        if not self._shown:
+            raise XTunerError("there is no picture to give boxes to: show one with --image or /image PATH first.")
+        self.notes = []
+        shown = self._shown[-1]
+        shown.found = None if box_path is None else self._choose(read_boxes(box_path, shown.name), shown)
+        return 0 if shown.found is None else len(shown.found.boxes)
+
+    def detect(self) -> int:
+        """Gives the last picture the detector's boxes.
+
+        Raises:
+            XTunerError: no picture was shown, or there is no detector.
+        """
+        if not self._shown:
+            raise XTunerError("there is no picture to find boxes in: show one with --image or /image PATH first.")
+        if self.detector is None:
+            raise XTunerError("there is no detector: start with --boxes detector, or give a box file.")
+        self.notes = []
+        shown = self._shown[-1]
+        shown.found = self._choose(self.detector([shown.picture])[0], shown)
+        return len(shown.found.boxes)
+
+    def _find(self, path: str, picture: Image.Image, box_path: str | None) -> PictureBoxes | None:
+        shown = _Shown(path, picture, None)
+        if box_path is not None:
+            return self._choose(read_boxes(box_path, path), shown)
+        if self.detector is not None:
+            return self._choose(self.detector([picture])[0], shown)
+        return None
+
+    def _choose(self, found: PictureBoxes, shown: _Shown) -> PictureBoxes:
+        chosen = self.assistant.boxes(*found, training=False)
+        _, inside = clip_boxes(chosen.boxes, *shown.picture.size)
+        outside = len(chosen.boxes) - int(inside.sum())
+        if outside:
+            width, height = shown.picture.size
+            self.notes.append(f"{outside} boxes lie outside of '{shown.name}' ({width} x {height}) and are left out")
+        return chosen.take(inside)
 
     def ask(self, text: str, max_new_tokens: int = 512, on_text: Callable[[str], None] | None = None) -> str:
         """Asks a question and keeps it with its answer; if it is interrupted, the history stays as it was.
 
         Args:
             text: the question; pictures shown since the last one stand before it.
-            max_new_tokens: the answer is cut there.
+            max_new_tokens: the answer is cut there, and where the model's context ends.
             on_text: gets the answer piece by piece as it comes.
 
         Raises:
-            XTunerError: the question is empty or holds ``<image>``.
+            XTunerError: the question is empty or holds ``<image>``, or the conversation passes the model's context.
         """
+        question = self._question(text)
+        prompt = self._prompt(question)
+        room = self.assistant.room(prompt)
+        streamer = None if on_text is None else CallbackStreamer(self.assistant.tokenizer, on_text)
+        ids = self.cache.generate(prompt, streamer=streamer, **self.assistant.greedy(min(max_new_tokens, room)))
+        answer = self.assistant.decode(ids)
+        self._turns.append(Turn(question, answer))
+        self._new_pictures = 0
+        return answer
+
+    def _question(self, text: str) -> str:
         if not text.strip():
             raise XTunerError("the question is empty: say something.")
         if IMAGE_TOKEN in text:
             raise XTunerError(
                 f"the question holds {IMAGE_TOKEN}, which stands for a picture: show one with /image PATH."
             )
-        question = f"{IMAGE_TOKEN}\n" * self._new_pictures + text.strip()
-        prompt = self.assistant.prepare(
+        return f"{IMAGE_TOKEN}\n" * self._new_pictures + text.strip()
+
+    def _prompt(self, question: str) -> Prompt:
+        return self.assistant.prepare(
             [*self._turns, Turn(question)],
             [shown.picture for shown in self._shown],
             [shown.found for shown in self._shown],
         )
-        streamer = None if on_text is None else _CallbackStreamer(self.assistant.tokenizer, on_text)
-        (answer,) = self.assistant.generate([prompt], max_new_tokens, streamer)
-        self._turns.append(Turn(question, answer))
-        self._new_pictures = 0
-        return answer
 
-    def draw(self, path: str | Path) -> None:
+    def explain(self, text: str, answer: str, before: Sequence[Turn]) -> list[float]:
+        """Returns for each box of the last picture how much it spoke for `answer` to `text`; see `explain_boxes`.
+
+        Args:
+            text: the question.
+            answer: what it was answered.
+            before: the turns before it.
+
+        Raises:
+            XTunerError: no picture was shown.
+        """
+        if not self._shown:
+            raise XTunerError("there are no regions to explain: show a picture with --image or /image PATH first.")
+        asked = next((turn.input for turn in self._turns[len(before) :]), text)
+        # pictures shown since are not what was answered
+        count = sum(turn.input.count(IMAGE_TOKEN) for turn in [*before, Turn(asked)])
+        pictures = [shown.picture for shown in self._shown[:count]]
+        found = [shown.found for shown in self._shown[:count]]
+        return explain_boxes(self.assistant, self.assistant.prepare([*before, Turn(asked)], pictures, found), answer)
+
+    def draw(self, path: str | Path, weights: Sequence[float] | None = None) -> None:
         """Saves the last picture with the boxes that the model was given.
+
+        Args:
+            path: target.
+            weights: how much each box counted, see `draw_boxes`.
 
         Raises:
             XTunerError: no picture was shown, or the file's ending names no picture format.
@@ -114,7 +217,8 @@ class ChatSession:
         if not self._shown:
             raise XTunerError("there is no picture to draw: show one with --image or /image PATH first.")
         shown = self._shown[-1]
-        drawn = shown.picture if shown.found is None else draw_boxes(shown.picture, shown.found)
+        found = shown.found
+        drawn = shown.picture if found is None else draw_boxes(shown.picture, found, weights)
         try:
             drawn.save(path)
         except (ValueError, OSError) as error:
@@ -127,8 +231,13 @@ class ChatSession:
         counts = [0 if shown.found is None else len(shown.found.boxes) for shown in self._shown]
         return {"images": [shown.name for shown in self._shown], "boxes": counts}
 
+    @property
+    def last_boxes(self) -> PictureBoxes | None:
+        """The boxes of the last picture."""
+        return self._shown[-1].found if self._shown else None
 
-class _CallbackStreamer(TextStreamer):
+
+class CallbackStreamer(TextStreamer):
     """Hands finished words to a function instead of printing them."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
@@ -162,30 +271,3 @@ def read_boxes(box_path: str, image_path: str) -> PictureBoxes:
         )
     key = records[0].get("image"), records[0].get("id")
     return store.lookup(*key)
-
-
-def draw_boxes(picture: Image.Image, found: PictureBoxes) -> Image.Image:
-    """Returns an RGB picture with boxes, labels and scores drawn on it; a small one enlarged, so that they can be read.
-
-    Args:
-        picture: not changed.
-        found: boxes xyxy in pixels of `picture`.
-    """
-    scale = max(1, math.ceil(_LEGIBLE_SIDE / max(picture.size)))
-    drawn = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    pen = ImageDraw.Draw(drawn)
-    font = ImageFont.load_default(max(12, round(max(drawn.size) / 55)))
-    width = max(1, round(max(drawn.size) / 400))
-    labels = sorted(set(found.labels))
-    for box, label, score in zip(found.boxes.tolist(), found.labels, found.scores, strict=True):
-        color = _BOX_COLORS[labels.index(label) % len(_BOX_COLORS)]
-        left, top, right, bottom = (coordinate * scale for coordinate in box)
-        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=width)
-        text = f"{label} {score:.2f}"
-        text_left, text_top, text_right, text_bottom = pen.textbbox((0, 0), text, font=font)
-        # above the box and within the picture
-        corner_left = min(max(0, left), max(0, drawn.width - text_right - 2))
-        corner_top = max(0, top - text_bottom - 2)
-        pen.rectangle((corner_left, corner_top, corner_left + text_right + 2, corner_top + text_bottom + 2), fill=color)
-        pen.text((corner_left + 1 - text_left, corner_top + 1), text, fill="black", font=font)
-    return drawn

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
-import torch
+T = TypeVar("T")
 
 NAME_TABLE: tuple[tuple[str, str], ...] = (
     # published                    here
@@ -27,14 +28,19 @@ def is_published_layout(names: Mapping[str, object]) -> bool:
     return any(name.startswith(_PUBLISHED_ONLY) for name in names)
 
 
-def to_our_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def own_names(state: Mapping[str, T]) -> dict[str, T]:
+    """Returns `state` under the names of this package, whichever it came with."""
+    return to_our_names(state) if is_published_layout(state) else dict(state)
+
+
+def to_our_names(state: Mapping[str, T]) -> dict[str, T]:
     """Renames the weights of a published checkpoint; names in neither column are kept, so that they get
     reported.
     """
     return {_rename(name, NAME_TABLE): value for name, value in state.items()}
 
 
-def to_published_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_published_names(state: Mapping[str, T]) -> dict[str, T]:
     """The inverse of `to_our_names`, for tools of the original that expect its names."""
     backwards = tuple((right, left) for left, right in NAME_TABLE)
     return {_rename(name, backwards): value for name, value in state.items()}

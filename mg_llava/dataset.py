@@ -177,7 +177,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Returns the pictures of sample `index` as the encoders see them, boxes and labels drawn in."""
         row, files = self.samples.row(index)
         pixels, found, _ = self._pictures(row, files, with_labels=True)
-        return [draw_boxes(picture, boxes) for picture, boxes in zip(pixels, found, strict=True)]
+        shown = [Image.fromarray(picture.contiguous().numpy()) for picture in pixels]
+        return [draw_boxes(picture, boxes) for picture, boxes in zip(shown, found, strict=True)]
 
     def statistics(self) -> dict[str, np.ndarray]:
         """Returns numbers for histograms: tokens of each sample, text ids, object tokens of those with pictures."""

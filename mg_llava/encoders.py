@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,12 +25,16 @@ _OPEN_CLIP_WEIGHTS = (
 )
 
 
-def read_clip_config(name_or_path: str) -> CLIPVisionConfig:
+def read_clip_config(name_or_path: str | CLIPVisionConfig) -> CLIPVisionConfig:
     """Returns the vision config of a CLIP folder or hub name; under `meta_init` of the shipped description.
+
+    A config that is already read is returned as it is.
 
     Raises:
         XTunerError: no config is found.
     """
+    if isinstance(name_or_path, CLIPVisionConfig):
+        return name_or_path
     shipped = architecture_file(name_or_path) if in_meta_init() and not Path(name_or_path).is_dir() else None
     if shipped is not None:
         return CLIPVisionConfig(**json.loads(shipped.read_text(encoding="utf-8")))
@@ -46,7 +51,7 @@ class LowResEncoder(nn.Module):
     """CLIP's vision transformer: (I, 3, s, s) normalised pixels → (I, V, C) tokens, class token dropped.
 
     Args:
-        name_or_path: folder or hub name of a CLIP model as transformers saves it.
+        name_or_path: folder or hub name of a CLIP model as transformers saves it; under `meta_init` its config will do.
         select_layer: which hidden state is read, counted from the end: −1 the last layer's output, −2 the one
             before it. Layers above it are not built into the model.
 
@@ -61,9 +66,10 @@ class LowResEncoder(nn.Module):
         XTunerError: the folder cannot be read, or has fewer layers than `select_layer` asks for.
     """
 
-    def __init__(self, name_or_path: str, select_layer: int = -2) -> None:
+    def __init__(self, name_or_path: str | CLIPVisionConfig, select_layer: int = -2) -> None:
         super().__init__()
         config = read_clip_config(name_or_path)
+        name_or_path = str(config.name_or_path) if isinstance(name_or_path, CLIPVisionConfig) else name_or_path
         kept = config.num_hidden_layers + 1 + select_layer
         if not (select_layer < 0 < kept):
             raise XTunerError(
@@ -105,14 +111,16 @@ def _load_clip(name_or_path: str) -> CLIPVisionModel:
     return model
 
 
-def read_trunk_config(path: str) -> dict[str, Any]:
-    """Returns ``vision_cfg`` of an open_clip folder.
+def read_trunk_config(path: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``vision_cfg`` of an open_clip folder, or of the content of its ``open_clip_config.json``.
 
     Under `meta_init` a folder that is not there is described by the open_clip architecture in its name.
 
     Raises:
         XTunerError: no or malformed open_clip_config.json, or an encoder that is not one of timm's.
     """
+    if isinstance(path, Mapping):
+        return dict(path.get("model_cfg", path)["vision_cfg"])
     file = Path(path) / "open_clip_config.json"
     if file.is_file():
         try:
@@ -146,20 +154,21 @@ class HighResEncoder(nn.Module):
 
     Args:
         path: folder with ``open_clip_config.json`` and weights (.safetensors or .bin); text tower and head
-            are not read.
+            are not read. Under `meta_init` the content of ``open_clip_config.json`` will do.
         image_size: S, side of the pictures in pixels.
         channels_last: keep maps with the channels innermost in memory, as ConvNeXt's normalisations and pointwise
             layers want them; the numbers stay.
 
     Attributes:
-        channels: C_i of each stage map. strides: pixels per cell of each stage map. image_size: S.
+        channels: C_i of each stage map. strides: pixels per cell of each stage map. image_size: S. trunk_config:
+            ``vision_cfg`` as read.
 
     Raises:
         XTunerError: the folder or its weights are absent, incomplete or of another shape, or S is no multiple
             of the strides.
     """
 
-    def __init__(self, path: str, image_size: int = 768, channels_last: bool = True) -> None:
+    def __init__(self, path: str | Mapping[str, Any], image_size: int = 768, channels_last: bool = True) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         config = read_trunk_config(path)
@@ -174,8 +183,9 @@ class HighResEncoder(nn.Module):
                 f"the high-resolution picture is {image_size} px wide, which its encoder's stride of "
                 f"{self.strides[-1]} px does not divide: choose a multiple of it (setting image_size_aux)."
             )
+        self.trunk_config = config
         if not in_meta_init():
-            self._load(path)
+            self._load(str(path))
 
     @property
     def grid(self) -> tuple[int, int]:

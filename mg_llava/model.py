@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mg_llava.batch import BatchPreprocessor
-from mg_llava.checkpoint_names import is_published_layout, to_our_names
+from mg_llava.checkpoint_names import own_names
 from mg_llava.flops import StepFlops
 from mg_llava.preprocess import PixelNormalizer
 from mg_llava.splice import splice
@@ -210,9 +210,7 @@ class MGLLaVA(TrainableParts):
         Raises:
             XTunerError: a part is absent, incomplete or of another shape.
         """
-        state = read_state_dict(path)
-        if is_published_layout(state):
-            state = to_our_names(state)
+        state = own_names(read_state_dict(path))
         parts = self.parts()
         if required is None:
             required = [name for name in _CONNECTORS if name in parts]

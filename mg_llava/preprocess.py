@@ -249,10 +249,14 @@ class PixelNormalizer(nn.Module):
 
     def __init__(self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> None:
         super().__init__()
-        constants = np.array([[255] * 3, mean, std], np.float32)
+        self._constants = np.array([[255] * 3, mean, std], np.float32)
         # kept as integers: a model that is cast to bfloat16 would cast floats with it
-        bits = torch.from_numpy(constants.view(np.int32))
+        bits = torch.from_numpy(self._constants.view(np.int32))
         self.register_buffer("constant_bits", bits, persistent=False)
+
+    def reset_constants(self) -> None:
+        """Fills the table again, for loaders that make modules without memory and fill only what files hold."""
+        self.constant_bits.copy_(torch.from_numpy(self._constants.view(np.int32)))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> PixelNormalizer:

@@ -113,6 +113,36 @@ def plan_splice(
     )
 
 
+def placeholder_positions(
+    is_image: torch.Tensor, num_image_tokens: int, object_counts: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Finds where image and object tokens go in ids that hold a placeholder for each of them.
+
+    Args:
+        is_image: (B, T) bool, True = a placeholder. Each picture has V for its image tokens and then one per box, in
+            order of appearance, sample after sample.
+        num_image_tokens: V.
+        object_counts: object tokens of each of the I pictures.
+
+    Returns:
+        `SplicePlan`'s image_positions (I·V,) and object_positions (ΣN,), on the device of `is_image`.
+
+    Raises:
+        XTunerError: another number of placeholders.
+    """
+    places = is_image.flatten().nonzero().squeeze(1)
+    needed = num_image_tokens * len(object_counts) + sum(object_counts)
+    if len(places) != needed:
+        raise XTunerError(
+            f"the ids hold {len(places)} placeholders of image and object tokens, but {len(object_counts)} pictures "
+            f"with {sum(object_counts)} boxes need {needed}: let the processor make ids, pictures and boxes together."
+        )
+    objects = torch.as_tensor(object_counts, dtype=torch.long)
+    starts = torch.arange(len(objects)) * num_image_tokens + objects.cumsum(0) - objects
+    image = (starts.unsqueeze(1) + torch.arange(num_image_tokens)).flatten()
+    return places[image.to(places.device)], places[_ranges(starts + num_image_tokens, objects).to(places.device)]
+
+
 def splice(
     text_embeds: torch.Tensor,
     image_tokens: torch.Tensor,
@@ -131,7 +161,8 @@ def splice(
     Returns:
         (B, T', D) in the type of `text_embeds`.
     """
-    tokens = torch.cat([image_tokens.flatten(0, 1), object_tokens]).to(text_embeds.dtype)
+    # to its device too: a loader may have spread the parts over several
+    tokens = torch.cat([image_tokens.flatten(0, 1), object_tokens.to(image_tokens.device)]).to(text_embeds)
     positions = torch.cat([image_positions, object_positions])
     return text_embeds.flatten(0, 1).index_copy(0, positions, tokens).view_as(text_embeds)
 

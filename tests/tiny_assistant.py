@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -75,6 +76,16 @@ def tiny_assistant(folder: Path, low_res_only: bool = False, **llm_config: Any) 
         boxes=BoxSelection(limit_num=5),
     )
     return assistant, node
+
+
+def randomize(assistant: Assistant) -> Assistant:
+    """Random numbers in all trained parts, so that none can be forgotten unseen."""
+    generator = torch.Generator().manual_seed(7)
+    for part in ("fusion", "projector", "object_encoder"):
+        module = getattr(assistant.model, part)
+        for parameter in module.parameters() if module is not None else ():
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * 0.1
+    return assistant
 
 
 def save_picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:

@@ -12,8 +12,9 @@ from mmengine.config import Config
 from xtuner.config import check_config, dump_config, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-LEAVES = sorted(path for path in CONFIGS.glob("**/*.py") if path.parent.name not in ("_base_", "tiny"))
+LEAVES = sorted(path for path in CONFIGS.glob("**/*.py") if path.parent.name not in ("_base_", "tiny", "boxes"))
 TINY = sorted(CONFIGS.glob("tiny/*.py"))
+BOXES = sorted(CONFIGS.glob("boxes/*.py"))
 LLMS = ("phi3", "vicuna7b", "vicuna13b", "llama3_8b", "yi34b")
 
 # name: llm, template, deepspeed, then (lr, per device, accumulation) of pretrain and of SFT
@@ -46,7 +47,10 @@ class TestInventory:
         assert len(LEAVES) == 20
         assert {path.stem for path in LEAVES} == expected
 
-    @pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
+    def test_every_detector_has_one(self) -> None:
+        assert {path.stem for path in BOXES} == {"owlv2", "ram_owlv2", "grounding_dino", "omdet_turbo", "florence2"}
+
+    @pytest.mark.parametrize("path", LEAVES + BOXES, ids=lambda path: path.stem)
     def test_leaf_is_short(self, path: Path) -> None:
         assert lines_of(path) <= 20
 
@@ -54,7 +58,7 @@ class TestInventory:
         assert sum(lines_of(path) for path in CONFIGS.glob("**/*.py")) <= 700
 
 
-@pytest.mark.parametrize("path", LEAVES + TINY, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LEAVES + TINY + BOXES, ids=lambda path: path.stem)
 def test_loads_checks_dumps_and_reloads(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     assert check_config(config) == []

@@ -71,16 +71,26 @@ class TestHistory:
         session = ChatSession(assistant)
         session.add_picture(str(picture))
 
-        def interrupt(*_: Any) -> None:
-            raise KeyboardInterrupt
+        first = session.ask("Is it red", max_new_tokens=4)
+        layer = assistant.model.llm.model.layers[1]
+        forward, calls = layer.forward, []
+
+        def interrupt(*values: Any, **named: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 3:
+                # between two layers, in the middle of an answer: the first one has cached a token more
+                raise KeyboardInterrupt
+            return forward(*values, **named)
 
         with monkeypatch.context() as patch:
-            patch.setattr(assistant, "generate", interrupt)
+            patch.setattr(layer, "forward", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 session.ask("what")
+        assert [turn.output for turn in session.turns] == [first]
         answer = session.ask("what", max_new_tokens=4)
         fresh = ChatSession(assistant)
         fresh.add_picture(str(picture))
+        assert fresh.ask("Is it red", max_new_tokens=4) == first
         assert fresh.ask("what", max_new_tokens=4) == answer
 
     @pytest.mark.parametrize(("text", "message"), [("  ", "empty"), ("a <image> b", "stands for a picture")])
@@ -96,7 +106,78 @@ def test_streamed_pieces_are_the_answer(assistant: Assistant, picture: Path) -> 
     assert answer and "".join(pieces).strip() == answer
 
 
+class TestPictures:
+    def test_a_large_one_is_refused_before_it_is_decoded(self, assistant: Assistant, tmp_path: Path) -> None:
+        """50 megapixels in 6 kB."""
+        Image.new("1", (10_000, 5_000)).save(tmp_path / "bomb.png")
+        with pytest.raises(XTunerError, match="10000 x 5000 = 50.0 megapixels, at most 40.0"):
+            ChatSession(assistant).add_picture(str(tmp_path / "bomb.png"))
+
+    def test_of_an_animation_the_first_frame_is_shown_and_said(self, assistant: Assistant, tmp_path: Path) -> None:
+        frames = [Image.new("RGB", (20, 20), color) for color in ("red", "green", "blue")]
+        frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+        session = ChatSession(assistant)
+        session.add_picture(str(tmp_path / "a.gif"))
+        assert session.notes == [f"'{tmp_path / 'a.gif'}' is an animation of 3 frames: the first is shown"]
+
+    def test_an_empty_file(self, assistant: Assistant, tmp_path: Path) -> None:
+        (tmp_path / "a.png").touch()
+        with pytest.raises(XTunerError, match="empty, 0 bytes"):
+            ChatSession(assistant).add_picture(str(tmp_path / "a.png"))
+
+    def test_boxes_outside_are_left_out_and_counted(self, assistant: Assistant, picture: Path, tmp_path: Path) -> None:
+        record = {**box_record("a.png"), "boxes": [[2, 3, 20, 25], [500, 500, 600, 600]]}
+        (tmp_path / "boxes.json").write_text(json.dumps([record]))
+        session = ChatSession(assistant)
+        assert session.add_picture(str(picture), str(tmp_path / "boxes.json")) == 1
+        assert "1 boxes lie outside" in session.notes[0] and "(40 x 30)" in session.notes[0]
+
+
+class TestContext:
+    def test_a_prompt_that_does_not_fit_says_by_how_much(self, assistant: Assistant, picture: Path) -> None:
+        session = ChatSession(assistant)
+        session.add_picture(str(picture))
+        with pytest.raises(XTunerError, match=r"the prompt has 607 tokens .*context is 512: 96 too many"):
+            session.ask("what " * 600)
+        assert session.turns == ()
+
+    def test_an_answer_ends_where_the_context_does(self, assistant: Assistant, picture: Path) -> None:
+        session = ChatSession(assistant)
+        session.ask("what " * 505, max_new_tokens=50)
+        assert session.cache._cache.get_seq_length() <= 512
+
+
 class TestBoxes:
+    def test_other_boxes_for_a_picture_that_is_shown(self, assistant: Assistant, picture: Path, box_file: str) -> None:
+        session = ChatSession(assistant)
+        for change in (lambda: session.set_boxes(box_file), session.detect):
+            with pytest.raises(XTunerError, match="there is no picture"):
+                change()
+        session.add_picture(str(picture))
+        assert session.set_boxes(box_file) == 2 and session.set_boxes(None) == 0
+        with pytest.raises(XTunerError, match="there is no detector"):
+            session.detect()
+
+    def test_a_detector_finds_them(self, assistant: Assistant, picture: Path, box_file: str) -> None:
+        found = PictureBoxes(np.array([[1, 1, 9, 9]], np.float32), ("cup",), np.ones(1, np.float32))
+        session = ChatSession(assistant, detector=lambda pictures: [found] * len(pictures))
+        assert session.add_picture(str(picture)) == 1
+        assert session.set_boxes(box_file) == 2 and session.detect() == 1
+
+    def test_explain_draws_and_counts_each_box(
+        self, assistant: Assistant, picture: Path, box_file: str, tmp_path: Path
+    ) -> None:
+        session = ChatSession(assistant)
+        with pytest.raises(XTunerError, match="no regions"):
+            session.explain("what", "red", ())
+        session.add_picture(str(picture), box_file)
+        answer = session.ask("Is it red", max_new_tokens=3)
+        session.ask("what", max_new_tokens=3)
+        weights = session.explain("Is it red", answer, ())
+        assert len(weights) == 2
+        session.draw(tmp_path / "a.png", weights)
+        assert (tmp_path / "a.png").stat().st_size > 0
+
     def test_found_by_the_tail_of_the_path(self, picture: Path, box_file: str, tmp_path: Path) -> None:
         assert len(read_boxes(box_file, str(picture)).boxes) == 2
         with pytest.raises(XTunerError, match="2 records and none of '.*c.png'"):

@@ -20,6 +20,8 @@ NODES = (
     "schedule",
     "runtime",
     "evaluation",
+    "detector",
+    "box_generation",
 )
 """Top-level names that hold one node, ``dict(type=…)``."""
 

@@ -13,12 +13,16 @@ _STATE = threading.local()
 
 
 @contextlib.contextmanager
-def meta_init() -> Iterator[None]:
-    """Under this context every builder makes its module on the device ``meta``: no memory, no files of weights."""
+def meta_init(device: str | None = "meta") -> Iterator[None]:
+    """Under this context every builder makes its module on the device ``meta``: no memory, no files of weights.
+
+    Args:
+        device: None = on the device that is current, with random weights; files of weights are not read either way.
+    """
     before = in_meta_init()
     _STATE.active = True
     try:
-        with torch.device("meta"):
+        with contextlib.nullcontext() if device is None else torch.device(device):
             yield
     finally:
         _STATE.active = before

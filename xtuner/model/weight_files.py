@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,19 @@ from xtuner.errors import XTunerError
 
 _WRAPPERS = ("state_dict", "module", "model")
 _HF_NAMES = ("model.safetensors", "pytorch_model.bin")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""torch's types by their names in safetensors files."""
 
 _DEEPSPEED_NAMES = (
     "argparse.Namespace",
@@ -26,8 +40,27 @@ _DEEPSPEED_NAMES = (
 """Plain value classes that DeepSpeed's own checkpoints name."""
 
 
+class Weight(NamedTuple):
+    """A tensor of a file that is not read yet.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: of the tensor.
+        load: reads it onto the CPU.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], torch.Tensor]
+
+
 def read_state_dict(path: str | Path, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Reads the weights below `path` onto the CPU.
+    """Reads the weights below `path` onto the CPU; arguments and errors as of `open_weights`."""
+    return {name: weight.load() for name, weight in open_weights(path, prefix).items()}
+
+
+def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
+    """Finds the weights below `path` and reads none before it is asked for: memory for one at a time is enough.
 
     Args:
         path: a .safetensors, .pth, .pt or .bin file, a checkpoint of a run (its weights are taken), a folder as
@@ -43,20 +76,21 @@ def read_state_dict(path: str | Path, prefix: str = "") -> dict[str, torch.Tenso
         raise XTunerError(
             f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()})."
         )
-    state = _read_folder(path, prefix) if path.is_dir() else _read_file(path, prefix)
+    state = _open_folder(path, prefix) if path.is_dir() else _open_file(path)
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def load_pickle(path: str | Path) -> Any:
-    """``torch.load`` onto the CPU that refuses everything but tensors and plain values.
+    """``torch.load`` onto the CPU that refuses everything but tensors and plain values; tensors are mapped, not read,
+    where the file's format allows it.
 
     Raises:
         XTunerError: the file would run code when loaded, or is damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
     except pickle.UnpicklingError as error:
         raise XTunerError(
             f"'{path}' is refused: it holds more than tensors ({_what_else(path)}), and loading such a file runs "
@@ -67,6 +101,11 @@ def load_pickle(path: str | Path) -> Any:
     # any bytes are some pickle: what is none of ours ends in whatever its first instruction stumbles over
     except Exception as error:
         raise _damaged(path, error) from error
+
+
+def _can_be_mapped(path: str | Path) -> bool:
+    # files from before torch 1.6 are no archives
+    return zipfile.is_zipfile(path)
 
 
 def _damaged(path: str | Path, error: Exception) -> XTunerError:
@@ -84,33 +123,58 @@ def _what_else(path: str | Path) -> str:
     return ", ".join(sorted(names)) or "objects"
 
 
-def _read_file(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+def _held(tensor: torch.Tensor) -> Weight:
+    return Weight(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+
+def _open_file(path: Path) -> dict[str, Weight]:
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
-        except SafetensorError as error:
-            raise _damaged(path, error) from error
+        return _open_safetensors(path)
     content = load_pickle(path)
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping):
         raise XTunerError(f"'{path}' holds a {type(content).__name__}: expected a dictionary of tensors.")
-    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    return {key: _held(value) for key, value in content.items() if isinstance(value, torch.Tensor)}
 
 
-def _read_folder(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+def _open_safetensors(path: Path) -> dict[str, Weight]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = {key: file.get_slice(key) for key in file.keys()}
+            return {
+                key: Weight(tuple(piece.get_shape()), _DTYPES[piece.get_dtype()], _reader(path, key))
+                for key, piece in described.items()
+            }
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+    except KeyError as error:
+        raise XTunerError(f"'{path}' holds tensors of the type {error}, which is unknown here.") from error
+
+
+def _reader(path: Path, key: str) -> Callable[[], torch.Tensor]:
+    def read() -> torch.Tensor:
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(key)
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+
+    return read
+
+
+def _open_folder(path: Path, prefix: str) -> dict[str, Weight]:
     for name in _HF_NAMES:
         index = path / f"{name}.index.json"
         if index.is_file():
-            return _read_shards(path, index, prefix)
+            return _open_shards(path, index, prefix)
         if (path / name).is_file():
-            return _read_file(path / name, prefix)
+            return _open_file(path / name)
     if (path / "latest").is_file():
-        return _read_zero(path, (path / "latest").read_text(encoding="utf-8").strip())
+        return _open_zero(path, (path / "latest").read_text(encoding="utf-8").strip())
     if any(path.glob("*model_states.pt")):
-        return _read_zero(path.parent, path.name)
+        return _open_zero(path.parent, path.name)
     found = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
     raise XTunerError(
         f"the folder '{path}' is no checkpoint: expected {', '.join(_HF_NAMES)} (or their .index.json), or "
@@ -118,7 +182,7 @@ def _read_folder(path: Path, prefix: str) -> dict[str, torch.Tensor]:
     )
 
 
-def _read_shards(folder: Path, index: Path, prefix: str) -> dict[str, torch.Tensor]:
+def _open_shards(folder: Path, index: Path, prefix: str) -> dict[str, Weight]:
     where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     files = sorted({file for key, file in where.items() if key.startswith(prefix)})
     absent = [file for file in files if not (folder / file).is_file()]
@@ -126,13 +190,13 @@ def _read_shards(folder: Path, index: Path, prefix: str) -> dict[str, torch.Tens
         raise XTunerError(
             f"'{folder}' lacks {len(absent)} of its {len(files)} files, {absent[0]} for one: fetch them again."
         )
-    state: dict[str, torch.Tensor] = {}
+    state: dict[str, Weight] = {}
     for file in files:
-        state.update(_read_file(folder / file, prefix))
+        state.update(_open_file(folder / file))
     return state
 
 
-def _read_zero(folder: Path, tag: str) -> dict[str, torch.Tensor]:
+def _open_zero(folder: Path, tag: str) -> dict[str, Weight]:
     files = sorted((folder / tag).glob("*_states.pt"))
     for file in files:
         _check_deepspeed_pickle(file)
@@ -145,7 +209,7 @@ def _read_zero(folder: Path, tag: str) -> dict[str, torch.Tensor]:
 
     # lazy: the ranks' pieces are not joined before each weight is asked for, so nothing is held twice
     state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag, lazy_mode=True)
-    return {key: value.contiguous() for key, value in state.items()}
+    return {key: Weight(tuple(value.shape), value.dtype, value.contiguous) for key, value in state.items()}
 
 
 def _check_deepspeed_pickle(file: Path) -> None:

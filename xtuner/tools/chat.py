@@ -12,11 +12,13 @@ from xtuner.errors import XTunerError, nearest
 from xtuner.log import console
 from xtuner.tools.arguments import add_cfg_options
 
-_COMMANDS = ("/image", "/draw", "/reset", "/help", "/exit")
+_COMMANDS = ("/image", "/boxes", "/draw", "/explain", "/reset", "/help", "/exit")
 _USAGE = (
-    "/image PATH [BOX_FILE] shows a picture, /draw PATH saves it with its boxes, /reset forgets everything, /exit "
-    "ends. Anything else is asked."
+    "/image PATH [BOX_FILE] shows a picture, /boxes none|detector|BOX_FILE gives the last one other boxes, /draw PATH "
+    "saves it with them, /explain PATH colours them by how much each counted for the last answer, /reset forgets "
+    "everything, /exit ends. Anything else is asked."
 )
+_NONE, _DETECTOR = "none", "detector"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--boxes",
-        default="none",
+        default=_NONE,
+        metavar="none|detector|FILE",
+        help="where boxes come from: nowhere (none, the default: no object tokens), a detector, or a box file",
+    )
+    parser.add_argument(
+        "--detector",
+        default="owlv2",
+        metavar="CONFIG",
+        help="with --boxes detector: config whose `detector` finds them (default: owlv2)",
+    )
+    parser.add_argument(
+        "--explain",
         metavar="FILE",
-        help="box file of the pictures, or 'none' (default): no object tokens",
+        help="with --prompt: save the last --image with each box coloured by how much it counted for the answer",
+    )
+    parser.add_argument(
+        "--quantization", choices=("4bit", "8bit"), help="load an exported folder's language model so (bitsandbytes)"
     )
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, print the answer, end")
     parser.add_argument("--json", action="store_true", help="with --prompt: print question, answer and boxes as JSON")
@@ -51,45 +67,117 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answers; returns the exit code."""
     _check(args)
-    session = _load(args).start_chat()
-    box_file = None if args.boxes == "none" else args.boxes
+    session = load_assistant(args).start_chat(load_detector(args) if args.boxes == _DETECTOR else None)
+    box_file = None if args.boxes in (_NONE, _DETECTOR) else args.boxes
     for path in args.image:
         session.add_picture(path, box_file)
+        _tell(session)
     if args.draw:
         session.draw(args.draw)
     if args.prompt is None:
         return converse(session, args.max_new_tokens, box_file)
+    _answer(session, args)
+    return 0
+
+
+def _answer(session: Any, args: argparse.Namespace) -> None:
+    """One question: as text while it comes, or as JSON."""
+    turns = session.turns
     if args.json:
         answer = session.ask(args.prompt, args.max_new_tokens)
         row = {"prompt": args.prompt, "answer": answer, **session.describe()}
+    else:
+        answer, row = _ask_aloud(session, args.prompt, args.max_new_tokens), None
+    if args.explain:
+        weights = _explain(session, args.explain, args.prompt, answer, turns)
+        if row is not None:
+            row["weights"] = weights
+    if row is not None:
         sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return 0
-    _ask_aloud(session, args.prompt, args.max_new_tokens)
-    return 0
+
+
+def _explain(session: Any, path: str, question: str, answer: str, before: Any) -> list[dict[str, Any]]:
+    """Saves the last picture with its boxes coloured, lists them, and returns label and weight of each."""
+    weights = session.explain(question, answer, before)
+    found = session.last_boxes
+    labels = () if found is None else found.labels
+    session.draw(path, weights)
+    rows = [{"label": label, "weight": round(weight, 4)} for label, weight in zip(labels, weights, strict=True)]
+    for row in sorted(rows, key=lambda row: -abs(row["weight"])):
+        console.print(f"{row['weight']:+8.3f}  {row['label']}", style="dim", markup=False)
+    return rows
+
+
+def _tell(session: Any) -> None:
+    for note in session.notes:
+        console.print(note, style="yellow", markup=False)
 
 
 def _check(args: argparse.Namespace) -> None:
     """Finds what is wrong before minutes go into loading a model."""
-    for path in (*args.image, *([] if args.boxes == "none" else [args.boxes])):
+    for path in (*args.image, *([] if args.boxes in (_NONE, _DETECTOR) else [args.boxes])):
         if not Path(path).is_file():
             raise XTunerError(f"'{path}' does not exist: check --image and --boxes.")
     if args.json and args.prompt is None:
         raise XTunerError("--json prints the answer to --prompt: give one.")
+    if args.explain and (args.prompt is None or not args.image):
+        raise XTunerError("--explain colours a picture's boxes for the answer to --prompt: give --prompt and --image.")
     if args.draw and not args.image:
         raise XTunerError("--draw saves a picture with its boxes: give one with --image.")
     if args.max_new_tokens < 1:
         raise XTunerError(f"--max-new-tokens is {args.max_new_tokens}: expected at least 1.")
 
 
-def _load(args: argparse.Namespace) -> Any:
-    """Returns the assistant of an exported folder or of a config with a checkpoint."""
+def load_assistant(args: argparse.Namespace) -> Any:
+    """Returns the assistant of an exported folder or of a config with a checkpoint.
+
+    Args:
+        args: ``model``, ``checkpoint``, ``cfg_options``, ``device``, ``precision`` and ``quantization``.
+
+    Raises:
+        XTunerError: neither a folder nor a config, or arguments that do not go together.
+    """
     import torch
 
     from xtuner.config import parse_overrides
     from xtuner.tools.trained_model import load_assistant
 
     device = torch.device(args.device or _default_device())
-    return load_assistant(args.model, args.checkpoint, device, args.precision, parse_overrides(args.cfg_options))
+    return load_assistant(
+        args.model,
+        args.checkpoint,
+        device,
+        args.precision,
+        parse_overrides(args.cfg_options),
+        **_quantization(args.quantization),
+    )
+
+
+def _quantization(bits: str | None) -> dict[str, Any]:
+    if bits is None:
+        return {}
+    import importlib.util
+
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise XTunerError("--quantization needs the package bitsandbytes: run 'pip install bitsandbytes'.")
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=bits == "4bit", load_in_8bit=bits == "8bit")}
+
+
+def load_detector(args: argparse.Namespace) -> Any:
+    """Returns the detector of the config ``args.detector``, or None, and says so, where it cannot be had."""
+    import torch
+
+    from xtuner.config import load_config
+    from xtuner.registry import build
+
+    node = load_config(args.detector).detector
+    try:
+        return build(node, device=torch.device(args.device or _default_device()))
+    except XTunerError as error:
+        console.print(f"no detector, so pictures have no boxes: {error}", style="yellow", markup=False)
+        return None
 
 
 def _default_device() -> str:
@@ -103,6 +191,7 @@ def _default_device() -> str:
 def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:
     """Reads questions and commands line by line until /exit or the end of the input."""
     console.print(_USAGE, style="dim")
+    last: tuple[str, str, Any] | None = None
     while True:
         try:
             line = console.input("[bold]> [/bold]").strip()
@@ -115,7 +204,12 @@ def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:
             return 0
         try:
             if not _obey(session, command, rest.strip(), box_file):
-                _ask_aloud(session, line, max_new_tokens)
+                before = session.turns
+                last = (line, _ask_aloud(session, line, max_new_tokens), before)
+            elif command in ("/image", "/reset"):
+                last = None
+            elif command == "/explain" and rest and last is not None:
+                _explain(session, rest.strip(), *last)
         except XTunerError as error:
             console.print(str(error), style="red", markup=False)
         except KeyboardInterrupt:
@@ -130,6 +224,14 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
     if command == "/image" and words:
         count = session.add_picture(words[0], words[1] if len(words) > 1 else box_file)
         console.print(f"{words[0]}: shown with {count} boxes", style="dim", markup=False)
+        _tell(session)
+    elif command == "/boxes" and rest:
+        count = session.detect() if rest == _DETECTOR else session.set_boxes(None if rest == _NONE else rest)
+        console.print(f"{count} boxes", style="dim")
+        _tell(session)
+    elif command == "/explain" and rest:
+        if not session.turns:
+            console.print("there is no answer to explain yet: ask about a picture first", style="dim")
     elif command == "/draw" and rest:
         session.draw(rest)
         console.print(f"saved {rest}", style="dim", markup=False)
@@ -142,12 +244,13 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
     return True
 
 
-def _ask_aloud(session: Any, text: str, max_new_tokens: int) -> None:
-    """Asks, and writes the answer to standard output as it comes."""
+def _ask_aloud(session: Any, text: str, max_new_tokens: int) -> str:
+    """Asks, writes the answer to standard output as it comes, and returns it."""
 
     def write(piece: str) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
 
-    session.ask(text, max_new_tokens, on_text=write)
+    answer = session.ask(text, max_new_tokens, on_text=write)
     sys.stdout.write("\n")
+    return answer

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.model_converters import pth_to_hf, universal
+from xtuner.tools.model_converters import hf_to_pth, merge, pth_to_hf, split, universal
 
-_CONVERTERS = {"pth_to_hf": pth_to_hf, "universal": universal}
+_CONVERTERS = {
+    "pth_to_hf": pth_to_hf,
+    "hf_to_pth": hf_to_pth,
+    "merge": merge,
+    "split": split,
+    "universal": universal,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from xtuner.config import load_config, parse_overrides
+from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.registry import resolve_type
 from xtuner.tools.arguments import add_cfg_options
@@ -24,11 +25,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llava.add_argument("--out", required=True, help="folder to make; one made with the same settings is kept")
     llava.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
     add_cfg_options(llava)
+    boxes = kinds.add_parser(
+        "boxes",
+        help="find boxes in the pictures of a data set",
+        description="Finds boxes in all pictures of a data set by a detector and writes the box file that training "
+        "reads. Several GPUs: torchrun --nproc_per_node 8 tools/generate_boxes.py with the same arguments. A run "
+        "that was cut off goes on where it was.",
+    )
+    add_box_arguments(boxes)
+
+
+def add_box_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``xtuner preprocess boxes``."""
+    parser.add_argument(
+        "--config", default="owlv2", help="config with a `detector` (default: owlv2); see configs/boxes"
+    )
+    parser.add_argument(
+        "--image-folder", required=True, metavar="DIR", help="folder that pictures are named relative to"
+    )
+    parser.add_argument(
+        "--data", metavar="FILE", help="LLaVA records whose pictures are meant (default: all in the folder)"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="box file to write")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
+    parser.add_argument(
+        "--num-workers", type=int, default=2, metavar="N", help="processes that read pictures (default: 2)"
+    )
+    parser.add_argument("--draw", type=int, default=0, metavar="N", help="save the first N pictures with their boxes")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    parser.add_argument("--launcher", help="none, pytorch, slurm (default: by the environment)")
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares the data of `args.config` in `args.out`."""
+    """Does the work of `args.kind`; returns the exit code."""
+    if args.kind == "boxes":
+        return generate_boxes(args)
     prepare_llava(args.config, args.out, args.num_proc, args.cfg_options)
+    return 0
+
+
+def generate_boxes(args: argparse.Namespace) -> int:
+    """Lets the class that the config names find boxes; returns the exit code."""
+    from xtuner.engine.environment import Collective, close_environment, setup_environment
+    from xtuner.registry import build
+
+    cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    if cfg.get("box_generation") is None:
+        raise XTunerError(
+            f"the config '{args.config}' has no box_generation: give one of configs/boxes, owlv2 for instance."
+        )
+    generation = build(
+        cfg.box_generation,
+        image_folder=args.image_folder,
+        data_path=args.data,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+    )
+    environment = setup_environment(args.launcher)
+    try:
+        generation.run(args.out, environment.device, Collective(), args.draw, args.limit)
+    finally:
+        close_environment()
     return 0
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from xtuner.engine.precision import resolve_precision
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.registry import build
+from xtuner.tools.exported import family_of
 
 
 def build_trained(cfg: Any, checkpoint: str | None, device: torch.device, precision: str | None = None) -> Any:
@@ -51,6 +49,7 @@ def load_assistant(
     device: torch.device,
     precision: str = "auto",
     overrides: Mapping[str, Any] | None = None,
+    **loading: Any,
 ) -> Any:
     """Returns what answers conversations with a trained model.
 
@@ -60,19 +59,20 @@ def load_assistant(
         device: where it computes.
         precision: number format of all weights: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
         overrides: with a config: of its settings.
+        loading: with an exported folder: further arguments of its ``from_pretrained``, ``quantization_config`` say.
 
     Raises:
         XTunerError: `model` is neither, or an argument does not go with it.
     """
     resolved = resolve_precision(precision, device)
-    if (Path(model) / "config.json").is_file():
+    if Path(model).is_dir():
         if checkpoint or overrides:
             raise XTunerError(
                 "--checkpoint and --cfg-options go with a config; an exported folder has everything in it."
             )
-        return _family(Path(model)).load_assistant(model, device, resolved.dtype)
-    if Path(model).is_dir():
-        raise XTunerError(f"the folder '{model}' has no config.json: give one that `xtuner convert pth_to_hf` wrote.")
+        return family_of(Path(model)).load_assistant(model, device, resolved.dtype, **loading)
+    if loading:
+        raise XTunerError(f"{', '.join(loading)}: only for an exported folder; convert the checkpoint first.")
     from xtuner.config import find_config, load_config
 
     try:
@@ -81,20 +81,3 @@ def load_assistant(
         raise XTunerError(f"'{model}' is no exported folder either. {error}") from error
     cfg = load_config(config, dict(overrides or {}))
     return build(cfg.evaluation, model=build_trained(cfg, checkpoint, device, resolved.name)).assistant
-
-
-def _family(folder: Path) -> Any:
-    """Returns the module ``hf`` of the installed package that the folder's ``model_type`` names."""
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise XTunerError(
-            f"'{folder / 'config.json'}' is no JSON object: {error}. Convert the checkpoint again."
-        ) from error
-    known = isinstance(kind, str) and kind.isidentifier() and importlib.util.find_spec(kind) is not None
-    if not known or importlib.util.find_spec(f"{kind}.hf") is None:
-        raise XTunerError(
-            f"'{folder}' is a model of type {kind!r}, for which no package is installed: give a folder that "
-            "`xtuner convert pth_to_hf` wrote."
-        )
-    return importlib.import_module(f"{kind}.hf")

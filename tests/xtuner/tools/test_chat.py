@@ -6,9 +6,11 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.tiny_detectors import tiny_owlv2
 from tests.xtuner.tools.conftest import Trained
 from xtuner.cli import main
 from xtuner.log import console
@@ -43,6 +45,43 @@ class TestOnce:
         assert main(["chat", folder, *picture, "--prompt", "what", "--max-new-tokens", "2", "--draw", str(drawn)]) == 0
         assert drawn.stat().st_size > 0
 
+    def test_explain(self, trained: Trained, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        picture = ["--image", str(trained.picture), "--boxes", str(trained.box_file)]
+        ask = ["--prompt", "Is it red", "--max-new-tokens", "3", "--explain", str(tmp_path / "why.png")]
+        assert main(["chat", folder, *picture, *ask, "--json"]) == 0
+        row = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        assert {entry["label"] for entry in row["weights"]} == {"dog", "cat"}
+        assert (tmp_path / "why.png").stat().st_size > 0
+
+    def test_boxes_by_a_detector(
+        self, trained: Trained, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = tmp_path / "mine.py"
+        config.write_text(
+            "from mg_llava.detectors import Owlv2Detector\n"
+            f"detector = dict(type=Owlv2Detector, name_or_path={str(tiny_owlv2(tmp_path / 'owlv2'))!r}, threshold=0.0,"
+            " max_boxes=4)\n"
+        )
+        ask = ["--image", str(trained.picture), "--prompt", "what", "--max-new-tokens", "2", "--json"]
+        capsys.readouterr()
+        assert main(["chat", folder, *ask, "--boxes", "detector", "--detector", str(config)]) == 0
+        assert json.loads(capsys.readouterr().out)["boxes"][0] > 0
+
+    def test_an_absent_detector_falls_back_to_no_boxes_and_says_so(
+        self, trained: Trained, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = tmp_path / "mine.py"
+        config.write_text(
+            "from mg_llava.detectors import Owlv2Detector\n"
+            f"detector = dict(type=Owlv2Detector, name_or_path={str(tmp_path / 'absent')!r})\n"
+        )
+        ask = ["--image", str(trained.picture), "--prompt", "what", "--max-new-tokens", "2", "--json"]
+        capsys.readouterr()
+        assert main(["chat", folder, *ask, "--boxes", "detector", "--detector", str(config)]) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["boxes"] == [0]
+        assert "no detector, so pictures have no boxes" in " ".join(captured.err.split())
+
 
 def test_conversation(
     trained: Trained, folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -56,6 +95,10 @@ def test_conversation(
             "Is it red",
             "what",
             f"/draw {tmp_path / 'drawn.png'}",
+            f"/explain {tmp_path / 'why.png'}",
+            "/boxes detector",
+            "/boxes none",
+            f"/boxes {trained.box_file}",
             "/reset",
             "Is it blue",
             "/exit",
@@ -68,7 +111,8 @@ def test_conversation(
     assert len(captured.out.splitlines()) == 3
     assert "Did you mean '/image'?" in captured.err.replace("\n", " ")
     assert "absent.png" in captured.err and "2 boxes" in captured.err
-    assert (tmp_path / "drawn.png").exists() and next(lines) == "never asked"
+    assert (tmp_path / "drawn.png").exists() and (tmp_path / "why.png").exists() and next(lines) == "never asked"
+    assert "there is no detector" in captured.err and "0 boxes" in captured.err
 
 
 def test_the_end_of_the_input_ends_it(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +135,7 @@ class TestMistakes:
     def test_before_the_model_is_loaded(self, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
         assert "does not exist" in self.run(capsys, "nowhere", "--image", "absent.png")
         assert "--json prints the answer to --prompt" in self.run(capsys, "nowhere", "--json")
+        assert "--explain colours" in self.run(capsys, "nowhere", "--explain", "x.png", "--prompt", "what")
         assert "--draw saves a picture" in self.run(capsys, "nowhere", "--draw", "x.png")
         assert "expected at least 1" in self.run(capsys, "nowhere", "--max-new-tokens", "0")
 
@@ -100,5 +145,39 @@ class TestMistakes:
         other = Path(shutil.copytree(folder, tmp_path / "other"))
         (other / "config.json").write_text('{"model_type": "llama"}')
         assert "model of type 'llama', for which no package" in self.run(capsys, str(other), "--prompt", "what")
+        (other / "config.json").unlink()
+        (other / "adapter_config.json").write_text("{}")
+        assert "holds an adapter without its base model: run `xtuner convert merge" in self.run(
+            capsys, str(other), "--prompt", "what"
+        )
         (other / "config.json").write_text("{")
         assert "is no JSON object" in self.run(capsys, str(other), "--prompt", "what")
+
+    def test_templates(self, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+        options = [option.replace("prompt_template=vicuna", "prompt_template=vicunna") for option in trained.options]
+        error = self.run(capsys, trained.config, "--checkpoint", str(trained.checkpoint), "--prompt", "what", *options)
+        assert "unknown prompt template 'vicunna'" in error and "Did you mean 'vicuna'?" in error
+
+
+def test_ctrl_c_in_an_answer_keeps_the_history(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mg_llava.chat import ChatSession
+
+    asked: list[int] = []
+    ask = ChatSession.ask
+
+    def interrupt_second(self: ChatSession, *values: Any, **named: Any) -> str:
+        asked.append(len(self.turns))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return ask(self, *values, **named)
+
+    lines = iter(["Is it red", "what", "what", "/exit"])
+    monkeypatch.setattr(console, "input", lambda _: next(lines))
+    monkeypatch.setattr(ChatSession, "ask", interrupt_second)
+    assert main(["chat", folder, "--max-new-tokens", "2"]) == 0
+    assert asked == [0, 1, 1]
+    assert "interrupted: this question is forgotten, those before it are kept" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
+from typing import Any
 
+from xtuner.errors import XTunerError
 from xtuner.tools.arguments import add_cfg_options
 
 HELP = "a checkpoint of a run (file or DeepSpeed folder) to one folder that holds the whole model"
+
+_ADAPTERS = ("llm_lora", "visual_encoder_lora")
+"""Settings of the model under which its checkpoints hold adapters."""
+_TRAINING_FACTS = (
+    "llm_name_or_path",
+    "visual_encoder_name_or_path",
+    "visual_encoder_aux_path",
+    "data_path",
+    "max_length",
+    "batch_size",
+    "accumulative_counts",
+    "max_epochs",
+    "max_iters",
+    "lr",
+    "warmup_ratio",
+    "weight_decay",
+    "precision",
+    "seed",
+)
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,9 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("save_path", help="the folder to write; an earlier export there is replaced")
     parser.add_argument(
         "--dtype",
-        choices=("auto", "bf16", "fp16", "fp32"),
+        choices=("auto", *_DTYPES),
         default="auto",
         help="number format of all weights (default: auto, each part as its own files have it)",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("folder", "original"),
+        default="folder",
+        help="folder: everything, for transformers, chat and serve (default); original: the trained parts only, under "
+        "the names of the published checkpoints, to SAVE_PATH (.pth, .bin, .safetensors, or a folder of shards)",
     )
     add_cfg_options(parser)
 
@@ -31,28 +61,114 @@ def run(args: argparse.Namespace) -> int:
 
     from xtuner.config import load_config, parse_overrides
     from xtuner.log import get_logger
+    from xtuner.model.meta import meta_init
+    from xtuner.registry import build
+
+    # 1. the model's shape, which takes no memory
+    start = time.perf_counter()
+    cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    dtype = None if args.dtype == "auto" else getattr(torch, _DTYPES[args.dtype])
+    if any(cfg.model.get(name) for name in _ADAPTERS):
+        return _convert_adapted(args, cfg)
+    with meta_init():
+        model = build(cfg.model)
+    assistant = build(cfg.evaluation, model=model).assistant
+
+    # 2. its weights, one after the other, into files
+    if args.layout == "original":
+        target = write_weights(args.save_path, assistant.published_weights(cfg.model, args.checkpoint, dtype))
+    else:
+        facts = describe_training(cfg, args.checkpoint)
+        target = assistant.save_checkpoint(args.save_path, cfg.model, args.checkpoint, facts, dtype)
+    get_logger().info("%s: %.1f MB in %.0f s", target, _size(target) / 1e6, time.perf_counter() - start)
+    return 0
+
+
+def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
+    """A checkpoint of adapters: they are added to the weights of the model, which is held whole for that."""
+    import torch
+
+    from xtuner.log import get_logger
     from xtuner.registry import build
     from xtuner.tools.trained_model import build_trained
 
-    # 1. the trained model, on the CPU
-    start = time.perf_counter()
-    cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    if args.layout == "original":
+        raise XTunerError("--layout original has no names for adapters: leave it out, the folder has them merged.")
     if "quantization" in cfg.model.llm:
         # adapters are added to the weights as they were before they were quantised
         cfg.model.llm.quantization = None
     dtype = "saved" if args.dtype == "auto" else args.dtype
     model = build_trained(cfg, args.checkpoint, torch.device("cpu"), dtype)
-    if model.adapter_settings:
-        bases = {part: cfg.model[part].get("name_or_path", "") for part in model.adapter_settings}
-        model.save_adapters(Path(f"{args.save_path}_adapters"), bases)
-        model.merge_adapters()
-        cfg.model.update(llm_lora=None, visual_encoder_lora=None)
-        get_logger().info("%s_adapters: the adapters alone, as peft reads them", args.save_path)
-
-    # 2. with what belongs to it, as one folder
+    bases = {part: cfg.model[part].get("name_or_path", "") for part in model.adapter_settings}
+    model.save_adapters(Path(f"{args.save_path}_adapters"), bases)
+    model.merge_adapters()
+    cfg.model.update(dict.fromkeys(_ADAPTERS))
+    get_logger().info("%s_adapters: the adapters alone, as peft reads them", args.save_path)
     assistant = build(cfg.evaluation, model=model).assistant
-    facts = {"config": Path(cfg.filename).stem, "checkpoint": Path(args.checkpoint).name}
-    folder = assistant.save(args.save_path, cfg.model, facts)
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    get_logger().info("%s: %.1f MB in %.0f s", folder, size / 1e6, time.perf_counter() - start)
+    assistant.save(args.save_path, cfg.model, describe_training(cfg, args.checkpoint))
     return 0
+
+
+def describe_training(cfg: Any, checkpoint: str) -> dict[str, Any]:
+    """Returns what config.json and the model card say of a checkpoint: settings and, where they stand beside it,
+    results.
+
+    Paths are given by their last part: a folder must not tell of the machine that it was made on.
+    """
+    settings = {name: cfg.get(name) for name in _TRAINING_FACTS if cfg.get(name) is not None}
+    for name, value in settings.items():
+        if name.endswith("path"):
+            values = value if isinstance(value, (list, tuple)) else [value]
+            settings[name] = ", ".join(Path(str(entry)).name for entry in values)
+    return {
+        "config": Path(cfg.filename).stem,
+        "checkpoint": Path(checkpoint).name,
+        "trained_parts": list(cfg.model.get("trainable") or ()),
+        "training": settings,
+        "results": _results(Path(checkpoint).resolve().parent),
+    }
+
+
+def _results(run: Path) -> dict[str, float]:
+    """Returns ``overall`` of each benchmark whose metrics.json stands below the run's folder."""
+    results: dict[str, float] = {}
+    for file in sorted({*run.glob("*/metrics.json"), *run.glob("*/*/metrics.json")}):
+        try:
+            overall = json.loads(file.read_text(encoding="utf-8")).get("overall")
+        except (OSError, json.JSONDecodeError, AttributeError):
+            continue
+        if isinstance(overall, (int, float)):
+            results[file.parent.name] = round(float(overall), 4)
+    return results
+
+
+def write_weights(path: str | Path, weights: Any) -> Path:
+    """Writes named weights to a .pth, .pt, .bin or .safetensors file, or else to a folder of safetensors shards.
+
+    Args:
+        path: target; a file is replaced, a folder must be new or empty.
+        weights: pairs of name and tensor.
+
+    Raises:
+        XTunerError: the target is a folder with something in it.
+    """
+    from xtuner.model.checkpoints import save_file_atomic
+    from xtuner.model.shards import ShardWriter
+
+    path = Path(path)
+    if path.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        save_file_atomic(dict(weights), path)
+        return path
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise XTunerError(f"'{path}' exists and is not empty: name a new folder, nothing is overwritten.")
+    path.mkdir(parents=True, exist_ok=True)
+    writer = ShardWriter(path, 0)
+    for name, tensor in weights:
+        writer.add(name, tensor)
+    writer.finish()
+    return path
+
+
+def _size(target: Path) -> int:
+    files = target.rglob("*") if target.is_dir() else [target]
+    return sum(file.stat().st_size for file in files if file.is_file())

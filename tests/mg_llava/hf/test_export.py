@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from mg_llava.assistant import Assistant
 from mg_llava.hf import load_assistant, load_pretrained, save_pretrained
-from tests.tiny_assistant import tiny_assistant
+from tests.mg_llava.hf.conftest import Exported
+from tests.tiny_assistant import randomize, tiny_assistant
 from tests.tiny_parts import tiny_batch
 from xtuner.errors import XTunerError
 
@@ -23,26 +23,6 @@ def logits(assistant_model: Any, size: int) -> torch.Tensor:
         return assistant_model(**assistant_model.data_preprocessor(data), mode="logits")
 
 
-def trained(assistant: Assistant) -> Assistant:
-    """Random numbers in all trained parts, so that none can be forgotten unseen."""
-    generator = torch.Generator().manual_seed(7)
-    for part in ("fusion", "projector", "object_encoder"):
-        module = getattr(assistant.model, part)
-        for parameter in module.parameters() if module is not None else ():
-            parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * 0.1
-    return assistant
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export whose sources are gone."""
-    root = tmp_path_factory.mktemp("export")
-    assistant, node = tiny_assistant(root / "parts")
-    save_pretrained(trained(assistant), node, root / "hf", {"config": "tiny"})
-    shutil.rmtree(root / "parts")
-    return root / "hf"
-
-
 class TestRoundTrip:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
     @pytest.mark.parametrize("kind", ["whole", "low_res_only", "tied"])
@@ -51,7 +31,8 @@ class TestRoundTrip:
     ) -> None:
         arguments: dict[str, Any] = {"tie_word_embeddings": True} if kind == "tied" else {}
         assistant, node = tiny_assistant(tmp_path / "parts", low_res_only=kind == "low_res_only", **arguments)
-        trained(assistant).model.to(dtype)
+        for parameter in randomize(assistant).model.parameters():
+            parameter.data = parameter.data.to(dtype)
         size = assistant.image_processor.image_size
         expected = logits(assistant.model, size)
         folder = save_pretrained(assistant, node, tmp_path / "hf")
@@ -59,40 +40,44 @@ class TestRoundTrip:
         model, tokenizer, image_processor, template = load_pretrained(folder)
         assert torch.equal(logits(model, size), expected)
         assert {p.dtype for p in model.parameters()} == {dtype}
-        assert tokenizer.get_vocab() == assistant.tokenizer.get_vocab()
+        assert tokenizer.get_vocab() == {**assistant.tokenizer.get_vocab(), "<image>": len(assistant.tokenizer)}
         assert template == assistant.template
         assert image_processor.image_size == size and image_processor.statistics == assistant.image_processor.statistics
         assert load_assistant(folder).boxes == assistant.boxes
 
-    def test_shards_load_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import mg_llava.hf as hf
-
-        save = hf.save_torch_state_dict
-        monkeypatch.setattr(
-            hf, "save_torch_state_dict", lambda *args, **kwargs: save(*args, **kwargs, max_shard_size="100KB")
-        )
+    def test_shards_load_too(self, tmp_path: Path) -> None:
         assistant, node = tiny_assistant(tmp_path / "parts")
-        expected = logits(trained(assistant).model, 64)
-        folder = save_pretrained(assistant, node, tmp_path / "hf")
-        assert len(list(folder.glob("model-*.safetensors"))) > 1
+        expected = logits(randomize(assistant).model, 64)
+        folder = save_pretrained(assistant, node, tmp_path / "hf", max_shard_bytes=100_000)
+        files = sorted(path.name for path in folder.glob("model*.safetensors"))
+        assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+        assert max(path.stat().st_size for path in folder.glob("model*.safetensors")) < 400_000
         assert torch.equal(logits(load_assistant(folder).model, 64), expected)
 
-    def test_saving_again_gives_the_same_weights(self, exported: Path, tmp_path: Path) -> None:
-        node = json.loads((exported / "config.json").read_text())["model"]
-        for part, argument in (
-            ("llm", "name_or_path"),
-            ("low_res_encoder", "name_or_path"),
-            ("high_res_encoder", "path"),
-        ):
-            node[part][argument] = str(exported / part)
-        again = save_pretrained(load_assistant(exported), node, tmp_path / "again")
-        for name in ("model.safetensors", "buffers.safetensors"):
-            assert (again / name).read_bytes() == (exported / name).read_bytes()
+    def test_parts_of_different_formats_keep_them(self, tmp_path: Path) -> None:
+        assistant, node = tiny_assistant(tmp_path / "parts")
+        for parameter in assistant.model.llm.parameters():
+            parameter.data = parameter.data.bfloat16()
+        model = load_assistant(save_pretrained(assistant, node, tmp_path / "hf")).model
+        found = {name: {p.dtype for p in part.parameters()} for name, part in model.parts().items()}
+        assert found.pop("llm") == {torch.bfloat16}
+        assert set().union(*found.values()) == {torch.float32}
+        model = load_assistant(tmp_path / "hf", dtype=torch.bfloat16).model
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
-    def test_no_path_of_this_machine_stays(self, exported: Path) -> None:
-        config = (exported / "config.json").read_text()
-        assert str(exported.parent) not in config
-        assert json.loads(config)["source"] == {"config": "tiny"}
+    def test_no_path_of_this_machine_stays(self, exported: Exported) -> None:
+        for file in exported.folder.glob("*.json"):
+            assert "/parts" not in file.read_text(), file
+        config = json.loads((exported.folder / "config.json").read_text())
+        assert config["source"]["config"] == "tiny"
+        assert "/parts" not in (exported.folder / "README.md").read_text()
+
+    def test_the_card_tells_parts_settings_and_results(self, tmp_path: Path) -> None:
+        assistant, node = tiny_assistant(tmp_path / "parts")
+        facts = {"config": "tiny_sft", "training": {"lr": 1e-3}, "results": {"pope": 0.87}}
+        card = (save_pretrained(assistant, node, tmp_path / "hf", facts) / "README.md").read_text()
+        assert card.startswith("---\n") and "# tiny_sft" in card
+        assert "| lr | 0.001 |" in card and "| pope | 0.87 |" in card and "| llm |" in card
 
 
 class TestTarget:
@@ -114,7 +99,7 @@ class TestTarget:
         def fail(*_: Any, **__: Any) -> None:
             raise OSError("no space left on device")
 
-        monkeypatch.setattr("mg_llava.hf.save_torch_state_dict", fail)
+        monkeypatch.setattr("mg_llava.hf.export.model_card", fail)
         with pytest.raises(OSError, match="no space"):
             save_pretrained(assistant, node, tmp_path / "hf")
         assert load_assistant(folder)
@@ -123,8 +108,8 @@ class TestTarget:
 
 class TestBadFolder:
     @pytest.fixture
-    def copy(self, exported: Path, tmp_path: Path) -> Path:
-        return Path(shutil.copytree(exported, tmp_path / "copy"))
+    def copy(self, exported: Exported, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(exported.folder, tmp_path / "copy"))
 
     def change(self, folder: Path, **values: Any) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -136,19 +121,19 @@ class TestBadFolder:
 
     def test_other_version(self, copy: Path) -> None:
         self.change(copy, format_version=99)
-        with pytest.raises(XTunerError, match="format version 99, expected 1"):
+        with pytest.raises(XTunerError, match="format version 99, expected 2"):
             load_pretrained(copy)
 
     def test_a_class_of_another_package_is_not_run(self, copy: Path) -> None:
         self.change(
-            copy, model={"type": "mg_llava.model.MGLLaVA", "projector": {"type": "os.system", "command": "true"}}
+            copy, parts={"type": "mg_llava.model.MGLLaVA", "projector": {"type": "os.system", "command": "true"}}
         )
         with pytest.raises(XTunerError, match="os.system"):
             load_pretrained(copy)
 
     def test_missing_weights_are_named(self, copy: Path) -> None:
         (copy / "model.safetensors").unlink()
-        with pytest.raises(XTunerError, match="lacks the file model.safetensors"):
+        with pytest.raises(XTunerError, match="cannot be read: .*no file named model.safetensors"):
             load_pretrained(copy)
 
     def test_incomplete_weights_are_named(self, copy: Path) -> None:
@@ -157,5 +142,19 @@ class TestBadFolder:
         state = load_file(copy / "model.safetensors")
         del state["projector.layers.0.weight"]
         save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(XTunerError, match="lacks 1 weights of its model, projector.layers.0.weight"):
+        with pytest.raises(XTunerError, match="lacks 1 weights of its model: projector.layers.0.weight"):
+            load_pretrained(copy)
+
+    def test_unknown_weights_are_named(self, copy: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        state = load_file(copy / "model.safetensors")
+        state["bbox_projector.model.0.weight"] = torch.zeros(2)
+        save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(XTunerError, match="has unknown 1 weights of its model: bbox_projector"):
+            load_pretrained(copy)
+
+    def test_a_config_without_parts(self, copy: Path) -> None:
+        self.change(copy, parts={})
+        with pytest.raises(XTunerError, match="does not describe its parts"):
             load_pretrained(copy)

@@ -1,0 +1,9 @@
+"""Grounding-DINO; MM-Grounding-DINO and LLMDet by `detector_path`."""
+
+from mg_llava.box_generation import BoxGeneration
+from mg_llava.detectors import GroundingDinoDetector
+
+detector_path = "IDEA-Research/grounding-dino-base"
+vocabulary = None
+detector = dict(type=GroundingDinoDetector, name_or_path="${detector_path}", vocabulary="${vocabulary}")
+box_generation = dict(type=BoxGeneration, detector="${detector}")

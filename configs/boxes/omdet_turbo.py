@@ -1,0 +1,9 @@
+"""OmDet-Turbo, the fastest."""
+
+from mg_llava.box_generation import BoxGeneration
+from mg_llava.detectors import OmdetTurboDetector
+
+detector_path = "omlab/omdet-turbo-swin-tiny-hf"
+vocabulary = None
+detector = dict(type=OmdetTurboDetector, name_or_path="${detector_path}", vocabulary="${vocabulary}")
+box_generation = dict(type=BoxGeneration, detector="${detector}")

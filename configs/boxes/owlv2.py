@@ -1,0 +1,9 @@
+"""OWLv2 over a vocabulary: the shipped everyday objects unless `vocabulary` names a file."""
+
+from mg_llava.box_generation import BoxGeneration
+from mg_llava.detectors import Owlv2Detector
+
+detector_path = "google/owlv2-large-patch14-ensemble"
+vocabulary = None
+detector = dict(type=Owlv2Detector, name_or_path="${detector_path}", vocabulary="${vocabulary}", dtype="bfloat16")
+box_generation = dict(type=BoxGeneration, detector="${detector}")

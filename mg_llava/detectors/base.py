@@ -1,0 +1,110 @@
+"""What every detector has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mg_llava.boxes import PictureBoxes, clip_boxes, no_boxes
+from xtuner.errors import XTunerError
+from xtuner.model.llm import resolve_dtype
+
+_VOCABULARY = "everyday_objects.txt"
+
+
+class Detector(Protocol):
+    """Finds boxes in pictures."""
+
+    def __call__(self, pictures: Sequence[Image.Image], keys: Sequence[str] | None = None) -> list[PictureBoxes]:
+        """Returns one `PictureBoxes` per picture, xyxy in pixels of that picture, best score first.
+
+        Args:
+            pictures: RGB, of any sizes.
+            keys: the pictures' paths relative to the image folder, for detectors that look something up.
+        """
+
+
+class NoDetector:
+    """Finds nothing."""
+
+    def __call__(self, pictures: Sequence[Image.Image], keys: Sequence[str] | None = None) -> list[PictureBoxes]:
+        """See `Detector`."""
+        return [no_boxes() for _ in pictures]
+
+
+def read_vocabulary(path: str | None) -> list[str]:
+    """Returns the names of a vocabulary file (one a line; empty lines and those with # left out), doubles once.
+
+    Args:
+        path: the file; None = the shipped list of everyday objects, whose head names its sources.
+
+    Raises:
+        XTunerError: there is no such file, or it holds no name.
+    """
+    try:
+        if path is None:
+            text = resources.files("mg_llava").joinpath("data").joinpath(_VOCABULARY).read_text(encoding="utf-8")
+        else:
+            text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise XTunerError(
+            f"the vocabulary '{path}' cannot be read ({error}): expected a text file, a name a line."
+        ) from error
+    lines = (line.strip() for line in text.splitlines())
+    names = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if not names:
+        raise XTunerError(f"the vocabulary '{path}' holds no name: write what to look for, a name a line.")
+    return names
+
+
+def load(kind: Any, path: str, **arguments: Any) -> Any:
+    """Calls ``kind.from_pretrained(path)``.
+
+    Raises:
+        XTunerError: the detector's checkpoint is absent or cannot be read.
+    """
+    try:
+        return kind.from_pretrained(path, **arguments)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise XTunerError(
+            f"the detector's checkpoint '{path}' cannot be read: {reason} Download it and name its folder "
+            f"(detector_path)."
+        ) from error
+
+
+def load_model(kind: Any, path: str, dtype: str, device: torch.device | str | None) -> Any:
+    """Returns a detector's model in eval mode on its device; see `load`."""
+    model = load(kind, path, dtype=resolve_dtype(dtype))
+    return model.to(device or "cpu").eval()
+
+
+def to_picture_boxes(
+    boxes: Any, labels: Sequence[str], scores: Any, size: tuple[int, int], max_boxes: int | None = None
+) -> PictureBoxes:
+    """Returns what a detector found in a picture: cut at its edges, best first.
+
+    Args:
+        boxes: (N, 4) xyxy in pixels, tensor or array.
+        labels: N names.
+        scores: (N,), tensor or array.
+        size: (width, height) of the picture.
+        max_boxes: most that are kept.
+    """
+    numbers = np.asarray(torch.as_tensor(boxes).float().cpu(), np.float32).reshape(-1, 4)
+    surety = np.asarray(torch.as_tensor(scores).float().cpu(), np.float32).reshape(-1)
+    inside, kept = clip_boxes(numbers, *size)
+    found = PictureBoxes(numbers, tuple(labels), surety).take(kept)._replace(boxes=inside)
+    found = found.take(np.argsort(-found.scores, kind="stable"))
+    return found if max_boxes is None else found.take(np.arange(min(max_boxes, len(found.boxes))))
+
+
+def sizes_of(pictures: Sequence[Image.Image]) -> list[tuple[int, int]]:
+    """Returns (height, width) of each picture, as transformers' post-processing takes them."""
+    return [(picture.height, picture.width) for picture in pictures]

@@ -1,0 +1,202 @@
+"""Writing a self-contained folder: all parts of a model with what belongs to it, weight by weight.
+
+Layout: ``config.json`` (the config of each part), ``model*.safetensors`` (weights of all parts, frozen encoders too),
+``generation_config.json``, the tokenizer's files with ``chat_template.jinja``, ``processor_config.json`` and
+``preprocessor_config.json``, and ``README.md``, the model card. Nothing in it names a path that it was trained from.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig
+
+from mg_llava.hf.card import model_card
+from mg_llava.hf.configuration import FORMAT_VERSION, MODEL_TYPE, MGLLaVAConfig, check_types
+from mg_llava.hf.modeling import PART_NAMES, MGLLaVAForConditionalGeneration
+from mg_llava.hf.processing import MGLLaVAProcessor
+from xtuner.constants import IMAGE_TOKEN
+from xtuner.errors import XTunerError
+from xtuner.model.shards import ShardWriter
+
+if TYPE_CHECKING:
+    from mg_llava.assistant import Assistant
+    from mg_llava.model import MGLLaVA
+
+_PATH_ARGUMENTS = {"low_res_encoder": "name_or_path", "high_res_encoder": "path"}
+"""The argument of each part that names where it is read from."""
+_MAX_NEW_TOKENS = 512
+
+
+def save_pretrained(
+    assistant: Assistant,
+    model_node: Mapping[str, Any],
+    folder: str | Path,
+    facts: Mapping[str, Any] | None = None,
+    weights: Iterable[tuple[str, torch.Tensor]] | None = None,
+    max_shard_bytes: int | None = None,
+) -> Path:
+    """Writes a self-contained folder; a cut-off run leaves no half of it.
+
+    Args:
+        assistant: model, tokenizer, image processor, template and box selection to save.
+        model_node: the resolved config node that the model was built from.
+        folder: target; an earlier export there is replaced.
+        facts: kept in config.json under ``source`` and told by the model card.
+        weights: the model's weights by name, one after the other, where `assistant.model` holds only their shapes.
+        max_shard_bytes: largest file of weights; see `ShardWriter`.
+
+    Raises:
+        XTunerError: the target holds something else than an export, or the model has a part of a foreign package.
+    """
+    folder = Path(folder)
+    check_target(folder)
+    processor = make_processor(assistant)
+    config = make_config(assistant, model_node, processor, facts or {})
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        total = sum(p.numel() * p.element_size() for p in assistant.model.full_state_dict().values())
+        writer = ShardWriter(temporary, total, max_shard_bytes)
+        for name, tensor in weights or model_weights(assistant.model):
+            writer.add(name, tensor)
+        writer.finish()
+        processor.save_pretrained(temporary)
+        generation_config(assistant).save_pretrained(temporary)
+        card = model_card(config, assistant, writer.total_bytes)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        # last: a folder with config.json is complete
+        config.save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def check_target(folder: Path) -> None:
+    """Refuses to replace anything but an earlier export.
+
+    Raises:
+        XTunerError: the folder holds something else.
+    """
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() and model_type(folder) != MODEL_TYPE:
+        raise XTunerError(f"'{folder}' exists and is no earlier export: name a new folder, nothing is overwritten.")
+
+
+def model_type(folder: Path) -> str | None:
+    """Returns ``model_type`` of a folder's config.json, None where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, json.JSONDecodeError, AttributeError):
+        return None
+
+
+def make_processor(assistant: Assistant) -> MGLLaVAProcessor:
+    """Returns the assistant's processor; its tokenizer is a copy with the token ``<image>``."""
+    tokenizer = copy.deepcopy(assistant.tokenizer)
+    tokenizer.padding_side = "left"
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+    return MGLLaVAProcessor(
+        image_processor=assistant.image_processor,
+        tokenizer=tokenizer,
+        prompt_template=assistant.template,
+        boxes=assistant.boxes,
+        num_image_tokens=assistant.model.low_res_encoder.num_tokens,
+        with_objects=assistant.model.object_encoder is not None,
+    )
+
+
+def make_config(
+    assistant: Assistant, model_node: Mapping[str, Any], processor: MGLLaVAProcessor, facts: Mapping[str, Any]
+) -> MGLLaVAConfig:
+    """Returns the config that describes the assistant's model without any path."""
+    import transformers
+
+    from xtuner import __version__
+
+    model = assistant.model
+    statistics = assistant.image_processor.statistics
+    dtypes = {name: _dtype_name(part) for name, part in model.parts().items()}
+    config = MGLLaVAConfig(
+        text_config=copy.deepcopy(model.llm.config),
+        vision_config=copy.deepcopy(model.low_res_encoder.clip.config),
+        high_res_config=None if model.high_res_encoder is None else {"vision_cfg": model.high_res_encoder.trunk_config},
+        parts=part_nodes(model_node),
+        part_dtypes=dtypes,
+        pixels={"mean": list(statistics.mean), "std": list(statistics.std)},
+        image_token_id=processor.image_token_id,
+        num_image_tokens=processor.num_image_tokens,
+        stop_token_ids=assistant.stop_ids(),
+        format_version=FORMAT_VERSION,
+        source={
+            **facts,
+            "versions": {"xtuner": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        },
+        architectures=[MGLLaVAForConditionalGeneration.__name__],
+        dtype=dtypes["llm"],
+        tie_word_embeddings=bool(getattr(model.llm.config, "tie_word_embeddings", False)),
+    )
+    parts: tuple[Any, Any] = config.text_config, config.vision_config
+    for part in parts:
+        part._name_or_path = ""
+    return config
+
+
+def part_nodes(model_node: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a model's node with its parts only, and these without paths.
+
+    Raises:
+        XTunerError: a part is of a class that is not ours.
+    """
+    node = json.loads(json.dumps({name: model_node.get(name) for name in ("type", *PART_NAMES)}))
+    check_types(node)
+    for part, argument in _PATH_ARGUMENTS.items():
+        if node[part] is not None:
+            node[part].pop(argument, None)
+    node["llm"] = {"type": node["llm"]["type"]}
+    return {**node, "activation_checkpointing": False, "compile": False, "fused_loss": False}
+
+
+def generation_config(assistant: Assistant) -> GenerationConfig:
+    """Returns how answers are made unless asked otherwise: greedily, ending where the template says."""
+    tokenizer = assistant.tokenizer
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=_MAX_NEW_TOKENS,
+        eos_token_id=assistant.stop_ids(),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+def model_weights(model: MGLLaVA) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields all weights of a model by name; of tied ones the input embedding, to which transformers ties the
+    others.
+    """
+    skipped = tied_names(model)
+    for name, tensor in model.full_state_dict().items():
+        if name not in skipped:
+            yield name, tensor
+
+
+def tied_names(model: MGLLaVA) -> set[str]:
+    """Returns the names of the weights that are the input embedding under another name."""
+    embedding = model.llm.get_input_embeddings().weight
+    names = [name for name, value in model.llm.named_parameters(remove_duplicate=False) if value is embedding]
+    own = next(name for name, value in model.llm.named_parameters() if value is embedding)
+    return {f"llm.{name}" for name in names if name != own}
+
+
+def _dtype_name(part: torch.nn.Module) -> str:
+    return str(next(p.dtype for p in part.parameters() if p.is_floating_point())).removeprefix("torch.")

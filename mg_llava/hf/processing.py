@@ -1,0 +1,301 @@
+"""The processor as transformers knows it: messages, or texts and pictures with boxes, to the model's inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, BatchFeature, ImageProcessingMixin, ProcessorMixin
+from transformers.image_utils import load_image
+
+from mg_llava.boxes import BoxSelection, PictureBoxes
+from mg_llava.hf.chat_template import to_jinja
+from mg_llava.images import to_rgb
+from mg_llava.messages import Conversation, read_messages
+from mg_llava.preprocess import ImageProcessor
+from mg_llava.prompts import Prompt, PromptMaker, as_picture_boxes
+from xtuner.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.data.templates import PromptTemplate
+from xtuner.errors import XTunerError
+
+PROCESSOR_FILE = "processor_config.json"
+_IMAGE_FIELDS = ("image", "url", "path", "base64")
+
+
+class MGLLaVABatch(BatchFeature):
+    """Inputs whose boxes keep their float32 when the batch is cast: bfloat16 has no pixel 301."""
+
+    def to(self, *args: Any, **kwargs: Any) -> MGLLaVABatch:
+        """As in transformers."""
+        boxes = self.data.get("boxes")
+        super().to(*args, **kwargs)
+        if boxes is not None:
+            self.data["boxes"] = boxes.to(self.data["input_ids"].device)
+        return self
+
+
+class MGLLaVAProcessor(ProcessorMixin):
+    """Makes what `MGLLaVAForConditionalGeneration` takes, by the code that training uses.
+
+    Args:
+        image_processor: pictures and boxes to the model's frame.
+        tokenizer: with the token ``<image>``.
+        prompt_template: words around the turns.
+        boxes: which of a picture's boxes become object tokens.
+        num_image_tokens: V, placeholders of a picture.
+        with_objects: whether boxes become object tokens.
+    """
+
+    def __init__(
+        self,
+        image_processor: ImageProcessor,
+        tokenizer: Any,
+        prompt_template: PromptTemplate,
+        boxes: BoxSelection,
+        num_image_tokens: int,
+        with_objects: bool,
+    ) -> None:
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.prompt_template = prompt_template
+        self.boxes = boxes
+        self.num_image_tokens = num_image_tokens
+        self.with_objects = with_objects
+        self.chat_template = to_jinja(prompt_template, tokenizer.bos_token, tokenizer.eos_token)
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self._maker = PromptMaker(tokenizer, image_processor, prompt_template, boxes)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> MGLLaVAProcessor:
+        """Reads the processor of an exported folder or hub name.
+
+        Raises:
+            XTunerError: the folder has no processor_config.json of this class.
+        """
+        hub = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
+        values, _ = cls.get_processor_dict(pretrained_model_name_or_path, **hub)
+        if "prompt_template" not in values:
+            raise XTunerError(
+                f"'{pretrained_model_name_or_path}' has no {PROCESSOR_FILE} of {cls.__name__}: convert the "
+                f"checkpoint again."
+            )
+        return cls(
+            image_processor=ImageProcessor(str(pretrained_model_name_or_path), **values["picture"]),
+            tokenizer=AutoTokenizer.from_pretrained(pretrained_model_name_or_path, padding_side="left", **hub),
+            prompt_template=PromptTemplate(**values["prompt_template"]),
+            boxes=BoxSelection(**values["boxes"]),
+            num_image_tokens=values["num_image_tokens"],
+            with_objects=values["with_objects"],
+        )
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Writes tokenizer, chat template, picture settings and `processor_config.json`."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.chat_template = self.chat_template
+        self.tokenizer.save_pretrained(folder)
+        pixels, _ = ImageProcessingMixin.get_image_processor_dict(self.image_processor.name_or_path)
+        pixels = {**pixels, "processor_class": type(self).__name__}
+        (folder / "preprocessor_config.json").write_text(json.dumps(pixels, indent=1) + "\n", encoding="utf-8")
+        (folder / PROCESSOR_FILE).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        if push_to_hub:
+            self.push_to_hub(kwargs.get("repo_id", folder.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the content of `processor_config.json`."""
+        picture = self.image_processor
+        return {
+            "processor_class": type(self).__name__,
+            "picture": {
+                "image_size": picture.image_size,
+                "pad_to_square": picture.pad_to_square,
+                "apply_exif_orientation": picture.apply_exif_orientation,
+            },
+            "prompt_template": asdict(self.prompt_template),
+            "boxes": asdict(self.boxes),
+            "num_image_tokens": self.num_image_tokens,
+            "with_objects": self.with_objects,
+        }
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what `__call__` returns."""
+        return ["input_ids", "attention_mask", "pixel_values", "boxes", "box_counts"]
+
+    def __call__(
+        self, images: Any = None, text: str | Sequence[str] | None = None, boxes: Any = None, **_: Any
+    ) -> MGLLaVABatch:
+        """Texts with ``<image>`` at the place of each picture to a batch, padded on the left.
+
+        Args:
+            images: pictures (or paths, or addresses) in the order of their places; lists of them per text are joined.
+            text: one or several; bos is put before each that does not begin with it.
+            boxes: one entry per picture, see `as_picture_boxes`; None = no object tokens.
+
+        Raises:
+            XTunerError: other numbers of places, pictures and boxes.
+        """
+        texts = [text] if isinstance(text, str) else list(text or [])
+        if not texts:
+            raise XTunerError("the processor got no text: give one, with <image> at the place of each picture.")
+        pictures = [_open(picture) for picture in _flat(images)]
+        found = _boxes_of(boxes, len(pictures))
+        prompts = []
+        for words in texts:
+            count = words.count(IMAGE_TOKEN)
+            prompts.append(self._maker.join(self._ids(words), pictures[:count], found[:count]))
+            pictures, found = pictures[count:], found[count:]
+        if pictures:
+            raise XTunerError(f"{len(pictures)} pictures are left over: put {IMAGE_TOKEN} at the place of each.")
+        return self.collate(prompts)
+
+    def _ids(self, words: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        ids = [self.tokenizer.bos_token_id] if bos and not words.startswith(bos) else []
+        for number, part in enumerate(words.split(IMAGE_TOKEN)):
+            ids += [IMAGE_TOKEN_INDEX] * bool(number)
+            ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Sequence[Any],
+        chat_template: str | None = None,
+        tokenize: bool = False,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_dict: bool = False,
+        boxes: Any = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Messages to text or, with `tokenize`, to the very ids that training saw.
+
+        Args:
+            conversation: messages, or several lists of them; images as parts ``{"type": "image", "image": picture or
+                path}`` which may have ``boxes`` of their own.
+            chat_template: another Jinja template; text only.
+            tokenize: return a batch (with `return_dict`) or its ids.
+            add_generation_prompt: accepted; prompts always end where the answer starts.
+            continue_final_message: the last message is the beginning of the answer.
+            return_dict: with `tokenize`, all inputs instead of the ids only.
+            boxes: one entry per picture of all messages, see `as_picture_boxes`.
+            processor_kwargs: may hold ``boxes`` too, as pipelines pass it.
+            kwargs: of the tokenizer's method, without `tokenize`.
+
+        Raises:
+            XTunerError: messages that cannot be read.
+        """
+        several = bool(conversation) and not isinstance(conversation[0], Mapping)
+        if not tokenize:
+            return self.tokenizer.apply_chat_template(
+                conversation,
+                chat_template=chat_template or self.chat_template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **{key: value for key, value in kwargs.items() if key not in ("return_tensors", "padding")},
+            )
+        given = (processor_kwargs or {}).get("boxes") if boxes is None else boxes
+        read = [
+            read_messages(messages, _open_part, continue_final_message)
+            for messages in (conversation if several else [conversation])
+        ]
+        batch = self.collate(self._prompts(read, given))
+        return batch if return_dict else batch["input_ids"]
+
+    def _prompts(self, read: Sequence[Conversation], given: Any) -> list[Prompt]:
+        total = sum(len(conversation.pictures) for conversation in read)
+        extra = [None] * total if given is None else _boxes_of(given, total)
+        prompts = []
+        for conversation in read:
+            if conversation.turns[-1].output is not None:
+                raise XTunerError("the messages end with an answer: add a question, or set continue_final_message.")
+            count = len(conversation.pictures)
+            found = [own if own is not None else other for own, other in zip(conversation.found, extra, strict=False)]
+            prompts.append(
+                self._maker.prepare(conversation.turns, conversation.pictures, found, conversation.answer_start)
+            )
+            extra = extra[count:]
+        return prompts
+
+    def collate(self, prompts: Sequence[Prompt]) -> MGLLaVABatch:
+        """Joins prompts to a batch padded on the left, with a placeholder for each image and object token."""
+        rows = [self._expand(prompt) for prompt in prompts]
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id or 0, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, longest - len(row) :] = torch.tensor(row)
+            mask[number, longest - len(row) :] = 1
+        data: dict[str, torch.Tensor] = {"input_ids": ids, "attention_mask": mask}
+        pictures = [picture for prompt in prompts for picture in self._counted(prompt)]
+        if pictures:
+            data["pixel_values"] = torch.cat([prompt.pixel_values for prompt in prompts])
+            data["boxes"] = torch.cat(pictures)
+            data["box_counts"] = torch.tensor([len(boxes) for boxes in pictures])
+        return MGLLaVABatch(data)
+
+    def _counted(self, prompt: Prompt) -> list[torch.Tensor]:
+        return prompt.boxes if self.with_objects else [boxes[:0] for boxes in prompt.boxes]
+
+    def _expand(self, prompt: Prompt) -> list[int]:
+        pictures = iter(self._counted(prompt))
+        row: list[int] = []
+        for token in prompt.input_ids:
+            if token == IMAGE_TOKEN_INDEX:
+                row += [self.image_token_id] * (self.num_image_tokens + len(next(pictures)))
+            else:
+                row.append(token)
+        return row
+
+
+def _flat(images: Any) -> list[Any]:
+    if images is None:
+        return []
+    if isinstance(images, (list, tuple)):
+        return [picture for entry in images for picture in _flat(entry)]
+    return [images]
+
+
+def _open(picture: Any) -> Image.Image:
+    return to_rgb(picture if isinstance(picture, Image.Image) else load_image(picture))
+
+
+def _open_part(part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | None]:
+    source = next((part[field] for field in _IMAGE_FIELDS if field in part), None)
+    if source is None:
+        address = part.get("image_url")
+        source = address.get("url") if isinstance(address, Mapping) else address
+    if source is None:
+        raise XTunerError(f"an image part has the fields {sorted(part)}: expected one of {', '.join(_IMAGE_FIELDS)}.")
+    return _open(source), as_picture_boxes(part.get("boxes"))
+
+
+def _boxes_of(given: Any, count: int) -> list[PictureBoxes | None]:
+    if given is None:
+        return [None] * count
+    if count == 1 and (
+        isinstance(given, (Mapping, PictureBoxes, torch.Tensor)) or len(given) != 1 or _is_box(given[0])
+    ):
+        given = [given]
+    if len(given) != count:
+        raise XTunerError(
+            f"{len(given)} lists of boxes for {count} pictures: give one list (or None) for each picture."
+        )
+    return [as_picture_boxes(entry) for entry in given]
+
+
+def _is_box(entry: Any) -> bool:
+    try:
+        return len(entry) == len("xyxy") and all(isinstance(float(number), float) for number in entry)
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,88 @@
+"""The weights of a checkpoint's whole model one after the other: memory for one part and one file, not for two
+models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mg_llava.checkpoint_names import own_names
+from mg_llava.hf.export import tied_names
+from xtuner.model.checkpoints import load_parts
+from xtuner.model.weight_files import Weight, open_weights
+from xtuner.registry import build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mg_llava.model import MGLLaVA
+
+_CONNECTORS = ("fusion", "projector", "object_encoder")
+
+
+class CheckpointWeights:
+    """All weights of the model that a checkpoint and its config describe; frozen parts come from their own files.
+
+    Args:
+        model: its shape, built under `meta_init`.
+        model_node: the resolved config node that `model` was built from.
+        checkpoint: anything that `open_weights` reads, with our names or the published ones.
+        dtype: number format of all weights; None = as the config builds each part.
+
+    Attributes:
+        loaded_parts: parts that the checkpoint holds.
+
+    Raises:
+        XTunerError: a trained part is absent from the checkpoint, incomplete or of another shape.
+    """
+
+    def __init__(
+        self,
+        model: MGLLaVA,
+        model_node: Mapping[str, Any],
+        checkpoint: str | Path,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.model_node = model_node
+        self.dtype = dtype
+        self.weights: dict[str, Weight] = own_names(open_weights(checkpoint))
+        shapes = {name: torch.empty(weight.shape, device="meta") for name, weight in self.weights.items()}
+        parts = model.parts()
+        required = {*model.trainable, *(name for name in _CONNECTORS if name in parts)}
+        # loading shapes into shapes finds everything that does not fit, and moves nothing
+        report = load_parts(parts, shapes, sorted(required), source=f"checkpoint '{checkpoint}'")
+        report.log(str(checkpoint))
+        self.loaded_parts = report.loaded_parts
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name in self.model.parts():
+            yield from self.part(name)
+
+    def part(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields the weights of one part by full name."""
+        shapes = self.model.parts()[name].state_dict()
+        skipped = tied_names(self.model)
+        if name not in self.loaded_parts:
+            # one part at a time in memory
+            own = build(self.model_node[name]).state_dict()
+        for key, shape in shapes.items():
+            full = f"{name}.{key}"
+            if full in skipped:
+                continue
+            if name not in self.loaded_parts:
+                yield full, self._cast(own.pop(key), None)
+            else:
+                yield full, self._cast(self._read(full, skipped), shape.dtype)
+
+    def _read(self, name: str, tied: set[str]) -> torch.Tensor:
+        # of tied weights a checkpoint may hold another name
+        source = name if name in self.weights else next(other for other in tied if other in self.weights)
+        return self.weights[source].load()
+
+    def _cast(self, tensor: torch.Tensor, own: torch.dtype | None) -> torch.Tensor:
+        wanted = self.dtype or own
+        return tensor if wanted is None or not tensor.is_floating_point() else tensor.to(wanted)

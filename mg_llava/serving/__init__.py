@@ -1,0 +1,1 @@
+"""``xtuner serve``: a web page and an OpenAI-compatible endpoint on one model."""

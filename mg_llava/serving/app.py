@@ -1,0 +1,103 @@
+"""One FastAPI application: the endpoint, the limits on uploads, and the page where Gradio is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mg_llava.assistant import Assistant
+from mg_llava.chat import Detector
+from mg_llava.serving.api import make_router
+from mg_llava.serving.engine import Engine
+from mg_llava.serving.settings import Limits
+
+
+def make_app(
+    assistant: Assistant,
+    limits: Limits | None = None,
+    model_name: str = "mg-llava",
+    detector: Detector | None = None,
+    add_page: Callable[[FastAPI, Engine, Limits, Detector | None], FastAPI] | None = None,
+) -> FastAPI:
+    """Returns the application; its state holds the ``engine``, which ends with it.
+
+    Args:
+        assistant: answers.
+        limits: what is taken.
+        model_name: how the endpoint calls the model.
+        detector: for pictures that come without boxes.
+        add_page: puts the page into the application; None = the endpoint only.
+    """
+    limits = limits or Limits()
+    engine = Engine(assistant, limits.max_batch, limits.max_queue, limits.max_wait)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        engine.close()
+
+    app = FastAPI(title="MG-LLaVA", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.engine = engine
+    app.include_router(make_router(engine, limits, model_name, detector))
+    app.add_middleware(UploadLimit, max_bytes=limits.max_upload)
+    return app if add_page is None else add_page(app, engine, limits, detector)
+
+
+class UploadLimit:
+    """Refuses bodies of more than `max_bytes`, also those that do not say how long they are.
+
+    Args:
+        app: what stands behind.
+        max_bytes: of a body.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers 413."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if lengths and lengths[0].isdigit() and int(lengths[0]) > self.max_bytes:
+            await self._refuse(send)
+            return
+        read = 0
+        refused = False
+
+        async def counted() -> Message:
+            nonlocal read, refused
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.max_bytes and not refused:
+                refused = True
+                raise _TooLargeError
+            return message
+
+        with contextlib.suppress(_TooLargeError):
+            await self.app(scope, counted, send)
+        if refused:
+            await self._refuse(send)
+
+    async def _refuse(self, send: Callable[[Any], Awaitable[None]]) -> None:
+        text = f"the request is larger than {self.max_bytes / 1e6:.0f} MB: send a smaller picture."
+        error = {"message": text, "type": "invalid_request_error", "param": None, "code": None}
+        body = json.dumps({"error": error}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class _TooLargeError(Exception):
+    """A body passed the limit while it was read."""

@@ -1,0 +1,119 @@
+"""``xtuner serve FOLDER``: the web page and the OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import socket
+from pathlib import Path
+from typing import Any
+
+from mg_llava.serving.settings import Limits
+from xtuner.errors import XTunerError
+from xtuner.log import get_logger
+from xtuner.tools.arguments import add_cfg_options
+
+HELP = "a web page and an OpenAI-compatible endpoint for a model"
+_EXTRA = "pip install 'mg-llava-xtuner[serve]' (from a clone: pip install -e '.[serve]')"
+_LIMITS = Limits()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``xtuner serve``."""
+    parser.add_argument("model", help="folder of `xtuner convert pth_to_hf`, or name or path of a config")
+    parser.add_argument("--checkpoint", metavar="PATH", help="weights to load into a config's model")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
+    parser.add_argument("--name", help="how the endpoint calls the model (default: the folder's name)")
+    parser.add_argument("--no-page", action="store_true", help="the endpoint only")
+    parser.add_argument("--boxes", choices=("none", "detector"), default="none", help="for pictures without boxes")
+    parser.add_argument("--detector", default="owlv2", metavar="CONFIG", help="with --boxes detector (default: owlv2)")
+    parser.add_argument("--examples", metavar="DIR", help="pictures that the page offers")
+    parser.add_argument("--max-batch", type=int, default=_LIMITS.max_batch, help="answers made together (default: 8)")
+    parser.add_argument("--max-queue", type=int, default=_LIMITS.max_queue, help="requests that may wait (default: 32)")
+    parser.add_argument("--max-wait", type=float, default=_LIMITS.max_wait, help="seconds in the queue (default: 30)")
+    parser.add_argument("--max-upload-mb", type=float, default=_LIMITS.max_upload / 1e6, help="default: 20")
+    parser.add_argument("--max-megapixels", type=float, default=_LIMITS.max_pixels / 1e6, help="default: 40")
+    parser.add_argument("--max-new-tokens", type=int, default=_LIMITS.max_new_tokens, help="default: 1024")
+    parser.add_argument("--allow-remote", action="store_true", help="fetch pictures from http(s) addresses in requests")
+    parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if there is one)")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="number format")
+    parser.add_argument("--quantization", choices=("4bit", "8bit"), help="of the language model (bitsandbytes)")
+    add_cfg_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until it is interrupted; returns the exit code."""
+    # 1. what would fail after minutes of loading
+    _check(args)
+    listener = listen(args.host, args.port)
+
+    # 2. the model
+    import uvicorn
+
+    from mg_llava.serving.app import make_app
+    from xtuner.tools.chat import load_assistant, load_detector
+
+    assistant = load_assistant(args)
+    detector = load_detector(args) if args.boxes == "detector" else None
+    limits = Limits(
+        max_batch=args.max_batch,
+        max_queue=args.max_queue,
+        max_wait=args.max_wait,
+        max_upload=int(args.max_upload_mb * 1e6),
+        max_pixels=int(args.max_megapixels * 1e6),
+        max_new_tokens=args.max_new_tokens,
+        allow_remote=args.allow_remote,
+    )
+
+    # 3. the server
+    name = args.name or Path(args.model).name
+    app = make_app(assistant, limits, name, detector, _page(args))
+    host, port = listener.getsockname()[:2]
+    get_logger().info("page: http://%s:%d   endpoint: http://%s:%d/v1   model: %s", host, port, host, port, name)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+    server.run(sockets=[listener])
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    needed = ["fastapi", "uvicorn", *([] if args.no_page else ["gradio"])]
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    if absent:
+        hint = " The endpoint alone does without gradio: --no-page." if absent == ["gradio"] else ""
+        raise XTunerError(f"serving needs the package {absent[0]}: {_EXTRA}.{hint}")
+    for option, least in (("max_batch", 1), ("max_queue", 1), ("max_new_tokens", 1), ("max_upload_mb", 1e-6)):
+        if getattr(args, option) < least:
+            raise XTunerError(f"--{option.replace('_', '-')} is {getattr(args, option)}: expected at least {least:g}.")
+    if args.examples and not Path(args.examples).is_dir():
+        raise XTunerError(f"the folder of --examples '{args.examples}' does not exist.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a listening socket, so that a taken port shows before the model is loaded.
+
+    Raises:
+        XTunerError: the port is taken, or the address is not this machine's.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        raise XTunerError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): end what runs there, or choose another "
+            f"--port."
+        ) from error
+    return listener
+
+
+def _page(args: argparse.Namespace) -> Any:
+    if args.no_page:
+        return None
+    from functools import partial
+
+    from mg_llava.serving.page import add_page
+
+    return partial(add_page, examples=args.examples)

@@ -1,0 +1,255 @@
+"""Answers to many requests at once: rows of one batch that join and leave it between two tokens."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mg_llava.assistant import Assistant, collate_prompts
+from mg_llava.prompts import Prompt
+from mg_llava.serving.batch import RowBatch
+from xtuner.errors import XTunerError
+from xtuner.log import get_logger
+
+_FINISHED: Any = None
+
+
+class Overloaded(XTunerError):
+    """Too many requests wait, or one waited too long; come back later.
+
+    Args:
+        message: for the client.
+        waited: the request was taken and not begun in time (503), else it was refused at once (429).
+    """
+
+    def __init__(self, message: str, waited: bool = False) -> None:
+        super().__init__(message)
+        self.waited = waited
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is made.
+
+    Attributes:
+        max_new_tokens: it is cut there.
+        temperature: 0 = the likeliest token each time.
+        top_p: tokens are drawn from the smallest set that has this share of the probability.
+        stop: texts at which the answer ends; they are not part of it.
+        seed: of this request's own draws; None = different each time.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass
+class Ticket:
+    """A request on its way.
+
+    Attributes:
+        prompt: what is asked.
+        sampling: how it is answered.
+        ids: the answer so far.
+        reason: why it ended: ``stop`` (by itself), ``length``, ``cancelled``.
+    """
+
+    prompt: Prompt
+    sampling: Sampling
+    ids: list[int] = field(default_factory=list)
+    reason: str = ""
+    taken_at: float = field(default_factory=time.monotonic)
+    generator: torch.Generator | None = None
+    _events: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """The one who asked went away: its row is freed before the next token."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
+
+    def put(self, event: Any) -> None:
+        """Hands a token's id, an error or the end to whoever reads."""
+        self._events.put(event)
+
+    def next_event(self, timeout: float | None = None) -> Any:
+        """Returns the next token's id, None at the end.
+
+        Raises:
+            XTunerError: what went wrong.
+            queue.Empty: nothing came in time.
+        """
+        event = self._events.get(timeout=timeout)
+        if isinstance(event, BaseException):
+            raise event
+        return event
+
+    def __iter__(self) -> Iterator[int]:
+        while (event := self.next_event()) is not _FINISHED:
+            yield event
+
+
+class Engine:
+    """Runs the model in one thread and answers tickets together.
+
+    Args:
+        assistant: its model, tokenizer and template.
+        max_batch: rows at most.
+        max_queue: requests that may wait besides.
+        max_wait: seconds that a request waits at most before its first token is worked on.
+    """
+
+    def __init__(self, assistant: Assistant, max_batch: int = 8, max_queue: int = 32, max_wait: float = 30.0) -> None:
+        self.assistant = assistant
+        self.max_batch = max_batch
+        self.max_queue = max_queue
+        self.max_wait = max_wait
+        self._waiting: deque[Ticket] = deque()
+        self._rows = RowBatch(assistant.model)
+        self._running: list[Ticket] = []
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._loop, name="mg-llava-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can answer."""
+        return self._thread.is_alive() and not self._stopped
+
+    @property
+    def full(self) -> bool:
+        """Whether a request would be refused now."""
+        with self._lock:
+            self._drop_cancelled()
+            return len(self._waiting) >= self.max_queue
+
+    def load(self) -> dict[str, int]:
+        """Returns how many requests run and wait, and how many may."""
+        with self._lock:
+            return {
+                "running": len(self._running),
+                "waiting": len(self._waiting),
+                "max_batch": self.max_batch,
+                "max_queue": self.max_queue,
+            }
+
+    def submit(self, prompt: Prompt, sampling: Sampling) -> Ticket:
+        """Takes a request.
+
+        Raises:
+            Overloaded: the queue is full.
+            XTunerError: the prompt does not fit the model's context.
+        """
+        room = self.assistant.room(prompt)
+        ticket = Ticket(prompt, sampling if sampling.max_new_tokens <= room else _cut(sampling, room))
+        if sampling.seed is not None:
+            ticket.generator = torch.Generator(device=self.assistant.model.data_preprocessor.device)
+            ticket.generator.manual_seed(sampling.seed)
+        with self._work:
+            if self._stopped:
+                raise Overloaded("the server is stopping", waited=True)
+            self._drop_cancelled()
+            if len(self._waiting) >= self.max_queue:
+                raise Overloaded(
+                    f"{len(self._waiting)} requests wait already, the most that may: try again in a moment"
+                )
+            self._waiting.append(ticket)
+            self._work.notify()
+        return ticket
+
+    def close(self) -> None:
+        """Ends the thread; requests on their way get an error."""
+        with self._work:
+            self._stopped = True
+            self._work.notify()
+        self._thread.join(timeout=30)
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
+
+    def _loop(self) -> None:
+        while True:
+            with self._work:
+                while not (self._stopped or self._waiting or self._running):
+                    self._work.wait()
+                if self._stopped:
+                    break
+                joining = self._choose()
+            try:
+                with torch.inference_mode():
+                    self._turn(joining)
+            # whatever a request brings the model to must not end the server: those concerned are told
+            except Exception as error:
+                get_logger().exception("a batch failed")
+                self._fail([*self._running, *joining], XTunerError(f"the model failed: {error}"))
+        self._fail([*self._running, *self._waiting], Overloaded("the server is stopping", waited=True))
+
+    def _choose(self) -> list[Ticket]:
+        """Takes waiting requests that there is room for; those that waited too long are refused."""
+        self._drop_cancelled()
+        now = time.monotonic()
+        while self._waiting and now - self._waiting[0].taken_at > self.max_wait:
+            late = self._waiting.popleft()
+            late.put(Overloaded(f"the request waited {self.max_wait:.0f} s and more: the server is overloaded", True))
+        room = self.max_batch - len(self._running)
+        return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+
+    def _turn(self, joining: list[Ticket]) -> None:
+        """One token for every row; those that join read their prompt for it."""
+        if self._running:
+            self._rows.step([ticket.ids[-1] for ticket in self._running])
+        if joining:
+            self._rows.join(
+                collate_prompts([ticket.prompt for ticket in joining], self.assistant.tokenizer.pad_token_id)
+            )
+            with self._lock:
+                self._running += joining
+        tokens = self._rows.sample([(ticket.sampling, ticket.generator) for ticket in self._running])
+        stops = self.assistant.stop_ids()
+        for ticket, token in zip(self._running, tokens, strict=True):
+            self._take(ticket, token, stops)
+        kept = [row for row, ticket in enumerate(self._running) if not ticket.reason]
+        if len(kept) < len(self._running):
+            self._rows.keep(kept)
+            with self._lock:
+                self._running = [self._running[row] for row in kept]
+
+    def _take(self, ticket: Ticket, token: int, stops: list[int]) -> None:
+        if ticket.cancelled:
+            ticket.reason = "cancelled"
+        elif token in stops:
+            ticket.reason = "stop"
+        else:
+            ticket.ids.append(token)
+            ticket.put(token)
+            if len(ticket.ids) >= ticket.sampling.max_new_tokens:
+                ticket.reason = "length"
+        if ticket.reason:
+            ticket.put(_FINISHED)
+
+    def _fail(self, tickets: list[Ticket], error: XTunerError) -> None:
+        for ticket in tickets:
+            ticket.put(error)
+        self._rows = RowBatch(self.assistant.model)
+        with self._lock:
+            self._running = []
+
+
+def _cut(sampling: Sampling, room: int) -> Sampling:
+    return Sampling(room, sampling.temperature, sampling.top_p, sampling.stop, sampling.seed)

@@ -1,0 +1,268 @@
+"""The web page (Gradio): a picture with its boxes, chat, side by side, and which regions mattered."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from PIL import Image
+
+from mg_llava.boxes import PictureBoxes
+from mg_llava.chat import Detector
+from mg_llava.drawing import draw_boxes
+from mg_llava.explain import explain_boxes
+from mg_llava.images import num_frames, open_picture
+from mg_llava.prompts import Prompt, as_picture_boxes
+from mg_llava.serving.engine import Engine, Sampling
+from mg_llava.serving.settings import Limits
+from mg_llava.serving.text import TextAssembler
+from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.templates import Turn
+from xtuner.errors import XTunerError
+
+_CLEAN_SECONDS = 600
+_HEIGHT = 420
+"""Pixels, so that a tall picture is seen whole."""
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_CSS = "#drawn img {object-fit: contain} footer {visibility: hidden}"
+Turns = list[list[str]]
+"""Questions and answers of a conversation."""
+
+
+class Page:
+    """What the page's buttons do; nothing here knows of Gradio but that errors are shown by `gradio.Error`.
+
+    Args:
+        engine: answers.
+        limits: of the server.
+        detector: finds boxes; None = pictures have none but those that are typed.
+    """
+
+    def __init__(self, engine: Engine, limits: Limits, detector: Detector | None) -> None:
+        self.engine = engine
+        self.limits = limits
+        self.detector = detector
+
+    def show(self, path: str | None, typed: str, use_boxes: bool) -> tuple[Image.Image | None, str]:
+        """Returns the picture with its boxes drawn, if they are used, and a line about it."""
+        if not path:
+            return None, "no picture"
+        picture, found = self._open(path, typed, use_boxes)
+        notes = [f"{picture.width} x {picture.height} px", f"{0 if found is None else len(found.boxes)} boxes"]
+        if (frames := num_frames(path)) > 1:
+            notes.append(f"an animation of {frames} frames: the first is shown")
+        return (picture if found is None else draw_boxes(picture, found)), ", ".join(notes)
+
+    def answer(self, path: str | None, typed: str, use_boxes: bool, turns: Turns, question: str) -> Iterator[Turns]:
+        """Yields the conversation while the answer comes."""
+        prompt, _ = self._prompt(path, typed, use_boxes, turns, question)
+        for text in self._stream(prompt):
+            yield [*turns, [question, text]]
+
+    def compare(self, path: str | None, typed: str, question: str) -> Iterator[tuple[str, str]]:
+        """Yields the answers with and without objects while they come."""
+        streams = [self._stream(self._prompt(path, typed, boxes, [], question)[0]) for boxes in (True, False)]
+        texts = ["", ""]
+        for number, stream in enumerate(streams):
+            for text in stream:
+                texts[number] = text
+                yield texts[0], texts[1]
+
+    def explain(self, path: str | None, typed: str, question: str) -> tuple[str, Image.Image | None, list[list[Any]]]:
+        """Returns the answer, the picture with its boxes coloured, and a table of label and weight."""
+        prompt, found = self._prompt(path, typed, True, [], question)
+        answer = ""
+        for text in self._stream(prompt):
+            answer = text
+        if found is None or path is None or not answer:
+            raise XTunerError("there is nothing to explain: give a picture in which boxes are found, and a question.")
+        weights = explain_boxes(self.engine.assistant, prompt, answer)
+        picture, _ = self._open(path, typed, use_boxes=False)
+        rows = sorted(zip(found.labels, weights, strict=True), key=lambda row: -abs(row[1]))
+        return answer, draw_boxes(picture, found, weights), [[label, round(weight, 3)] for label, weight in rows]
+
+    def _open(self, path: str, typed: str, use_boxes: bool) -> tuple[Image.Image, PictureBoxes | None]:
+        assistant = self.engine.assistant
+        picture = open_picture(path, assistant.image_processor.apply_exif_orientation, self.limits.max_pixels)
+        if not use_boxes:
+            return picture, None
+        if typed.strip():
+            try:
+                found = as_picture_boxes(json.loads(typed))
+            except json.JSONDecodeError as error:
+                raise XTunerError(
+                    f"the boxes are no JSON: {error}. Expected [[x0, y0, x1, y1], ...] in pixels."
+                ) from error
+        else:
+            found = None if self.detector is None else self.detector([picture])[0]
+        return picture, None if found is None else assistant.boxes(*found, training=False)
+
+    def _prompt(
+        self, path: str | None, typed: str, use_boxes: bool, turns: Turns, question: str
+    ) -> tuple[Prompt, PictureBoxes | None]:
+        if not question.strip():
+            raise XTunerError("the question is empty: say something.")
+        if any(IMAGE_TOKEN in text for turn in [*turns, [question]] for text in turn):
+            raise XTunerError(f"the question holds {IMAGE_TOKEN}, which stands for a picture: upload one.")
+        asked = [Turn(words, answer) for words, answer in turns] + [Turn(question.strip())]
+        if not path:
+            return self.engine.assistant.prepare(asked), None
+        picture, found = self._open(path, typed, use_boxes)
+        asked[0] = Turn(f"{IMAGE_TOKEN}\n{asked[0].input}", asked[0].output)
+        return self.engine.assistant.prepare(asked, [picture], [found]), found
+
+    def _stream(self, prompt: Prompt) -> Iterator[str]:
+        stops = self.engine.assistant.template.stop_words
+        assembler = TextAssembler(self.engine.assistant.tokenizer, stops)
+        ticket = self.engine.submit(prompt, Sampling(self.limits.max_new_tokens))
+        try:
+            for token in ticket:
+                if assembler.add(token):
+                    yield assembler.text
+                if assembler.stopped:
+                    break
+            assembler.finish()
+            yield assembler.text
+        finally:
+            # also where the visitor closed the page
+            ticket.cancel()
+
+
+def add_page(
+    app: FastAPI, engine: Engine, limits: Limits, detector: Detector | None, examples: str | None = None
+) -> FastAPI:
+    """Returns the application with the page at ``/``.
+
+    Args:
+        app: with the endpoint.
+        engine, limits, detector: see `Page`.
+        examples: folder of pictures that visitors may try.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    uploads = tempfile.mkdtemp(prefix="mg_llava_page_")
+    os.environ["GRADIO_TEMP_DIR"] = uploads
+    atexit.register(shutil.rmtree, uploads, ignore_errors=True)
+    import gradio
+
+    blocks = _build(Page(engine, limits, detector), examples)
+    blocks.queue(max_size=limits.max_queue, default_concurrency_limit=limits.max_batch)
+    return gradio.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        max_file_size=limits.max_upload,
+        show_error=True,
+        css=_CSS,
+        allowed_paths=[examples] if examples else None,
+    )
+
+
+def _build(page: Page, examples: str | None) -> Any:
+    import gradio as gr
+
+    def shown(function: Any) -> Any:
+        """Turns our errors into a message on the page."""
+
+        def call(*values: Any) -> Any:
+            try:
+                return function(*values)
+            except (XTunerError, OSError) as error:
+                raise gr.Error(str(error), duration=None) from error
+
+        return call
+
+    def streamed(function: Any) -> Any:
+        def call(*values: Any) -> Any:
+            try:
+                yield from function(*values)
+            except (XTunerError, OSError) as error:
+                raise gr.Error(str(error), duration=None) from error
+
+        return call
+
+    # files of visitors go after ten minutes
+    with gr.Blocks(title="MG-LLaVA", delete_cache=(_CLEAN_SECONDS, _CLEAN_SECONDS)) as blocks:
+        turns = gr.State([])
+        gr.Markdown("# MG-LLaVA\nA picture in low and in high resolution, and its objects one by one.")
+        with gr.Row():
+            with gr.Column(scale=2):
+                # no mode: the file is not decoded before its size was looked at
+                picture = gr.Image(
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    label="Picture",
+                    elem_id="picture",
+                )
+                note = gr.Markdown("no picture", elem_id="note")
+                drawn = gr.Image(label="What the model is given", interactive=False, height=_HEIGHT, elem_id="drawn")
+                use_boxes = gr.Checkbox(True, label="Object tokens", elem_id="use_boxes")
+                typed = gr.Textbox(
+                    "",
+                    label="Boxes of your own: [[x0, y0, x1, y1], ...] in pixels (optional)",
+                    elem_id="typed",
+                    lines=1,
+                )
+                if examples:
+                    files = sorted(str(p) for p in Path(examples).iterdir() if p.suffix.lower() in _SUFFIXES)
+                    gr.Examples([[file] for file in files], inputs=[picture])
+            with gr.Column(scale=3):
+                with gr.Tab("Chat"):
+                    chat = gr.Chatbot(height=420, label="Chat", elem_id="chat")
+                    question = gr.Textbox(label="Question", placeholder="What is this?", elem_id="question")
+                    with gr.Row():
+                        send = gr.Button("Ask", variant="primary", elem_id="ask")
+                        stop = gr.Button("Stop", elem_id="stop")
+                        forget = gr.Button("Start anew", elem_id="reset")
+                with gr.Tab("With and without objects"):
+                    asked = gr.Textbox(label="Question", elem_id="question_both")
+                    both = gr.Button("Ask both", variant="primary", elem_id="ask_both")
+                    with gr.Row():
+                        with_objects = gr.Textbox(label="With objects", lines=6, elem_id="with_objects")
+                        without = gr.Textbox(label="Without objects", lines=6, elem_id="without_objects")
+                with gr.Tab("Which regions mattered"):
+                    why = gr.Textbox(label="Question", elem_id="question_why")
+                    explain = gr.Button("Ask and explain", variant="primary", elem_id="ask_why")
+                    because = gr.Textbox(label="Answer", elem_id="answer_why")
+                    regions = gr.Image(
+                        label="Red: for the answer, blue: against it",
+                        interactive=False,
+                        height=_HEIGHT,
+                        elem_id="regions",
+                    )
+                    table = gr.Dataframe(
+                        headers=["box", "log-probability"], label="Change when left out", elem_id="weights"
+                    )
+        given = [picture, typed]
+        gr.on([picture.change, typed.submit, use_boxes.change], shown(page.show), [*given, use_boxes], [drawn, note])
+
+        def say(path: str | None, own: str, boxes: bool, history: Turns, text: str) -> Any:
+            for now in page.answer(path, own, boxes, history, text):
+                yield now, _messages(now), ""
+
+        running = gr.on(
+            [send.click, question.submit],
+            streamed(say),
+            [*given, use_boxes, turns, question],
+            [turns, chat, question],
+        )
+        stop.click(None, cancels=[running])
+        gr.on([forget.click, picture.change], lambda: ([], []), None, [turns, chat])
+        gr.on([both.click, asked.submit], streamed(page.compare), [*given, asked], [with_objects, without])
+        gr.on([explain.click, why.submit], shown(page.explain), [*given, why], [because, regions, table])
+    return blocks
+
+
+def _messages(turns: Turns) -> list[dict[str, str]]:
+    return [
+        {"role": role, "content": words}
+        for turn in turns
+        for role, words in zip(("user", "assistant"), turn, strict=True)
+    ]

@@ -1,0 +1,68 @@
+"""Pictures of requests: data URLs, and remote ones where that is allowed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import urllib.error
+import urllib.request
+from typing import Any
+
+from PIL import Image
+
+from mg_llava.images import open_picture
+from mg_llava.serving.settings import Limits
+from xtuner.errors import XTunerError
+
+_FETCH_SECONDS = 10
+
+
+def read_picture_url(url: Any, limits: Limits, apply_exif_orientation: bool = False) -> Image.Image:
+    """Returns the picture of a ``data:image/...;base64,`` URL, or of a remote one.
+
+    Args:
+        url: of the picture.
+        limits: of the server.
+        apply_exif_orientation: see `open_picture`.
+
+    Raises:
+        XTunerError: no such URL, remote where that is off, not a picture, or too large.
+    """
+    if not isinstance(url, str):
+        raise XTunerError("an image part has no url: expected image_url with {'url': 'data:image/png;base64,...'}.")
+    if url.startswith("data:"):
+        content = _decode(url)
+    elif url.startswith(("http://", "https://")):
+        if not limits.allow_remote:
+            raise XTunerError(
+                "remote pictures are not fetched by this server: send the picture as a data URL "
+                "(data:image/png;base64,...), or start the server with --allow-remote."
+            )
+        content = _fetch(url, limits.max_upload)
+    else:
+        raise XTunerError(f"the picture's url begins with {url[:20]!r}: expected data:image/...;base64,...")
+    if not content:
+        raise XTunerError("the picture is empty, 0 bytes.")
+    return open_picture(io.BytesIO(content), apply_exif_orientation, limits.max_pixels)
+
+
+def _decode(url: str) -> bytes:
+    head, _, data = url.partition(",")
+    if not head.endswith(";base64"):
+        raise XTunerError("the picture's data URL is not base64: expected data:image/...;base64,...")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise XTunerError(f"the picture's data URL does not decode: {error}.") from error
+
+
+def _fetch(url: str, max_bytes: int) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=_FETCH_SECONDS) as answer:
+            content = answer.read(max_bytes + 1)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise XTunerError(f"the picture '{url}' cannot be fetched: {error}") from error
+    if len(content) > max_bytes:
+        raise XTunerError(f"the picture '{url}' is larger than {max_bytes / 1e6:.0f} MB.")
+    return content

@@ -1,0 +1,140 @@
+"""The processor: ids as in training, boxes in every form, templates as Jinja."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from PIL import Image
+
+from mg_llava.hf import MGLLaVAProcessor
+from mg_llava.hf.chat_template import to_jinja
+from mg_llava.prompts import as_picture_boxes
+from tests.mg_llava.hf.conftest import Exported
+from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.templates import TEMPLATES, PieceKind, PromptTemplate, Turn
+from xtuner.errors import XTunerError
+
+PICTURE = Image.new("RGB", (40, 30), (200, 30, 30))
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+IMAGE = {"type": "image", "image": PICTURE}
+
+
+def text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+class TestIds:
+    def test_messages_are_the_prompt_of_training(self, exported: Exported, processor: MGLLaVAProcessor) -> None:
+        turns = [Turn("<image>\nIs it red", "yes"), Turn("what")]
+        prompt = exported.assistant.prepare(turns, [PICTURE], [None])
+        messages = [user(IMAGE, text("Is it red")), {"role": "assistant", "content": "yes"}, user(text("what"))]
+        ids = processor.apply_chat_template(messages, tokenize=True)[0].tolist()
+        expected: list[int] = []
+        for token in prompt.input_ids:
+            expected += [processor.image_token_id] * 4 if token < 0 else [token]
+        assert ids == expected
+
+    def test_one_placeholder_per_image_token_and_box(self, processor: MGLLaVAProcessor) -> None:
+        boxes = [[[1, 1, 20, 20], [5, 5, 30, 25], [0, 0, 40, 30]], None]
+        batch = processor(images=[PICTURE, PICTURE], text=f"{IMAGE_TOKEN} {IMAGE_TOKEN} what", boxes=boxes)
+        assert int((batch["input_ids"] == processor.image_token_id).sum()) == 2 * 4 + 3
+        assert batch["box_counts"].tolist() == [3, 0] and batch["boxes"].shape == (3, 4)
+        assert batch["pixel_values"].shape == (2, 3, 64, 64) and batch["pixel_values"].dtype == torch.uint8
+
+    def test_padding_stands_on_the_left(self, processor: MGLLaVAProcessor) -> None:
+        batch = processor(text=["what", "Is it red dog"])
+        assert batch["attention_mask"][0].tolist() == [0, 0, 0, 1, 1]
+        assert batch["input_ids"][:, 0].tolist() == [processor.tokenizer.pad_token_id, processor.tokenizer.bos_token_id]
+
+    def test_boxes_keep_their_numbers_when_the_batch_is_cast(self, processor: MGLLaVAProcessor) -> None:
+        batch = processor(images=PICTURE, text=f"{IMAGE_TOKEN} what", boxes=[[3, 3, 37, 29]])
+        before = batch["boxes"].clone()
+        assert torch.equal(batch.to(dtype=torch.bfloat16)["boxes"], before)
+        assert batch["boxes"].dtype == torch.float32
+
+    def test_boxes_outside_the_picture_are_cut_or_left_out(self, processor: MGLLaVAProcessor) -> None:
+        boxes = [[-50, -50, 20, 20], [100, 100, 200, 200]]
+        batch = processor(images=PICTURE, text=f"{IMAGE_TOKEN} what", boxes=[boxes])
+        assert batch["box_counts"].tolist() == [1]
+        assert batch["boxes"].min() >= 0
+
+
+class TestMistakes:
+    def test_pictures(self, processor: MGLLaVAProcessor) -> None:
+        with pytest.raises(XTunerError, match="1 pictures are left over"):
+            processor(images=PICTURE, text="what")
+        with pytest.raises(XTunerError, match="1 times <image>, 0 pictures"):
+            processor(text=f"{IMAGE_TOKEN} what")
+        with pytest.raises(XTunerError, match="got no text"):
+            processor(images=PICTURE)
+
+    @pytest.mark.parametrize(
+        ("messages", "message"),
+        [
+            ([], "no message of the user"),
+            ([{"role": "tool", "content": "x"}], "has the role 'tool'"),
+            ([{"role": "assistant", "content": "x"}], "an answer without a question"),
+            ([{"role": "user", "content": 3}], "'content' is int"),
+            ([user({"type": "video"})], "a part of type 'video'"),
+            ([user({"type": "image"})], "expected one of image, url"),
+            ([user(text(f"a {IMAGE_TOKEN} b"))], "send it as an image part"),
+            ([{"role": "system", "content": [IMAGE]}], "only messages of the user"),
+            ([user(text("a")), {"role": "assistant", "content": "b"}], "end with an answer"),
+        ],
+    )
+    def test_messages(self, processor: MGLLaVAProcessor, messages: Any, message: str) -> None:
+        with pytest.raises(XTunerError, match=message):
+            processor.apply_chat_template(messages, tokenize=True)
+
+    @pytest.mark.parametrize("boxes", [[[1, 2, 3]], {"boxes": [[1, 2, 3, 4]], "labels": ["a", "b"]}, {"x": 1}, "boxes"])
+    def test_boxes(self, processor: MGLLaVAProcessor, boxes: Any) -> None:
+        with pytest.raises(XTunerError, match="boxes cannot be read"):
+            as_picture_boxes(boxes)
+
+
+def test_boxes_without_labels_are_different_things() -> None:
+    found = as_picture_boxes(np.array([[0, 0, 9, 9], [0, 0, 9, 9]]))
+    assert found is not None and len(set(found.labels)) == 2
+
+
+class TestChatTemplate:
+    """The Jinja text equals the pieces that training tokenises, special tokens written out."""
+
+    def rendered(self, template: PromptTemplate, turns: list[Turn]) -> str:
+        words = {PieceKind.BOS: "<s>", PieceKind.EOS: "</s>", PieceKind.IMAGE: IMAGE_TOKEN}
+        pieces = template.render(turns, add_generation_prompt=turns[-1].output is None)
+        return "".join(words.get(piece.kind, piece.text) for piece in pieces)
+
+    @pytest.mark.parametrize("template", TEMPLATES.values(), ids=lambda template: template.name)
+    def test_equals_render(self, template: PromptTemplate) -> None:
+        jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+            to_jinja(template, "<s>", "</s>")
+        )
+        messages: list[dict[str, Any]] = [
+            {"role": "system", "content": "Be brief."},
+            user({"type": "image"}, text("Is it red")),
+            {"role": "assistant", "content": "yes"},
+            user(text("what")),
+        ]
+        turns = [Turn(f"{IMAGE_TOKEN}\nIs it red", "yes", "Be brief."), Turn("what")]
+        assert jinja.render(messages=messages) == self.rendered(template, turns)
+        assert jinja.render(messages=messages[1:2]) == self.rendered(template, [Turn(f"{IMAGE_TOKEN}\nIs it red")])
+
+    def test_of_the_folder(self, exported: Exported, processor: MGLLaVAProcessor) -> None:
+        messages = [user(IMAGE, text("Is it red"))]
+        text_of = processor.apply_chat_template(messages)
+        assert text_of == "<s>USER: <image>\nIs it red ASSISTANT:"
+        assert (exported.folder / "chat_template.jinja").is_file()
+        continued = processor.apply_chat_template(
+            [*messages, {"role": "assistant", "content": "It"}], continue_final_message=True
+        )
+        assert continued == text_of + "It"

@@ -1,0 +1,195 @@
+"""Rows of one batch answer as each would alone; they join, leave, are refused, and fail alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from mg_llava.assistant import Assistant
+from mg_llava.prompts import Prompt, as_picture_boxes
+from mg_llava.serving.batch import RowBatch, _nucleus
+from mg_llava.serving.engine import Engine, Overloaded, Sampling
+from mg_llava.serving.text import TextAssembler
+from tests.mg_llava.serving.conftest import noise
+from xtuner.data.templates import Turn
+from xtuner.errors import XTunerError
+
+BOXES = as_picture_boxes([[2, 3, 20, 25], [10, 5, 38, 28]])
+
+
+def prompts(assistant: Assistant) -> list[Prompt]:
+    return [
+        assistant.prepare([Turn("<image>\nIs it red")], [noise(0)], [BOXES]),
+        assistant.prepare([Turn("what")]),
+        assistant.prepare([Turn("<image>\n<image>\nIs it blue dog")], [noise(1), noise(2)], [None, BOXES]),
+        assistant.prepare([Turn("dog cat dog cat dog")]),
+    ]
+
+
+@pytest.fixture
+def engine(assistant: Assistant) -> Iterator[Engine]:
+    engine = Engine(assistant, max_batch=3, max_queue=4, max_wait=20)
+    yield engine
+    engine.close()
+
+
+def alone(assistant: Assistant, prompt: Prompt, count: int) -> list[int]:
+    batch = {"input_ids": torch.tensor([prompt.input_ids]), "pixel_values": prompt.pixel_values, "boxes": prompt.boxes}
+    ids = assistant.model.generate(**batch, **assistant.greedy(count))[0].tolist()
+    stops = assistant.stop_ids()
+    return ids[: next((place for place, token in enumerate(ids) if token in stops), len(ids))]
+
+
+class TestAnswers:
+    def test_together_as_alone(self, assistant: Assistant, engine: Engine) -> None:
+        """Four requests in three places, of other lengths: the fourth joins when one has left."""
+        wanted = [3, 9, 6, 12]
+        tickets = [engine.submit(p, Sampling(n)) for p, n in zip(prompts(assistant), wanted, strict=True)]
+        for ticket, prompt, count in zip(tickets, prompts(assistant), wanted, strict=True):
+            assert list(ticket) == alone(assistant, prompt, count)
+            assert ticket.reason in ("stop", "length")
+        assert engine.load()["running"] == 0 and len(engine._rows) == 0
+
+    def test_one_that_joins_in_the_middle_changes_nothing(self, assistant: Assistant) -> None:
+        """By hand, so that the moment is certain: two rows make three tokens, then a longer and a shorter one join."""
+        rows, all_prompts = RowBatch(assistant.model), prompts(assistant)
+        from mg_llava.assistant import collate_prompts
+
+        answers: list[list[int]] = [[], [], [], []]
+        sampling = (Sampling(), None)
+        with torch.inference_mode():
+            rows.join(collate_prompts(all_prompts[1:3], 0))
+            order = [1, 2]
+            for step in range(8):
+                for number, token in zip(order, rows.sample([sampling] * len(order)), strict=True):
+                    answers[number].append(token)
+                if step == 5:
+                    rows.keep([0, 2, 3])
+                    order = [order[0], *order[2:]]
+                rows.step([answers[number][-1] for number in order])
+                if step == 2:
+                    rows.join(collate_prompts([all_prompts[0], all_prompts[3]], 0))
+                    order += [0, 3]
+        for number in (0, 1, 3):
+            batch = {"input_ids": torch.tensor([all_prompts[number].input_ids])}
+            batch |= {"pixel_values": all_prompts[number].pixel_values, "boxes": all_prompts[number].boxes}
+            expected = assistant.model.generate(**batch, max_new_tokens=8, do_sample=False, eos_token_id=None)
+            assert answers[number] == expected[0, : len(answers[number])].tolist()
+
+    def test_draws_repeat_with_a_seed(self, assistant: Assistant, engine: Engine) -> None:
+        prompt = prompts(assistant)[0]
+
+        def draw(seed: int) -> list[int]:
+            return list(engine.submit(prompt, Sampling(12, temperature=2.0, seed=seed)))
+
+        assert draw(1) == draw(1)
+        assert len({tuple(draw(seed)) for seed in range(4)}) > 1
+
+    def test_nucleus(self) -> None:
+        probabilities = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.4, 0.3, 0.2, 0.1]])
+        kept = _nucleus(probabilities, torch.tensor([[0.7], [0.0001]]))
+        assert (kept > 0).tolist() == [[False, True, False, True], [True, False, False, False]]
+
+
+class TestOverload:
+    def test_a_full_queue_refuses_at_once(self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(assistant, "stop_ids", lambda: [])
+        engine = Engine(assistant, max_batch=1, max_queue=2)
+        prompt = prompts(assistant)[1]
+        tickets = [engine.submit(prompt, Sampling(200))]
+        tickets[0].next_event(10)
+        tickets += [engine.submit(prompt, Sampling(5)) for _ in range(2)]
+        assert engine.full
+        with pytest.raises(Overloaded, match="2 requests wait already") as error:
+            engine.submit(prompt, Sampling(5))
+        assert not error.value.waited
+        # one that goes away makes room, waiting or running
+        tickets[1].cancel()
+        tickets.append(engine.submit(prompt, Sampling(5)))
+        tickets[0].cancel()
+        assert len(list(tickets[2])) == 5 and len(list(tickets[3])) == 5
+        assert tickets[0].reason == "cancelled" and len(tickets[0].ids) < 200
+        engine.close()
+
+    def test_one_that_waited_too_long_is_refused(self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(assistant, "stop_ids", lambda: [])
+        engine = Engine(assistant, max_batch=1, max_queue=2, max_wait=0.05)
+        first = engine.submit(prompts(assistant)[1], Sampling(150))
+        first.next_event(10)
+        late = engine.submit(prompts(assistant)[1], Sampling(5))
+        with pytest.raises(Overloaded, match="waited") as error:
+            list(late)
+        assert error.value.waited
+        first.cancel()
+        engine.close()
+
+    def test_after_the_end(self, assistant: Assistant) -> None:
+        engine = Engine(assistant)
+        engine.close()
+        assert not engine.healthy
+        with pytest.raises(Overloaded, match="stopping"):
+            engine.submit(prompts(assistant)[1], Sampling(5))
+
+
+class TestFailure:
+    def test_those_concerned_are_told_and_the_next_is_answered(
+        self, assistant: Assistant, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prompt = prompts(assistant)[1]
+
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("out of memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(assistant.model, "embed", fail)
+            with pytest.raises(XTunerError, match="the model failed: out of memory"):
+                list(engine.submit(prompt, Sampling(5)))
+        assert list(engine.submit(prompt, Sampling(5))) == alone(assistant, prompt, 5)
+
+    def test_a_prompt_beyond_the_context(self, assistant: Assistant, engine: Engine) -> None:
+        with pytest.raises(XTunerError, match="too many"):
+            engine.submit(assistant.prepare([Turn("what " * 600)]), Sampling(5))
+        near = assistant.prepare([Turn("what " * 500)])
+        assert engine.submit(near, Sampling(500)).sampling.max_new_tokens == 512 - len(near.input_ids)
+
+
+def test_many_threads(assistant: Assistant) -> None:
+    engine = Engine(assistant, max_batch=4, max_queue=100)
+    prompt = prompts(assistant)[0]
+    expected, found = alone(assistant, prompt, 6), []
+
+    def ask() -> None:
+        found.append(list(engine.submit(prompt, Sampling(6))))
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == [expected] * 12
+    deadline = time.monotonic() + 5
+    while engine.load()["running"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert engine.load()["running"] == 0
+    engine.close()
+
+
+class TestText:
+    def pieces(self, assistant: Assistant, words: str, *stops: str) -> tuple[list[str], TextAssembler]:
+        assembler = TextAssembler(assistant.tokenizer, stops)
+        found = [assembler.add(token) for token in assistant.tokenizer(words, add_special_tokens=False)["input_ids"]]
+        return [*found, assembler.finish()], assembler
+
+    def test_pieces_are_the_text(self, assistant: Assistant) -> None:
+        found, assembler = self.pieces(assistant, "red dog yes what A B C D red blue no it Is")
+        assert "".join(found) == assembler.text == "red dog yes what A B C D red blue no it Is"
+
+    def test_a_stop_text_ends_it_and_is_held_back(self, assistant: Assistant) -> None:
+        found, assembler = self.pieces(assistant, "red dog yes what", "yes what")
+        assert "".join(found) == "red dog " and assembler.stopped
+        found, assembler = self.pieces(assistant, "red dog yes it", "yes what")
+        assert "".join(found) == "red dog yes it" and found[2] == " "

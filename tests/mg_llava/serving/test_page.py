@@ -1,0 +1,167 @@
+"""The page in a real headless Chromium: upload, boxes drawn, an answer that comes; and what its buttons do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mg_llava.assistant import Assistant
+from mg_llava.serving.engine import Engine
+from mg_llava.serving.settings import Limits
+from tests.mg_llava.serving.conftest import found_cup, noise, serve
+from xtuner.errors import XTunerError
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[serve]'")
+from mg_llava.serving.page import Page  # noqa: E402
+
+LIMITS = Limits(max_new_tokens=6, max_pixels=1_000_000)
+BOX = "[[2, 3, 20, 25]]"
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "noise.png"
+    noise().save(path)
+    return str(path)
+
+
+@pytest.fixture
+def page(assistant: Assistant) -> Iterator[Page]:
+    engine = Engine(assistant)
+    yield Page(engine, LIMITS, found_cup)
+    engine.close()
+
+
+class TestButtons:
+    def test_boxes_are_found_drawn_and_counted(self, page: Page, picture: str) -> None:
+        drawn, note = page.show(picture, "", True)
+        assert drawn is not None and max(drawn.size) >= 640 and note == "40 x 30 px, 1 boxes"
+        assert page.show(picture, "[[1, 1, 9, 9], [2, 2, 30, 20]]", True)[1] == "40 x 30 px, 2 boxes"
+        assert page.show(picture, "", False)[1] == "40 x 30 px, 0 boxes"
+        assert page.show(None, "", True) == (None, "no picture")
+
+    def test_answers_stream_and_go_on(self, page: Page, picture: str) -> None:
+        *_, turns = page.answer(picture, "", True, [], "Is it red")
+        assert turns[0][0] == "Is it red" and turns[0][1]
+        *_, turns = page.answer(picture, "", True, turns, "what")
+        assert len(turns) == 2 and turns[1][1]
+
+    def test_with_and_without_objects(self, page: Page, picture: str) -> None:
+        *_, (with_objects, without) = page.compare(picture, "", "Is it red")
+        *_, expected = page.answer(picture, "", False, [], "Is it red")
+        assert with_objects and without == expected[0][1]
+
+    def test_regions(self, page: Page, picture: str) -> None:
+        answer, drawn, rows = page.explain(picture, "", "Is it red")
+        assert answer and drawn is not None and [label for label, _ in rows] == ["cup"]
+
+    @pytest.mark.parametrize(
+        ("path", "typed", "question", "message"),
+        [
+            (None, "", " ", "the question is empty"),
+            (None, "", "a <image>", "upload one"),
+            ("picture", "[[1, 2", "what", "the boxes are no JSON"),
+            ("picture", "[[1, 2]]", "what", "boxes cannot be read"),
+            ("bomb", "", "what", "50.0 megapixels"),
+            ("empty", "", "what", "0 bytes"),
+        ],
+    )
+    def test_mistakes(
+        self, page: Page, picture: str, tmp_path: Path, path: str | None, typed: str, question: str, message: str
+    ) -> None:
+        Image.new("1", (10_000, 5_000)).save(tmp_path / "bomb.png")
+        (tmp_path / "empty.png").touch()
+        files = {"picture": picture, "bomb": str(tmp_path / "bomb.png"), "empty": str(tmp_path / "empty.png")}
+        with pytest.raises(XTunerError, match=message):
+            list(page.answer(files.get(path or ""), typed, True, [], question))
+
+
+def browser() -> Any:
+    """A headless Chromium, or a skip that says what is missing."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed: pip install '.[serve]'")
+    if importlib.util.find_spec("selenium") is None:
+        pytest.skip("selenium is not installed: pip install selenium")
+    chrome, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chrome is None or driver is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chrome
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1100"):
+        options.add_argument(argument)
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+
+@pytest.mark.slow
+def test_in_a_browser(assistant: Assistant, picture: str, tmp_path: Path) -> None:
+    """Screenshots go to the folder PAGE_SHOTS where that is set."""
+    driver = browser()
+    from mg_llava.serving.app import make_app
+    from mg_llava.serving.page import add_page
+
+    shots = Path(os.environ.get("PAGE_SHOTS", tmp_path))
+    try:
+        with serve(make_app(assistant, LIMITS, "tiny", found_cup, add_page)) as url:
+            driver.get(url)
+
+            def find(css: str) -> Any:
+                return _until(lambda: driver.find_element("css selector", css))
+
+            find("#picture input[type=file]").send_keys(picture)
+            _until(lambda: find("#note").text == "40 x 30 px, 1 boxes")
+            assert _until(lambda: driver.find_element("css selector", "#drawn img").get_attribute("src"))
+            find("#question textarea").send_keys("Is it red")
+            find("#ask").click()
+            answer = _until(lambda: driver.find_element("css selector", "#chat .bot").text.strip())
+            assert answer
+            driver.save_screenshot(str(shots / "chat.png"))
+            # boxes off and on again, and a second turn
+            find("#use_boxes input").click()
+            _until(lambda: find("#note").text == "40 x 30 px, 0 boxes")
+            find("#question textarea").send_keys("what")
+            find("#ask").click()
+            _until(lambda: len(driver.find_elements("css selector", "#chat .bot")) >= 2)
+            _tab(driver, "With and without objects")
+            find("#question_both textarea").send_keys("Is it red")
+            find("#ask_both").click()
+            _until(lambda: find("#without_objects textarea").get_attribute("value"))
+            driver.save_screenshot(str(shots / "both.png"))
+            _tab(driver, "Which regions mattered")
+            find("#question_why textarea").send_keys("Is it red")
+            find("#ask_why").click()
+            _until(lambda: driver.find_element("css selector", "#regions img").get_attribute("src"))
+            driver.save_screenshot(str(shots / "regions.png"))
+    finally:
+        driver.quit()
+
+
+def _tab(driver: Any, name: str) -> None:
+    tabs = driver.find_elements("css selector", "button[role=tab]")
+    next(tab for tab in tabs if tab.text == name).click()
+
+
+def _until(condition: Any, seconds: float = 60) -> Any:
+    """Waits for something true; errors while the page is being built count as not yet."""
+    from selenium.common.exceptions import WebDriverException
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if value := condition():
+                return value
+            error: Exception | None = None
+        except WebDriverException as found:
+            error = found
+        if time.monotonic() > deadline:
+            raise AssertionError("the page did not come to it in time") from error
+        time.sleep(0.1)

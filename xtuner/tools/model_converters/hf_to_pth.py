@@ -1,0 +1,52 @@
+"""``xtuner convert hf_to_pth FOLDER SAVE_PATH``: the trained parts of an exported folder back to one file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from xtuner.errors import XTunerError
+
+HELP = "an exported folder back to a checkpoint that training and test read"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``xtuner convert hf_to_pth``."""
+    parser.add_argument("folder", help="folder of `xtuner convert pth_to_hf`")
+    parser.add_argument("save_path", help=".pth or .safetensors file, or a new folder for shards")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        metavar="PART",
+        help="parts to write, 'all' for every one (default: those that were trained)",
+    )
+    parser.add_argument(
+        "--layout", choices=("ours", "original"), default="ours", help="names of the weights (default: ours)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Converts; returns the exit code."""
+    from xtuner.log import get_logger
+    from xtuner.model.weight_files import open_weights
+    from xtuner.tools.exported import family_of
+    from xtuner.tools.model_converters.pth_to_hf import write_weights
+
+    folder = Path(args.folder)
+    family = family_of(folder)
+    weights = open_weights(folder)
+    present = sorted({name.split(".")[0] for name in weights})
+    source = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("source", {})
+    parts = args.parts or source.get("trained_parts") or ["all"]
+    unknown = [part for part in parts if part not in (*present, "all")]
+    if args.parts and unknown:
+        raise XTunerError(f"'{folder}' has no part '{unknown[0]}': expected some of {', '.join(present)}, or all.")
+    if "all" in parts:
+        parts = present
+    chosen = {name: weight for name, weight in weights.items() if name.split(".")[0] in parts}
+    if args.layout == "original":
+        chosen = family.to_published_names(chosen)
+    target = write_weights(args.save_path, ((name, weight.load()) for name, weight in chosen.items()))
+    get_logger().info("%s: %d weights of %s", target, len(chosen), ", ".join(part for part in parts if part in present))
+    return 0

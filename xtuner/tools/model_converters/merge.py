@@ -1,0 +1,111 @@
+"""``xtuner convert merge BASE ADAPTER SAVE_PATH``: adapters (LoRA) added to the weights that they belong to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import XTunerError
+
+HELP = "a model folder and adapters as peft saves them to one model folder"
+_ADAPTER = "adapter_config.json"
+_DEFAULT_PART = "llm"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``xtuner convert merge``."""
+    parser.add_argument("base", help="an exported folder, or a language model's folder")
+    parser.add_argument(
+        "adapter",
+        help="folder as peft saves it, of the language model; or one with such a folder per part (llm, "
+        "low_res_encoder)",
+    )
+    parser.add_argument("save_path", help="new folder")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of each file (default: 5GB)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Merges; returns the exit code."""
+    from xtuner.tools.model_converters.split import copy_with_weights, parse_size
+
+    size = parse_size(args.max_shard_size)
+    base, adapters = Path(args.base), adapters_in(Path(args.adapter))
+    if not (base / "config.json").is_file():
+        what = "is an adapter itself" if (base / _ADAPTER).is_file() else "has no config.json"
+        raise XTunerError(f"the base '{base}' {what}: give the folder of the whole model that the adapter belongs to.")
+    model, exported = _load_base(base)
+    for part, folder in adapters.items():
+        if exported:
+            setattr(model, part, _merged(_part(model, part, base), folder))
+        elif part == _DEFAULT_PART:
+            model = _merged(model, folder)
+        else:
+            raise XTunerError(
+                f"'{base}' is a language model, the adapter '{folder}' is for {part}: give an exported folder."
+            )
+    copy_with_weights(base, Path(args.save_path), _weights(model), size)
+    return 0
+
+
+def adapters_in(folder: Path) -> dict[str, Path]:
+    """Returns the folder of each part's adapter.
+
+    Raises:
+        XTunerError: there is none, or one lacks its weights.
+    """
+    if (folder / _ADAPTER).is_file():
+        found = {_DEFAULT_PART: folder}
+    else:
+        found = {file.parent.name: file.parent for file in sorted(folder.glob(f"*/{_ADAPTER}"))}
+    if not found:
+        raise XTunerError(f"'{folder}' is no adapter: expected {_ADAPTER} there, or in a folder per part below it.")
+    for path in found.values():
+        if not any((path / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
+            raise XTunerError(f"'{path}' lacks adapter_model.safetensors: copy the whole folder.")
+    return found
+
+
+def _load_base(base: Path) -> tuple[Any, bool]:
+    """Returns the model of a folder, and whether it is an exported one."""
+    from transformers import AutoModelForCausalLM
+
+    from xtuner.tools.exported import family_of, is_exported
+
+    if is_exported(base):
+        return family_of(base).load_model(base), True
+    try:
+        return AutoModelForCausalLM.from_pretrained(base, dtype="auto"), False
+    except (OSError, ValueError) as error:
+        raise XTunerError(f"the base '{base}' cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _part(model: Any, name: str, base: Path) -> Any:
+    part = getattr(model, name, None)
+    if part is None:
+        raise XTunerError(f"'{base}' has no part '{name}', which the adapter is for: give the model it was trained on.")
+    return part
+
+
+def _merged(part: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(part, str(folder)).merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, KeyError) as error:
+        values = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        raise XTunerError(
+            f"the adapter '{folder}' (made for '{values.get('base_model_name_or_path')}', targets "
+            f"{values.get('target_modules')}) does not fit the base: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _weights(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yields each weight once: of tied ones the first."""
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen or not tensor.numel():
+            seen.add(tensor.data_ptr())
+            yield name, tensor
