@@ -82,15 +82,19 @@ def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def load_pickle(path: str | Path) -> Any:
-    """``torch.load`` onto the CPU that refuses everything but tensors and plain values; tensors are mapped, not read,
-    where the file's format allows it.
+def load_pickle(path: str | Path, mapped: bool = False) -> Any:
+    """``torch.load`` onto the CPU that refuses everything but tensors and plain values.
+
+    Args:
+        path: the file.
+        mapped: map tensors instead of reading them, where the file's format allows it. They lie at odd addresses then,
+            where CPU kernels round differently: to be copied, not to be computed with.
 
     Raises:
         XTunerError: the file would run code when loaded, or is damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _can_be_mapped(path))
     except pickle.UnpicklingError as error:
         raise XTunerError(
             f"'{path}' is refused: it holds more than tensors ({_what_else(path)}), and loading such a file runs "
@@ -130,7 +134,7 @@ def _held(tensor: torch.Tensor) -> Weight:
 def _open_file(path: Path) -> dict[str, Weight]:
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
-    content = load_pickle(path)
+    content = load_pickle(path, mapped=True)
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
