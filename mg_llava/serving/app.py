@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,6 +47,10 @@ def make_app(
     return app if add_page is None else add_page(app, engine, limits, detector)
 
 
+_DROPPED = 4
+"""A body that is refused is read to its end, but for no more than so many times the limit."""
+
+
 class UploadLimit:
     """Refuses bodies of more than `max_bytes`, also those that do not say how long they are.
 
@@ -67,7 +70,7 @@ class UploadLimit:
             return
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if lengths and lengths[0].isdigit() and int(lengths[0]) > self.max_bytes:
-            await self._refuse(send)
+            await self._refuse(receive, send)
             return
         read = 0
         refused = False
@@ -84,9 +87,16 @@ class UploadLimit:
         with contextlib.suppress(_TooLargeError):
             await self.app(scope, counted, send)
         if refused:
-            await self._refuse(send)
+            await self._refuse(receive, send)
 
-    async def _refuse(self, send: Callable[[Any], Awaitable[None]]) -> None:
+    async def _refuse(self, receive: Receive, send: Send) -> None:
+        # a client that is still sending when the connection closes sees a reset instead of the answer
+        left = _DROPPED * self.max_bytes
+        while left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
         text = f"the request is larger than {self.max_bytes / 1e6:.0f} MB: send a smaller picture."
         error = {"message": text, "type": "invalid_request_error", "param": None, "code": None}
         body = json.dumps({"error": error}).encode()
