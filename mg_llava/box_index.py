@@ -29,7 +29,7 @@ from xtuner.data.progress import FileProgress
 from xtuner.data.records import read_keyed_records
 from xtuner.errors import XTunerError
 
-_VERSION = 1
+_VERSION = 2
 _BATCH = 1000
 SCHEMA = pa.schema(
     {

@@ -84,6 +84,8 @@ def _parse_boxes(value: Mapping[str, Any], where: str) -> PictureBoxes:
     count = len(value["boxes"])
     if boxes.shape not in ((count, 4), (0,)):
         raise XTunerError(f"{where}: 'boxes' has the shape {boxes.shape}, expected [x0, y0, x1, y1] in pixels each.")
+    if not np.isfinite(scores).all():
+        raise XTunerError(f"{where}: a score is NaN or infinite; expected numbers, by which boxes are chosen.")
     if scores.shape != (count,) or len(value["labels"]) != count:
         raise XTunerError(
             f"{where}: {count} boxes, {len(value['labels'])} labels, {len(value['scores'])} scores; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,21 +11,24 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from rich.progress import track
 
+from mg_llava.box_records import BoxRecord
 from mg_llava.box_store import BoxStore, no_match_message, other_size_message
 from mg_llava.boxes import clip_boxes, valid_boxes
 from mg_llava.images import open_picture
 from mg_llava.prepared_sources import PreparedSources, make_samples
-from mg_llava.sources import read_sources
+from mg_llava.sources import DataSource, read_sources
 from xtuner.data.conversations import iter_conversations
 from xtuner.data.picture_files import PictureFiles, picture_files
 from xtuner.data.templates import get_template
-from xtuner.errors import SampleError, XTunerError
+from xtuner.errors import ProblemsError, SampleError, XTunerError
 from xtuner.log import console, get_logger
 from xtuner.registry import build
 
 _THREADS = min(8, os.cpu_count() or 1)
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,39 @@ def check_training_data(node: Mapping[str, Any]) -> list[str]:
         if source.box_json_path is not None:
             _check_boxes(uses, sizes, source.box_json_path, problems)
     return list(dict.fromkeys(problems))
+
+
+def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> ProblemsError:
+    """Returns `error` with everything else for which a training on `sources` would not start.
+
+    The first fault found ends the preparing: without this the next one would only show at the next start. Pictures
+    are looked for, not decoded. The first ten of a kind are named.
+    """
+    problems: list[str] = []
+    for source in sources:
+        if source.data_path is None:
+            continue
+        uses = list(_uses_of_file(source.data_path, problems))
+        files = _try("pictures", partial(picture_files, source.image_folder or ""), problems) if uses else None
+        if files is not None:
+            users = {use.path: use.sample_id for use in reversed(uses)}
+            missing = files.missing(pa.array(users, pa.string()))
+            problems += [f"missing picture: '{path}' (sample '{users[path]}') does not exist" for path in missing]
+        if source.box_json_path is not None:
+            for _ in _records_of(uses, source.box_json_path, problems):
+                pass
+    problems = list(dict.fromkeys(problems))
+    if not problems:
+        return ProblemsError(error.what, error.problems)
+    seen: Counter[str] = Counter()
+    shown = []
+    for problem in problems:
+        kind = problem.partition(": ")[0]
+        seen[kind] += 1
+        if seen[kind] <= _SHOWN:
+            shown.append(problem)
+    more = "" if len(shown) == len(problems) else f" ({len(problems):,} in all; `xtuner check-dataset` shows them)"
+    return ProblemsError(f"the training data{more}", shown)
 
 
 def _open_prepared(node: Mapping[str, Any], sources: Any, tokenizer: Any, processor: Any) -> PreparedSources:
@@ -138,11 +175,24 @@ def _decode(files: PictureFiles, path: str, turn: bool) -> tuple[int, int] | str
 def _check_boxes(
     uses: Sequence[_Use], sizes: Mapping[str, tuple[int, int]], box_path: str, problems: list[str]
 ) -> None:
+    seen = set()
+    for use, record in _records_of(uses, box_path, problems):
+        if (record.where, use.path) in seen:
+            continue
+        seen.add((record.where, use.path))
+        size = sizes.get(use.path)
+        problems += _box_faults(record.where, record.found.boxes, size)
+        if size is not None and record.size is not None and record.size != size:
+            problems.append(f"boxes of another size: {other_size_message(use.path, size, record.size, record.where)}")
+
+
+def _records_of(uses: Sequence[_Use], box_path: str, problems: list[str]) -> Iterator[tuple[_Use, BoxRecord]]:
+    """Yields the box records of the pictures; malformed and ambiguous ones, and a foreign file, become problems."""
     store = _try("box file", lambda: BoxStore(box_path, check=False), problems)
     if store is None:
         return
     problems += [f"malformed box record: {problem}" for problem in store.problems]
-    without, seen = 0, set()
+    without = 0
     for use in uses:
         try:
             record = store.find(use.path, use.sample_id, use.num_images)
@@ -150,13 +200,8 @@ def _check_boxes(
             problems.append(f"ambiguous boxes: sample '{use.sample_id}': {error}")
             continue
         without += record is None
-        if record is None or (record.where, use.path) in seen:
-            continue
-        seen.add((record.where, use.path))
-        size = sizes.get(use.path)
-        problems += _box_faults(record.where, record.found.boxes, size)
-        if size is not None and record.size is not None and record.size != size:
-            problems.append(f"boxes of another size: {other_size_message(use.path, size, record.size, record.where)}")
+        if record is not None:
+            yield use, record
     if uses and without == len(uses):
         problems.append(f"boxes without pictures: {no_match_message(box_path, len(uses))}")
     elif without:

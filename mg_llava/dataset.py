@@ -13,7 +13,7 @@ from PIL import Image
 from mg_llava.box_columns import PreparedBoxes, object_room, read_boxes
 from mg_llava.box_store import other_size_message
 from mg_llava.boxes import BoxSelection, PictureBoxes, drop_lowest
-from mg_llava.data_check import check_training_data
+from mg_llava.data_check import check_training_data, with_other_problems
 from mg_llava.drawing import draw_boxes
 from mg_llava.prepared_sources import PreparedSources, make_samples, prepare_sources
 from mg_llava.preprocess import ImageProcessor
@@ -22,7 +22,7 @@ from xtuner.data.bad_samples import BadSample, Replacements
 from xtuner.data.collate import collate
 from xtuner.data.picture_files import PictureFiles
 from xtuner.data.prepared import PreparedRow
-from xtuner.errors import SampleError, XTunerError
+from xtuner.errors import ProblemsError, SampleError, XTunerError
 from xtuner.log import get_logger
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
     Raises:
         XTunerError: a file is missing, malformed or prepared with other settings, the box file knows none of the
             pictures, or no sample is left.
-        ProblemsError: faulty records or missing pictures.
+        ProblemsError: faulty records or boxes, or missing pictures: all of them in one message.
     """
 
     def __init__(
@@ -106,8 +106,11 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         )
         self.tokenizer, self.image_processor = self.maker.tokenizer, self.maker.processor
         sources = read_sources(data_path, image_folder, box_json_path, prompt_template)
-        self.samples = PreparedSources(sources, self.maker, offline_processed_text_folder)
-        self.samples.check_pictures()
+        try:
+            self.samples = PreparedSources(sources, self.maker, offline_processed_text_folder)
+            self.samples.check_pictures()
+        except ProblemsError as error:
+            raise with_other_problems(error, sources) from error
         self.lengths, self.modality = self.samples.tokens, self.samples.num_images > 0
         self.source_of = self.samples.source_of
         self.source_names = [str(source.name) for source in sources]

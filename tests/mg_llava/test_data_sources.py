@@ -130,7 +130,7 @@ class TestPictures:
             patch.setattr("mg_llava.prepared_sources._check_all", None)
             MGLLaVADataset(**node)
         (tmp_path / "c.png").unlink()
-        with pytest.raises(XTunerError, match="1 of 3 pictures missing"):
+        with pytest.raises(XTunerError, match="missing picture: 'c.png'"):
             MGLLaVADataset(**node)
 
     def test_a_batch_is_one_copy_of_the_pictures_bytes(self, world: Any) -> None:

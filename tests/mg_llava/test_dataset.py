@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,21 @@ class TestFaults:
     def test_missing_pictures_are_found_before_training(self, world: Any, tmp_path: Path) -> None:
         node = world()
         (tmp_path / "b" / "b.png").unlink()
-        with pytest.raises(ProblemsError, match=r"1 of 3 pictures missing:\n.*'b/b.png' of sample 'two'"):
+        with pytest.raises(ProblemsError, match=r"missing picture: 'b/b.png' \(sample 'two'\) does not exist"):
             MGLLaVADataset(**node)
+
+    def test_all_that_stops_a_start_is_named_at_once(self, world: Any) -> None:
+        gone = [
+            {"id": f"gone{number}", "image": f"{number}.png", "conversations": talk("<image>")} for number in range(12)
+        ]
+        role = {"id": "role", "conversations": [{"from": "robot", "value": "x"}]}
+        twice = [box_record("a.png", 1), box_record("a.png", 2)]
+        nan = {**box_record("c.png", 1), "scores": [float("nan")]}
+        with pytest.raises(ProblemsError) as caught:
+            MGLLaVADataset(**world([*RECORDS, *gone, role], [*twice, nan]))
+        assert "(16 in all; `xtuner check-dataset` shows them)" in str(caught.value)
+        kinds = Counter(problem.partition(": ")[0] for problem in caught.value.problems)
+        assert kinds == {"unknown role": 1, "missing picture": 10, "malformed box record": 1, "ambiguous boxes": 2}
 
     def test_a_box_file_of_other_pictures(self, world: Any) -> None:
         with pytest.raises(XTunerError, match="fits none of the 4 pictures"):

@@ -6,12 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from mmengine.config import ConfigDict
 
 from mg_llava.dataset import MGLLaVADataset
-from tests.tiny_parts import NUM_IMAGE_TOKENS, tiny_batch, tiny_model
+from mg_llava.encoders import HighResEncoder, LowResEncoder
+from mg_llava.fusion import ConvGateFusion
+from mg_llava.model import MGLLaVA
+from mg_llava.objects import ObjectEncoder
+from tests.tiny_parts import HIGH_SIZE, NUM_IMAGE_TOKENS, tiny_batch, tiny_clip_folder, tiny_convnext_folder, tiny_llm
 from tests.xtuner.engine.toy import toy_config
+from xtuner.model.projector import MLPProjector
 
 SAMPLES = 12
 BOXES = 3
@@ -45,20 +49,31 @@ class PicturedDataset:
         }
 
 
-def train_pictured(work_dir: Path, deepspeed: str | None, pack: bool, grad_accum: int) -> None:
+def make_parts(folder: Path) -> None:
+    """Writes the encoders; not on the ranks, where transformers lets the first one alone write."""
+    tiny_clip_folder(folder)
+    tiny_convnext_folder(folder)
+
+
+def train_pictured(work_dir: Path, parts: Path, deepspeed: str | None, pack: bool, grad_accum: int) -> None:
     """Trains three steps, each over all samples, three in a micro-batch."""
     from xtuner.engine.assemble import assemble
     from xtuner.engine.environment import setup_environment
 
     environment = setup_environment(None, always_group=deepspeed is not None)
     cfg = toy_config(max_iters=3, batch_size=3, accumulative_counts=grad_accum)
-    # written by each rank for itself
-    parts = work_dir.with_name(f"{work_dir.name}_parts_{environment.rank}")
     cfg.model = ConfigDict(
-        type=tiny_model, folder=parts, pack=pack, trainable=("fusion", "projector", "object_encoder", "llm")
+        type=MGLLaVA,
+        llm=dict(type=tiny_llm),
+        low_res_encoder=dict(type=LowResEncoder, name_or_path=str(parts / "clip")),
+        high_res_encoder=dict(type=HighResEncoder, path=str(parts / "convnext"), image_size=HIGH_SIZE),
+        fusion=dict(type=ConvGateFusion),
+        projector=dict(type=MLPProjector),
+        object_encoder=dict(type=ObjectEncoder),
+        trainable=("fusion", "projector", "object_encoder", "llm"),
+        pack=pack,
     )
     cfg.train_dataset = ConfigDict(type=PicturedDataset)
     if pack:
         cfg.train_dataloader.sampler.max_tokens_per_batch = MAX_TOKENS
-    torch.manual_seed(0)
     assemble(cfg, work_dir.name, work_dir, environment, deepspeed).train()

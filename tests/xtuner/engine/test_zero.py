@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.xtuner.engine.pictured import train_pictured
+from tests.xtuner.engine.pictured import make_parts, train_pictured
 from tests.xtuner.engine.toy import train_toy
 from xtuner.cli import main
 from xtuner.engine.checkpoint import CheckpointFolder
@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.multi_process, pytest.mark.slow]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One launch of two ranks runs every case: 27 seconds, most of it imports and DeepSpeed's start."""
     folder = tmp_path_factory.mktemp("zero")
+    make_parts(folder / "parts")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launch, "-m", "tests.xtuner.engine.zero_ranks", str(folder)],
@@ -35,7 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr[-3000:]
     # the joined batch of 2 ranks x 2 samples
     train_toy(folder / "plain", weight_decay=0.1, max_norm=0.5, max_iters=6, save_steps=3, size=27, batch_size=4)
-    train_pictured(folder / "padded", None, pack=False, grad_accum=4)
+    train_pictured(folder / "padded", folder / "parts", None, pack=False, grad_accum=4)
     return folder
 
 

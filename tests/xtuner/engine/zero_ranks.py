@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
         train_toy(folder / f"{name}_whole", deepspeed, dropout=0.3, **SETTINGS)
         middle = folder / f"{name}_whole" / "iter_3.pth"
         train_toy(folder / f"{name}_resumed", deepspeed, resume=str(middle), dropout=0.3, **SETTINGS)
-    train_pictured(folder / "packed_zero2", "deepspeed_zero2", pack=True, grad_accum=2)
+    train_pictured(folder / "packed_zero2", folder / "parts", "deepspeed_zero2", pack=True, grad_accum=2)
 
 
 def resume_in_one_process(folder: Path) -> None:
