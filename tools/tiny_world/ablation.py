@@ -183,7 +183,7 @@ def plot(summary: dict[str, dict[str, tuple[float, float]]], baseline: float, fi
         axes.text(1, number, f"{mean:.1f} %", va="center", color="white")
     axes.axvline(100 * baseline, color="#e45756", linestyle="--", label="always the commonest answer")
     axes.set(xlim=(0, 100), xlabel="right answers to held-out questions, %")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 
