@@ -85,7 +85,8 @@ def measure_ours(path: Path, records: int, boxes: int, out: Console) -> int:
     cost = in_own_process(import_ours, ours, str(path), records)
     size = path.stat().st_size / 1e6
     out.print(
-        f"{records:,} records x {boxes} boxes ({size:,.0f} MB): here {cost}; the index was made once in {made:.1f} s", soft_wrap=True
+        f"{records:,} records x {boxes} boxes ({size:,.0f} MB): here {cost}; the index was made once in {made:.1f} s",
+        soft_wrap=True,
     )
     return cost.result
 

@@ -86,7 +86,6 @@ class TestCheckDataset:
         assert out.startswith("unknown role: 12\n  - record 0: [bold] x\n  - record 1: [bold] x\n  ... and 10 more")
         assert out.endswith("14 problem(s): unknown role 12, other 1, no file 1.\n")
 
-
     def test_by_the_name_that_xtuner_gave_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         FakeDataset.problems = ["no file: a"]
         assert cli.main(["check-custom-dataset", "c.py"]) == 1
