@@ -84,12 +84,14 @@ class TestReport:
         assert summary["objects"]["count"] == (0.7, 0.0)
 
     def test_table_and_plot(self, tmp_path: Path) -> None:
-        summary = ablation.summarise({"low_res": [shares(0.4), shares(0.5)], "conv_gate": [shares(0.9)]})
+        summary = ablation.summarise(
+            {"low_res": [shares(0.4), shares(0.5)], "conv_gate": [shares(0.9)], "concat": [shares(0.8)]}
+        )
         printed = Console(file=io.StringIO(), width=150)
         ablation.write_table(summary, tmp_path / "table.md", printed)
         lines = (tmp_path / "table.md").read_text().splitlines()
         assert lines[2].startswith("| low resolution only | 45.0 ± 7.1 | 45.0 |")
         assert lines[3].startswith("| + objects + Conv-Gate | 90.0 ± 0.0 |")
-        assert "45.0 ± 7.1" in printed.file.getvalue()
+        assert "45.0 ± 7.1" in printed.file.getvalue() and "[low ; high]" in printed.file.getvalue()
         ablation.plot(summary, 0.3, tmp_path / "plot.png")
         assert Image.open(tmp_path / "plot.png").width > 500

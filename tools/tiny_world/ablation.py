@@ -24,6 +24,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 from rich.console import Console  # noqa: E402
+from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 if __package__ in (None, ""):
@@ -166,7 +167,7 @@ def write_table(summary: dict[str, dict[str, tuple[float, float]]], file: Path, 
     for row, shares in summary.items():
         mean, spread = shares["overall"]
         cells = [f"{100 * mean:.1f} ± {100 * spread:.1f}", *(f"{100 * shares[kind][0]:.1f}" for kind in KINDS)]
-        table.add_row(_title(row), *cells)
+        table.add_row(escape(_title(row)), *cells)
         lines.append(f"| {_title(row)} | {' | '.join(cells)} |")
     console.print(table)
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -212,7 +213,7 @@ def main() -> None:
         for (_, seed), rows in zip(tasks, runs, strict=True):
             for row, shares in rows.items():
                 results.setdefault(row, []).append(shares)
-                console.print(f"{_title(row)}, seed {seed}: {shares['overall']:.1%}")
+                console.print(f"{_title(row)}, seed {seed}: {shares['overall']:.1%}", markup=False)
     summary = summarise(results)
     (arguments.out / "results.json").write_text(json.dumps({"seeds": results}, indent=1) + "\n", encoding="utf-8")
     write_table(summary, arguments.out / "ablation.md", console)
