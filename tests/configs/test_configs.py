@@ -92,6 +92,7 @@ class TestPublishedSettings:
         assert tuple(config.optimizer.betas) == (0.9, 0.999)
         assert config.optimizer.weight_decay == 0 and config.optimizer.max_norm == 1
         assert config.train_dataset.max_length == 2048 - 576
+        assert config.model.pack is False  # the faster layout where there is no flash attention
         assert config.runtime.save_steps == {"pretrain": 500, "sft": 1000}[stage]
         boxes = config.train_dataset.boxes
         assert (boxes.iou_threshold, boxes.limit_num, boxes.limit_mode) == (0.2, 100, "per_image")

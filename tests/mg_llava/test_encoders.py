@@ -62,6 +62,22 @@ class TestHighRes:
             for channels, stride in zip(encoder.channels, encoder.strides, strict=True)
         ]
 
+    def test_channels_last_changes_the_layout_only(self, tmp_path: Path) -> None:
+        folder = str(tiny_convnext_folder(tmp_path))
+        pixels = torch.randn(2, 3, HIGH_SIZE, HIGH_SIZE, generator=torch.Generator().manual_seed(0))
+        plain, last = (HighResEncoder(folder, HIGH_SIZE, channels_last=value).eval() for value in (False, True))
+        layouts: list[bool] = []
+        for encoder in (plain, last):
+            encoder.stem.register_forward_pre_hook(
+                lambda _, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+            )
+        with torch.no_grad():
+            expected, found = plain(pixels), last(pixels)
+        assert layouts == [False, True]
+        for ours, theirs in zip(found, expected, strict=True):
+            # other kernels, sums in another order: worst seen 1e-6
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
     def test_folder_without_weights(self, tmp_path: Path) -> None:
         folder = tiny_convnext_folder(tmp_path)
         (folder / "open_clip_model.safetensors").unlink()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -23,14 +24,27 @@ SHARES = {(0, 0): 0.11, (1, 10): 0.47, (11, 20): 0.24, (21, 30): 0.09, (31, 50):
 """Boxes of a picture (from, to): share of pictures, as counted in the published file."""
 
 
-def published_lengths(samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tokens of each sample and whether it has a picture."""
+class Published(NamedTuple):
+    """Of each sample: text ids (a picture's placeholder included), boxes, whether it has a picture."""
+
+    text: np.ndarray
+    boxes: np.ndarray
+    has_picture: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Positions of each sample: a placeholder becomes 576 tokens, a box one."""
+        return self.text + self.has_picture * 575 + self.boxes
+
+
+def published_samples(samples: int, seed: int = 0) -> Published:
+    """Draws samples by the law above."""
     draw = np.random.default_rng(seed)
     spans = np.array(list(SHARES))[draw.choice(len(SHARES), samples, p=list(SHARES.values()))]
     boxes = draw.integers(spans[:, 0], spans[:, 1] + 1)
     text = np.clip(draw.lognormal(5.0, 0.8, samples), 20, 1472).astype(np.int64)
     has_picture = draw.random(samples) > 0.1
-    return text + has_picture * (575 + boxes), has_picture
+    return Published(text, boxes * has_picture, has_picture)
 
 
 def padding(batches: list[list[int]], lengths: np.ndarray) -> float:
@@ -47,8 +61,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=16_384)
     args = parser.parse_args()
-    lengths, has_picture = published_lengths(args.samples)
-    groups = has_picture.astype(np.int64)
+    drawn = published_samples(args.samples)
+    lengths, groups = drawn.lengths, drawn.has_picture.astype(np.int64)
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"{args.samples:,} samples of {lengths.mean():.0f} tokens, {lengths.min()} to {lengths.max()}")
     common = {"batch_size": args.batch, "world_size": args.ranks}

@@ -125,11 +125,16 @@ def write_encoders(folder: Path) -> None:
     save_file(state, folder / "convnext" / "open_clip_model.safetensors")
 
 
-def scaled_model(folder: Path, vocabulary: int, row: Row) -> MGLLaVA:
-    """The scaled model with a row's savings."""
+def scaled_model(folder: Path, vocabulary: int, row: Row, width: int = 1024, **arguments: Any) -> MGLLaVA:
+    """The scaled model with a row's savings; further arguments are the model's."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=1024, intermediate_size=2816, num_hidden_layers=2, num_attention_heads=16
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
+        num_hidden_layers=2,
+        num_attention_heads=width // 64,
+        max_position_embeddings=4096,
     )
     model = PlainWay(
         llm=LlamaForCausalLM(config),
@@ -139,6 +144,7 @@ def scaled_model(folder: Path, vocabulary: int, row: Row) -> MGLLaVA:
         projector={"type": MLPProjector},
         object_encoder={"type": ObjectEncoder},
         activation_checkpointing=False,
+        **arguments,
     )
     model.frozen_apart, model.supervised_only = row.frozen_apart, row.supervised_only
     return model.train()
@@ -194,7 +200,7 @@ def measure_row(key: str, vocabulary: int, repeats: int) -> dict[str, float]:
         start = time.process_time()
         result = run_step(backend, [batch], Collective())
         seconds.append(time.process_time() - start)
-        losses.append(float(result.loss_sum) / result.num_supervised)
+        losses.append(float(result.loss_sum) / result.loss_count)
         model.zero_grad(set_to_none=True)
     extra = peak_bytes(reset=False) - before
     return {"seconds": statistics.median(seconds[1:]), "bytes": extra, "loss": losses[0]}

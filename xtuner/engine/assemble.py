@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.llm import layout_advice
 from xtuner.model.placement import load_onto, partition_while_loading
 from xtuner.registry import build
 
@@ -60,6 +62,7 @@ def assemble(
     max_tokens = sampler.max_tokens_per_batch
     if max_tokens is not None and cfg.model.get("pack") is False:
         raise XTunerError(f"max_tokens_per_batch={max_tokens} bounds packed rows: set pack=True, or leave it out.")
+    _say_layout(cfg.model)
     if max_tokens is None:
         _check_batch(len(dataset), batch_size, grad_accum, environment.world_size)
     max_iters = schedule.total_steps(sampler.steps_in)
@@ -113,6 +116,15 @@ def _check_batch(samples: int, batch_size: int, grad_accum: int, world_size: int
             f"{world_size} processes), but the training data holds {samples}: some would be seen twice in every step. "
             "Lower batch_size or accumulative_counts, or start fewer processes."
         )
+
+
+def _say_layout(model: Any) -> None:
+    """Says where padded or packed rows do not suit the attention, for a model that can do both."""
+    llm = model.get("llm")
+    if "pack" in model and isinstance(llm, Mapping):
+        advice = layout_advice(llm.get("attn_implementation", "auto"), model["pack"])
+        if advice is not None:
+            get_logger().warning(advice)
 
 
 def _say_start(resume: str | None, found: Path | None, work_dir: Path) -> None:

@@ -53,6 +53,24 @@ def resolve_attention(attn_implementation: str) -> str:
     return "flash_attention_2" if has_flash else "sdpa"
 
 
+def layout_advice(attn_implementation: str, pack: bool) -> str | None:
+    """Returns a sentence where a micro-batch's layout does not suit the attention; None where it does.
+
+    Attention of variable lengths (flash, flex) keeps packed samples apart at no cost. The others build a dense mask
+    over the whole row, so that its work grows with the square of the micro-batch's tokens: padding costs less.
+    """
+    attention = resolve_attention(attn_implementation)
+    variable = attention.startswith(("flash", "flex"))
+    if variable and not pack:
+        return f"{attention} takes packed samples: pack=True leaves the padding out, at the same loss."
+    if pack and not variable:
+        return (
+            f"pack=True with {attention} attention: each row costs the square of all its tokens. Set "
+            "attn_implementation=flash_attention_2 (pip install flash-attn), or pack=False."
+        )
+    return None
+
+
 def resolve_dtype(dtype: str) -> torch.dtype | str:
     """Returns the torch type of a config's ``dtype``; ``auto`` (as the checkpoint was saved) stays as it is.
 

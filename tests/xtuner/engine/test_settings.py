@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from xtuner.engine.assemble import _say_layout
 from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
 from xtuner.engine.environment import adopt_slurm, infer_launcher
 from xtuner.engine.precision import Precision
@@ -13,6 +14,17 @@ from xtuner.errors import ProblemsError, XTunerError
 from xtuner.log import get_logger
 
 SHIPPED = [f"deepspeed_zero{stage}{end}" for stage in (1, 2, 3) for end in ("", "_offload")]
+
+
+def test_says_that_the_layout_does_not_suit_the_attention(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    _say_layout({"pack": False, "llm": {"attn_implementation": "sdpa"}})
+    _say_layout({"llm": {"attn_implementation": "flash_attention_2"}})  # cannot pack
+    assert not caplog.records
+    _say_layout({"pack": False, "llm": {"attn_implementation": "flash_attention_2"}})
+    assert "pack=True leaves the padding out" in caplog.text
 
 
 class TestRuntimeSettings:

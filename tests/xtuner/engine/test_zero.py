@@ -12,6 +12,7 @@ import torch
 
 from tests.xtuner.engine.pictured import make_parts, train_pictured
 from tests.xtuner.engine.toy import train_toy
+from tests.xtuner.engine.zero_ranks import BAD_STEP
 from xtuner.cli import main
 from xtuner.engine.checkpoint import CheckpointFolder
 from xtuner.model.checkpoints import read_state_dict
@@ -70,6 +71,14 @@ class TestRanks:
         assert folder.latest() == runs / case / "iter_6.pth"
         assert not list((runs / case).glob(".*"))
 
+    def test_skips_a_step_that_is_bad_on_one_rank(self, runs: Path, case: str) -> None:
+        folder = runs / f"{case}_bad"
+        before, bad, good = (read_state_dict(folder / f"iter_{BAD_STEP + n}.pth") for n in (-1, 0, 1))
+        assert all(torch.equal(bad[name], tensor) for name, tensor in before.items())
+        assert all(t.isfinite().all() for t in good.values())
+        assert any(not torch.equal(good[name], tensor) for name, tensor in bad.items())
+        assert [(folder / f"skipped_{rank}").read_text() for rank in (0, 1)] == ["1", "1"]
+
 
 @pytest.fixture(scope="module")
 def in_one_process(runs: Path) -> Path:
@@ -116,6 +125,7 @@ REFUSED = """
 import sys
 from pathlib import Path
 from tests.xtuner.engine.toy import train_toy
+from tests.xtuner.engine.zero_ranks import BAD_STEP
 from xtuner.cli import main
 train_toy(Path(sys.argv[2]), "deepspeed_zero2", resume=sys.argv[1], max_iters=6, size=27, batch_size=2,
           accumulative_counts=4)

@@ -9,7 +9,7 @@ import torch
 
 from tests.tiny_parts import tiny_llm, tiny_llm_folder
 from xtuner.errors import XTunerError
-from xtuner.model.llm import build_llm, read_llm_config, resolve_attention, resolve_dtype
+from xtuner.model.llm import build_llm, layout_advice, read_llm_config, resolve_attention, resolve_dtype
 from xtuner.model.meta import architecture_file, in_meta_init, meta_init
 
 # parameters of the published models, in millions
@@ -94,3 +94,22 @@ def test_auto_attention_without_a_gpu() -> None:
     if not torch.cuda.is_available():
         assert resolve_attention("auto") == "sdpa"
     assert resolve_attention("flex_attention") == "flex_attention"
+
+
+class TestLayoutAdvice:
+    """On a CPU the shipped default, padded rows, is right; with flash attention packed ones are."""
+
+    @pytest.mark.parametrize(("attention", "pack"), [("sdpa", False), ("eager", False), ("flash_attention_2", True)])
+    def test_none_where_it_fits(self, attention: str, pack: bool) -> None:
+        assert layout_advice(attention, pack) is None
+
+    def test_flash_attention_on_padded_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+        said = layout_advice("auto", False)
+        assert said is not None and said.startswith("flash_attention_2 ") and "pack=True" in said
+
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    def test_dense_mask_on_packed_rows(self, attention: str) -> None:
+        said = layout_advice(attention, True)
+        assert said is not None and f"with {attention} attention" in said and "pack=False" in said

@@ -143,19 +143,30 @@ class TestQuantized:
     def needs_bitsandbytes(self) -> None:
         pytest.importorskip("bitsandbytes")
 
-    def test_trains_adapters_only(self, tmp_path: Path) -> None:
-        llm = build_llm(str(tiny_llm_folder(tmp_path, hidden_size=64)), quantization="4bit")
+    @pytest.mark.parametrize(("quantization", "stored"), [("4bit", torch.uint8), ("8bit", torch.int8)])
+    def test_trains_adapters_only(self, tmp_path: Path, quantization: str, stored: torch.dtype) -> None:
+        llm = build_llm(str(tiny_llm_folder(tmp_path, hidden_size=64)), quantization=quantization)
         model = tiny_model(tmp_path, llm=llm, llm_lora=LORA)
         base = {name: p.clone() for name, p in llm.named_parameters() if ".lora_" not in name}
         before = loss_of(model)
         train_a_bit(model)
         assert loss_of(model) != before
         assert all(torch.equal(llm.get_parameter(name), tensor) for name, tensor in base.items())
-        assert any(p.dtype == torch.uint8 for p in base.values())
+        assert any(p.dtype == stored for p in base.values())
 
-    def test_training_after_an_evaluation(self, tmp_path: Path) -> None:
+    def test_8bit_answers_like_the_whole_model(self, tmp_path: Path) -> None:
+        folder = str(tiny_llm_folder(tmp_path, hidden_size=64))
+        ids = torch.arange(3, 12).unsqueeze(0)
+        with torch.no_grad():
+            expected, found = (build_llm(folder, quantization=kind)(ids).logits for kind in (None, "8bit"))
+        # worst seen 6e-3 of logits up to 0.5: a weight has 256 steps
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+        assert not torch.equal(found.float(), expected)
+
+    @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+    def test_training_after_an_evaluation(self, tmp_path: Path, quantization: str) -> None:
         """On the CPU an evaluation must not change the weights' format to one without gradients."""
-        llm = build_llm(str(tiny_llm_folder(tmp_path, hidden_size=64)), quantization="4bit")
+        llm = build_llm(str(tiny_llm_folder(tmp_path, hidden_size=64)), quantization=quantization)
         model = tiny_model(tmp_path, llm=llm, llm_lora=LORA)
         batch = model.data_preprocessor(tiny_batch((12, 9), (1, 0)))
         gradients = []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 
+from xtuner.cli import main
 from xtuner.errors import XTunerError
 from xtuner.tools.out_of_memory import explain_out_of_memory
 from xtuner.tools.train import EXIT_INTERRUPTED, _to_argv, add_arguments
@@ -61,6 +63,18 @@ def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> No
     assert "Tried to allocate 2.00 GiB\nEstimated need per GPU: " in message
     assert "weights 0.5" in message  # 2^28 weights in bf16
     assert "batch_size=4 accumulative_counts=4" in message and "deepspeed_zero3:" in message
+
+
+def test_profile_leaves_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy_run.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "toy_run.py", "--profile", "2", "--cfg-options", "max_iters=4"]) == 0
+    folder = tmp_path / "work_dirs" / "toy_run" / "profile"
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    names = [event["name"] for event in events if "name" in event]
+    steps = {name for name in names if name.startswith("ProfilerStep#")}
+    assert len(steps) == 2 and "aten::addmm" in names
+    assert "aten::addmm" in (folder / "operators.txt").read_text()
 
 
 @pytest.mark.slow
