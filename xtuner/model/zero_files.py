@@ -31,13 +31,13 @@ class Piece(NamedTuple):
         file: of one rank.
         keys: the way to the tensor in it.
         start: first element.
-        count: elements.
+        length: elements.
     """
 
     file: Path
     keys: tuple[Any, ...]
     start: int
-    count: int
+    length: int
 
 
 class ZeroWeight(NamedTuple):
@@ -80,7 +80,7 @@ class ZeroFiles:
         if self._read > self._budget:
             self._mapped.clear()
             self._read = 0
-        found = [self._tensor(p.file, p.keys).reshape(-1)[p.start : p.start + p.count] for p in weight.pieces]
+        found = [self._tensor(p.file, p.keys).reshape(-1)[p.start : p.start + p.length] for p in weight.pieces]
         return torch.cat(found).to(weight.dtype).view(weight.shape)
 
     def _find(self, models: list[Path], optims: list[Path]) -> dict[str, ZeroWeight]:
@@ -163,7 +163,8 @@ class ZeroFiles:
         self, name: str, vectors: list[tuple[Path, tuple[Any, ...], int]], start: int, count: int
     ) -> tuple[Piece, ...]:
         """Returns `count` elements from `start` on of vectors that follow one another."""
-        pieces, begin, end = [], 0, start + count
+        pieces: list[Piece] = []
+        begin, end = 0, start + count
         for file, keys, size in vectors:
             low, high = max(start, begin), min(end, begin + size)
             # one of no elements, for a weight without any
