@@ -12,6 +12,7 @@ from torch import nn
 
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import get_logger
+from xtuner.model.meta import in_meta_init
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -107,7 +108,9 @@ class TrainableParts(BaseModel):
                 counts[trained] += getattr(parameter, "ds_numel", parameter.numel())
             state = "adapters" if name in self._adapters else "trained" if name in self._trainable else "frozen"
             of_them = f", {counts[1] / 1e6:.2f} M of them trained" if state == "adapters" else ""
-            get_logger().info("%-16s %-8s %9.2f M parameters%s", name, state, sum(counts) / 1e6, of_them)
+            # a model that only its shape is wanted of, or that is loaded from an exported folder, is not to be trained
+            log = get_logger().debug if in_meta_init() else get_logger().info
+            log("%-16s %-8s %9.2f M parameters%s", name, state, sum(counts) / 1e6, of_them)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TrainableParts:

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from xtuner.errors import XTunerError
+from xtuner.model.zero_files import open_zero_files
 
 _WRAPPERS = ("state_dict", "module", "model")
 _HF_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -208,16 +209,11 @@ def _open_zero(folder: Path, tag: str) -> dict[str, Weight]:
         raise XTunerError(
             f"'{folder / tag}' has no *_optim_states.pt, where DeepSpeed keeps the weights: copy the whole folder."
         )
-    # imported late: DeepSpeed takes seconds and is only needed for its own format
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    # lazy: the ranks' pieces are not joined before each weight is asked for, so nothing is held twice
-    state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag, lazy_mode=True)
-    return {key: Weight(tuple(value.shape), value.dtype, value.contiguous) for key, value in state.items()}
+    return {name: Weight(*found) for name, found in open_zero_files(folder / tag).items()}
 
 
 def _check_deepspeed_pickle(file: Path) -> None:
-    """DeepSpeed loads its own files without protection, so what they name is looked at first, unloaded."""
+    """DeepSpeed's files hold objects of its own and load without protection: what they name is looked at first."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
     except (RuntimeError, ValueError, pickle.UnpicklingError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from tests.xtuner.engine.pictured import make_parts, train_pictured
 from tests.xtuner.engine.toy import train_toy
@@ -95,6 +96,15 @@ def test_goes_on_with_another_number_of_processes(in_one_process: Path, case: st
     for name, tensor in expected.items():
         # worst seen 6e-8: sums in another order
         torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["zero1", "zero2", "zero3"])
+def test_weights_are_read_as_deepspeed_joins_them(runs: Path, case: str) -> None:
+    """Two parameter groups, cut up by two ranks."""
+    ours = weights(runs / case)
+    theirs = get_fp32_state_dict_from_zero_checkpoint(str(runs / case), tag="iter_6.pth")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], value) and ours[name].dtype == value.dtype for name, value in theirs.items())
 
 
 def test_zero_3_is_not_converted(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
