@@ -14,7 +14,8 @@ from tools.tiny_world.make import make_world
 STEPS = 100
 """Of each stage."""
 QUESTIONS = 300
-BAR = 0.0
+BAR = 0.6
+"""Ten seeds: 78.5 % in the mean, standard deviation 3.8, least 72.7."""
 
 
 @pytest.mark.slow
