@@ -69,14 +69,7 @@ def assemble(
 
     # the same start on every rank: parts made anew must agree
     seed_everything(settings.seed)
-    partitioning = None
-    if deepspeed_settings is not None and deepspeed_settings.get("zero_optimization", {}).get("stage") == 3:
-        join_deepspeed()
-        precision = resolve_precision(cfg.optimizer.get("precision", "auto"), environment.device)
-        partitioning = partition_while_loading(deepspeed_settings, batch_size, precision.name)
-    with load_onto(environment.device):
-        model = build(cfg.model)
-    del partitioning  # what is built later is no part of the model
+    model = _build_model(cfg, deepspeed_settings, environment, batch_size)
     offloads = deepspeed_settings is not None and offloads_optimizer(deepspeed_settings)
     optimizer = build(cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads)
     if deepspeed_settings is not None:
@@ -100,11 +93,29 @@ def assemble(
         deepspeed=deepspeed_settings,
         profile_steps=profile_steps,
     )
-    unit = "" if max_tokens is None else " tokens at most"
-    steps = f"{max_iters} steps ({sampler.steps_per_epoch} an epoch)"
-    size = f"{len(dataset)} samples, {plan.global_batch}{unit} per step, {steps}"
-    get_logger().info("%s, precision %s", size, optimizer.precision.name)
+    get_logger().info(
+        "%d samples, %d%s per step, %d steps (%d an epoch), precision %s",
+        len(dataset),
+        plan.global_batch,
+        "" if max_tokens is None else " tokens at most",
+        max_iters,
+        sampler.steps_per_epoch,
+        optimizer.precision.name,
+    )
     return make_runner(model, optimizer, dataloader, plan)
+
+
+def _build_model(cfg: Any, deepspeed: dict[str, Any] | None, environment: Environment, batch_size: int) -> Any:
+    """Builds the model where it will compute; under ZeRO-3 each rank keeps its part of a weight as it is read."""
+    partitioning = None
+    if deepspeed is not None and deepspeed.get("zero_optimization", {}).get("stage") == 3:
+        join_deepspeed()
+        precision = resolve_precision(cfg.optimizer.get("precision", "auto"), environment.device)
+        partitioning = partition_while_loading(deepspeed, batch_size, precision.name)
+    with load_onto(environment.device):
+        model = build(cfg.model)
+    del partitioning  # lives as long as the building: what is built later is no part of the model
+    return model
 
 
 def _check_batch(samples: int, batch_size: int, grad_accum: int, world_size: int) -> None:

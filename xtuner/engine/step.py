@@ -82,6 +82,12 @@ def count_supervised(batch: Mapping[str, Any]) -> int:
     return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
 
+def _real_positions(batch: Mapping[str, Any], micro_batch: Mapping[str, Any]) -> torch.Tensor:
+    """Returns the mask (B, T) of what is no padding; all, where the model makes none."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(micro_batch["labels"]) if mask is None else mask
+
+
 def run_step(
     backend: TrainBackend,
     micro_batches: Sequence[Mapping[str, Any]],
@@ -123,9 +129,7 @@ def run_step(
         batch = backend.prepare(micro_batch)
         if backend.zero_stage >= _ORDERED and not has_rare[index]:
             batch = backend.module.keep_in_step(batch, ranks_with_rare[index] > 0, backend.zero_stage == _PARTITIONED)
-        mask = batch.get("attention_mask")
-        if mask is None:
-            mask = micro_batch["labels"].new_ones(micro_batch["labels"].shape)
+        mask = _real_positions(batch, micro_batch)
         num_tokens += mask.sum()
         num_positions += mask.numel()
         output = backend.accumulate(batch, weight * share, last=index == len(micro_batches) - 1)
