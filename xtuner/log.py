@@ -24,3 +24,10 @@ def get_logger() -> logging.Logger:
         logger.setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING)
         logger.propagate = False
     return logger
+
+
+def tell_from_any_rank(message: str, *values: object) -> None:
+    """Logs what one process did for all, as information, also where it is not rank 0."""
+    logger = get_logger()
+    # past the level, by which other ranks say warnings only
+    logger.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, values, None))

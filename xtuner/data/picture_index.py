@@ -20,7 +20,7 @@ import pyarrow as pa
 from xtuner.data.cache import build_once, cache_folder, publish, unfinished_name
 from xtuner.data.key_table import KeyTable, hash_key
 from xtuner.errors import XTunerError
-from xtuner.log import get_logger
+from xtuner.log import tell_from_any_rank
 
 SUFFIXES = (".tar", ".zip", ".parquet")
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
@@ -75,7 +75,9 @@ def _build(files: list[str], folder: Path) -> None:
         KeyTable.save(unfinished / "members.keys", hashes, range(len(hashes)))
         (unfinished / "index.json").write_text(json.dumps(rows_of_batches))
         publish(unfinished, folder)
-        get_logger().info("Indexed %s pictures of %d archive(s), '%s' first.", f"{len(hashes):,}", len(files), files[0])
+        tell_from_any_rank(
+            "Indexed %s pictures of %d archive(s), '%s' first.", f"{len(hashes):,}", len(files), files[0]
+        )
     except OSError as error:
         raise XTunerError(
             f"the index of '{files[0]}' cannot be made in '{folder.parent}': {error}. Free space, or set XTUNER_CACHE "

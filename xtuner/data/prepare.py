@@ -22,7 +22,7 @@ from xtuner.data.progress import FileProgress
 from xtuner.data.records import read_records
 from xtuner.data.shards import ShardWriter, write_json
 from xtuner.errors import ProblemsError, XTunerError
-from xtuner.log import get_logger
+from xtuner.log import get_logger, tell_from_any_rank
 
 _SHOWN_PROBLEMS = 50
 
@@ -79,7 +79,8 @@ def prepare(
                 "kept), or choose another folder."
             ) from error
     told = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
-    get_logger().info("Prepared '%s': %s", out, told)
+    # whichever process had the lock first
+    tell_from_any_rank("Prepared '%s': %s", out, told)
     return report
 
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xtuner.log import console, get_logger
+from xtuner.log import console, tell_from_any_rank
 
 _SECONDS_BETWEEN_LINES = 30
 
@@ -64,7 +64,7 @@ class FileProgress:
         elif now - self._told > _SECONDS_BETWEEN_LINES:
             self._told = now
             left = seconds * (self.size - self.read) / max(self.read, 1)
-            get_logger().info(
+            tell_from_any_rank(
                 f"{self.doing}: {self.read / self.size:.0%}, {self.records:,} records, {rate:,.0f}/s, "
                 f"about {left / 60:.0f} min left"
             )

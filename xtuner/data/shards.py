@@ -17,7 +17,7 @@ import pyarrow as pa
 from xtuner.data.cache import unfinished_name
 from xtuner.data.encoder import INDEX, EncodedBatch
 from xtuner.data.fingerprint import differences
-from xtuner.log import get_logger
+from xtuner.log import tell_from_any_rank
 
 BATCH = 500
 """Records per record batch: fixed, so that the files do not depend on the number of processes."""
@@ -55,7 +55,7 @@ class ShardWriter:
         for leftover in folder.glob(".data-*"):
             leftover.unlink()
         if self.shards:
-            get_logger().info("Going on after %d finished shard(s) of an earlier start.", len(self.shards))
+            tell_from_any_rank("Going on after %d finished shard(s) of an earlier start.", len(self.shards))
 
     @property
     def records_per_shard(self) -> int:

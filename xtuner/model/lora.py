@@ -77,7 +77,9 @@ def save_adapters(part: nn.Module, lora: LoraConfig, folder: Path, base: str) ->
         base: name or path of the model they belong to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(part, adapter_name="default")
+    # the model of transformers in it, which is what peft will put them into
+    model = next((module for module in part.modules() if isinstance(module, PreTrainedModel)), part)
+    state = get_peft_model_state_dict(model, adapter_name="default")
     tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(tensors, folder / "adapter_model.safetensors")
     lora.base_model_name_or_path = base

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, CLIPVisionModel
 
 from mg_llava.checkpoint_names import to_our_names, to_published_names
 from mg_llava.hf import load_assistant, load_model
@@ -172,26 +173,78 @@ class TestFolder:
         assert "does not fit this model" in error and "It holds other" in error
 
 
-def test_adapters_are_merged_and_kept(trained: Trained, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("__pycache__"))
-    leaf = tmp_path / "lora.py"
-    leaf.write_text(
-        "from mmengine.config import read_base\nfrom peft import LoraConfig\n\n"
-        f"with read_base():\n    from .configs.phi3.{trained.config} import *\n\n"
-        "llm_lora = dict(type=LoraConfig, r=2, init_lora_weights=False)\n"
-        "trainable = ('fusion', 'projector', 'object_encoder')\n"
-    )
-    cfg = load_config(leaf, parse_overrides(trained.options[1:]))
-    model = build(cfg.model)
-    assert "llm" in model.trainable
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "lora.pth")
-    expected = logits(build_trained(cfg, str(tmp_path / "lora.pth"), torch.device("cpu"), "saved"))
+class TestAdapters:
+    """A run with LoRA on the language model and on CLIP."""
 
-    command = ["convert", "pth_to_hf", str(leaf), str(tmp_path / "lora.pth"), str(tmp_path / "hf"), *trained.options]
-    assert main(command) == 0
-    # W x + B A x against (W + B A) x
-    torch.testing.assert_close(logits(load_assistant(tmp_path / "hf").model), expected, rtol=1e-4, atol=1e-5)
-    assert (tmp_path / "hf_adapters" / "llm" / "adapter_model.safetensors").is_file()
+    @pytest.fixture(scope="class")
+    def lora(self, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder with config and checkpoint."""
+        folder = tmp_path_factory.mktemp("lora")
+        shutil.copytree(ROOT / "configs", folder / "configs", ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "lora.py").write_text(
+            "from mmengine.config import read_base\nfrom peft import LoraConfig\n\n"
+            f"with read_base():\n    from .configs.phi3.{trained.config} import *\n\n"
+            "llm_lora = dict(type=LoraConfig, r=2, init_lora_weights=False)\n"
+            "visual_encoder_lora = dict(type=LoraConfig, r=3, lora_alpha=6, init_lora_weights=False)\n"
+            "trainable = ('fusion', 'projector', 'object_encoder')\n"
+        )
+        model = build(self.config(folder, trained).model)
+        assert {"llm", "low_res_encoder"} <= set(model.trainable)
+        torch.save({"state_dict": model.state_dict()}, folder / "lora.pth")
+        return folder
+
+    def config(self, folder: Path, trained: Trained) -> Any:
+        return load_config(folder / "lora.py", parse_overrides(trained.options[1:]))
+
+    def convert(self, lora: Path, trained: Trained, target: Path, *words: str) -> int:
+        command = ["convert", "pth_to_hf", str(lora / "lora.py"), str(lora / "lora.pth"), str(target)]
+        return main([*command, *words, *trained.options])
+
+    def test_same_answers(self, lora: Path, trained: Trained, tmp_path: Path) -> None:
+        adapted = build_trained(self.config(lora, trained), str(lora / "lora.pth"), torch.device("cpu"), "saved")
+        assert self.convert(lora, trained, tmp_path / "hf") == 0
+        # W x + B A x against (W + B A) x
+        merged = load_assistant(tmp_path / "hf").model
+        torch.testing.assert_close(logits(merged), logits(adapted), rtol=1e-4, atol=1e-5)
+
+    def test_bits_in_bfloat16(self, lora: Path, trained: Trained, tmp_path: Path) -> None:
+        """Against the sum written out, of weights in bfloat16 and adapters in bfloat16, layer by layer."""
+        assert self.convert(lora, trained, tmp_path / "hf", "--dtype", "bf16") == 0
+        found = load_assistant(tmp_path / "hf").model.full_state_dict()
+        adapted = build_trained(self.config(lora, trained), str(lora / "lora.pth"), torch.device("cpu"), "bf16")
+        state = adapted.full_state_dict()
+        layers = [name.removesuffix(".base_layer.weight") for name in state if name.endswith(".base_layer.weight")]
+        assert any(name.startswith("llm.") for name in layers) and any("low_res_encoder." in name for name in layers)
+        for layer in layers:
+            scale = adapted.get_submodule(layer).scaling["default"]
+            down, up = (state[f"{layer}.lora_{letter}.default.weight"] for letter in "AB")
+            expected = state[f"{layer}.base_layer.weight"] + (up @ down) * scale
+            assert torch.equal(found[f"{layer}.weight"], expected), layer
+        assert not any("lora" in name or "base_layer" in name for name in found)
+
+    def test_adapters_alone_are_read_by_peft(self, lora: Path, trained: Trained, tmp_path: Path) -> None:
+        assert self.convert(lora, trained, tmp_path / "hf") == 0
+        saved = torch.load(lora / "lora.pth", weights_only=True)["state_dict"]
+        bases = {
+            "llm": AutoModelForCausalLM.from_pretrained(trained.folder / "parts" / "llm"),
+            "low_res_encoder": CLIPVisionModel.from_pretrained(trained.folder / "parts" / "clip"),
+        }
+        for part, base in bases.items():
+            read = PeftModel.from_pretrained(base, str(tmp_path / "hf_adapters" / part)).state_dict()
+            ours = {name: value for name, value in saved.items() if name.startswith(f"{part}.") and "lora_" in name}
+            theirs = {name: value for name, value in read.items() if "lora_" in name}
+            assert ours
+            for name, value in ours.items():
+                inner = name.removeprefix(f"{part}.").removeprefix("clip.")
+                assert torch.equal(theirs.pop(f"base_model.model.{inner}"), value), name
+            # CLIP's last layer is not built here; the adapters that peft makes for it change nothing
+            assert all(not value.any() for name, value in theirs.items() if "lora_B" in name)
+
+    def test_no_published_names(
+        self, lora: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.convert(lora, trained, tmp_path / "a.pth", "--layout", "original") == 1
+        assert "has no names for adapters" in capsys.readouterr().err
 
 
 class TestSplit:
