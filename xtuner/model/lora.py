@@ -77,10 +77,11 @@ def save_adapters(part: nn.Module, lora: LoraConfig, folder: Path, base: str) ->
         base: name or path of the model they belong to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # the model of transformers in it, which is what peft will put them into
-    model = next((module for module in part.modules() if isinstance(module, PreTrainedModel)), part)
-    state = get_peft_model_state_dict(model, adapter_name="default")
-    tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+    state = get_peft_model_state_dict(part, adapter_name="default")
+    # peft will put them into the model of transformers that is in the part, or is the part
+    place = next((name for name, module in part.named_modules() if isinstance(module, PreTrainedModel)), "")
+    inner = {name.removeprefix(f"{place}."): value for name, value in state.items()}
+    tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in inner.items()}
     save_file(tensors, folder / "adapter_model.safetensors")
     lora.base_model_name_or_path = base
     lora.inference_mode = True
