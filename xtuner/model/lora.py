@@ -85,6 +85,8 @@ def save_adapters(part: nn.Module, lora: LoraConfig, folder: Path, base: str) ->
     save_file(tensors, folder / "adapter_model.safetensors")
     lora.base_model_name_or_path = base
     lora.inference_mode = True
+    # layers above the one that is read are not built here: the adapters that peft makes for them change nothing
+    lora.init_lora_weights = True
     lora.save_pretrained(str(folder))
 
 
