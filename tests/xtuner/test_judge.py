@@ -67,9 +67,7 @@ class TestAskAll:
         assert JudgementFile(path).replies("other") == {}
         assert "test-key" not in path.read_text()
 
-    def test_where_the_limit_is_reached_what_came_is_kept(
-        self, stub: Stub, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_where_the_limit_is_reached_what_came_is_kept(self, stub: Stub, tmp_path: Path) -> None:
         path = tmp_path / "j.jsonl"
         stub.statuses = [200, 200, 401, 401, 401]
         assert judge().ask_all(["a", "b", "c", "d"], JudgementFile(path), 5, "bench") >= 1

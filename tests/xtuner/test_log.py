@@ -9,14 +9,13 @@ import pytest
 from xtuner.log import get_logger, tell_from_any_rank
 
 
-def test_other_ranks(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks(framework_log: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch) -> None:
     logger = get_logger()
-    monkeypatch.setattr(logger, "propagate", True)
     monkeypatch.setattr(logger, "level", logging.WARNING)
     logger._cache.clear()  # isEnabledFor remembers
     logger.info("loaded")
     logger.warning("odd")
     tell_from_any_rank("Prepared %s: %d kept", "a", 3)
     logger._cache.clear()
-    assert [record.getMessage() for record in caplog.records] == ["odd", "Prepared a: 3 kept"]
-    assert caplog.records[-1].levelname == "INFO"
+    assert [record.getMessage() for record in framework_log] == ["odd", "Prepared a: 3 kept"]
+    assert framework_log[-1].levelname == "INFO"

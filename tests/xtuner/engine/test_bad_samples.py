@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,6 @@ from xtuner.engine.hooks.step_log import StepLogHook
 from xtuner.engine.preflight import missing_files
 from xtuner.engine.settings import RuntimeSettings
 from xtuner.errors import XTunerError
-from xtuner.log import get_logger
 
 
 def runner(folder: Path, step: int) -> Any:
@@ -34,19 +34,16 @@ BROKEN = BadSample("x", 3, "picture does not decode", "picture 'x.jpg' does not 
 GONE = BadSample("y", 4, "missing picture", "picture 'y.jpg' does not exist.")
 
 
-def test_they_are_counted_and_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_they_are_counted_and_listed(tmp_path: Path, framework_log: list[logging.LogRecord]) -> None:
     hook = BadSampleHook(interval=2, limit=0.01)
-    get_logger().propagate = True
-    try:
-        hook.after_train_iter(runner(tmp_path, 1), 0, [micro_batch(BROKEN), micro_batch(GONE)])
-        assert not (tmp_path / "bad_samples.jsonl").exists()
-        hook.after_train_iter(runner(tmp_path, 2), 1, [micro_batch(BROKEN)])
-    finally:
-        get_logger().propagate = False
+    hook.after_train_iter(runner(tmp_path, 1), 0, [micro_batch(BROKEN), micro_batch(GONE)])
+    assert not (tmp_path / "bad_samples.jsonl").exists()
+    hook.after_train_iter(runner(tmp_path, 2), 1, [micro_batch(BROKEN)])
     lines = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
     assert [(line["step"], line["sample_id"]) for line in lines] == [(2, "x"), (2, "y"), (2, "x")]
     assert hook.seen == 150 and hook.kinds == {"picture does not decode": 2, "missing picture": 1}
-    assert "3 bad sample(s) replaced, 3 so far (picture does not decode 2, missing picture 1)" in caplog.text
+    said = framework_log[-1].getMessage()
+    assert "3 bad sample(s) replaced, 3 so far (picture does not decode 2, missing picture 1)" in said
 
 
 def test_the_run_stops_past_the_limit(tmp_path: Path) -> None:

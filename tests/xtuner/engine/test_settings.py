@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,16 @@ from xtuner.engine.precision import Precision
 from xtuner.engine.preflight import missing_files, missing_training_files, preflight
 from xtuner.engine.settings import RuntimeSettings
 from xtuner.errors import ProblemsError, XTunerError
-from xtuner.log import get_logger
 
 SHIPPED = [f"deepspeed_zero{stage}{end}" for stage in (1, 2, 3) for end in ("", "_offload")]
 
 
-def test_says_that_the_layout_does_not_suit_the_attention(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(get_logger(), "propagate", True)
+def test_says_that_the_layout_does_not_suit_the_attention(framework_log: list[logging.LogRecord]) -> None:
     _say_layout({"pack": False, "llm": {"attn_implementation": "sdpa"}})
     _say_layout({"llm": {"attn_implementation": "flash_attention_2"}})  # cannot pack
-    assert not caplog.records
+    assert not framework_log
     _say_layout({"pack": False, "llm": {"attn_implementation": "flash_attention_2"}})
-    assert "pack=True leaves the padding out" in caplog.text
+    assert "pack=True leaves the padding out" in framework_log[0].getMessage()
 
 
 class TestRuntimeSettings:
@@ -56,16 +53,15 @@ class TestDeepSpeed:
         with pytest.raises(XTunerError, match="no JSON"):
             read_deepspeed(str(tmp_path / "x.json"))
 
-    def test_config_wins_and_says_so(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_config_wins_and_says_so(self, framework_log: list[logging.LogRecord]) -> None:
         given = {"gradient_clipping": 5.0, "bf16": {"enabled": "auto"}, "train_batch_size": 77}
-        monkeypatch.setattr(get_logger(), "propagate", True)
         joined = engine_config(given, Precision("bf16"), None, 4, 2, on_gpu=False)
         # DeepSpeed clips at 1 where nothing is said
         assert joined["gradient_clipping"] == 0.0
         assert (joined["gradient_accumulation_steps"], joined["train_micro_batch_size_per_gpu"]) == (4, 2)
         assert joined["bf16"]["enabled"] and not joined["fp16"]["enabled"]
         assert "train_batch_size" not in joined
-        said = {record.getMessage() for record in caplog.records}
+        said = {record.getMessage() for record in framework_log}
         assert said == {"DeepSpeed's gradient_clipping 5.0 gives way to the config's 0.0."}
 
     def test_no_pinned_memory_without_a_gpu(self) -> None:

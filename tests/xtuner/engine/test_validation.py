@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -112,8 +113,10 @@ class TestTraining:
         assert list((tmp_path / "with").glob("*/vis_data/events.*"))
         assert not (tmp_path / "without" / "validation").exists()
 
-    def test_goes_on_where_an_evaluation_fails(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_goes_on_where_an_evaluation_fails(self, tmp_path: Path, framework_log: list[logging.LogRecord]) -> None:
         runner = train(tmp_path / "run", config(fails=True))
+        errors = [record.getMessage() for record in framework_log if record.levelname == "ERROR"]
+        assert errors and all("no question could be asked" in error for error in errors)
         assert runner.iter == 5 and scalars(tmp_path / "run", "val/toy") == {}
 
     def test_a_stop_cuts_the_evaluation_short(self, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class TestLoadParts:
         state = {name: value for name, value in state_of(two_parts()).items() if name.startswith("head")}
         assert load_parts(two_parts(), state, required=["head"]).loaded_parts == ("head",)
 
-    def test_unknown_weights_are_reported(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_unknown_weights_are_reported(self) -> None:
         report = load_parts(two_parts(), {**state_of(two_parts()), "tail.bias": torch.zeros(1)}, required=[])
         assert report.unexpected == ("tail.bias",)
 

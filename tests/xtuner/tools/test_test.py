@@ -70,9 +70,7 @@ def test_a_copied_checkpoint_is_the_same_and_another_is_not(trained: Trained, tm
 
 
 class TestMissingFiles:
-    def test_the_others_run_and_the_exit_code_says_so(
-        self, trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_others_run_and_the_exit_code_says_so(self, trained: Trained, tmp_path: Path) -> None:
         names = ("--benchmarks", "pope,gqa_testdev", "--limit", "1")
         assert main(arguments(trained, tmp_path, *names)) == 3
         assert (tmp_path / "pope" / "metrics.json").exists() and not (tmp_path / "gqa_testdev").exists()

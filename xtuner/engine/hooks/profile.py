@@ -44,7 +44,7 @@ class ProfileHook(Hook):
             folder.mkdir(parents=True, exist_ok=True)
             profiler.export_chrome_trace(str(folder / "trace.json"))
             sort = "cuda_time_total" if len(activities) > 1 else "cpu_time_total"
-            (folder / "operators.txt").write_text(profiler.key_averages().table(sort_by=sort, row_limit=40))
+            (folder / "operators.txt").write_text(profiler.key_averages().table(sort_by=sort, row_limit=-1))
             get_logger().info(
                 "Profile of %d steps in %s (open trace.json at https://ui.perfetto.dev)", self.steps, folder
             )
