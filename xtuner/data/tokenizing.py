@@ -7,7 +7,9 @@ of the tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -75,9 +77,10 @@ def encode_conversations(
         One `Encoded` per conversation, in order. Unsupervised results are returned too: the caller drops
         and counts them.
     """
-    rendered = [template.render(conversation.turns) for conversation in conversations]
-    ids_of = _ids_of_pieces(rendered, tokenizer)
-    return [_join(pieces, ids_of, max_length) for pieces in rendered]
+    with _no_garbage_collection():
+        rendered = [template.render(conversation.turns) for conversation in conversations]
+        ids_of = _ids_of_pieces(rendered, tokenizer)
+        return [_join(pieces, ids_of, max_length) for pieces in rendered]
 
 
 def encode_prompt(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> list[int]:
@@ -92,6 +95,18 @@ def encode_prompts(
     rendered = [template.render(turns, add_generation_prompt=True) for turns in prompts]
     ids_of = _ids_of_pieces(rendered, tokenizer)
     return [_join(pieces, ids_of, max_length=None).input_ids for pieces in rendered]
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Many small lists and no cycles: looking for those took a fifth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _ids_of_pieces(

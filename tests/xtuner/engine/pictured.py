@@ -13,7 +13,8 @@ from mg_llava.encoders import HighResEncoder, LowResEncoder
 from mg_llava.fusion import ConvGateFusion
 from mg_llava.model import MGLLaVA
 from mg_llava.objects import ObjectEncoder
-from tests.tiny_parts import HIGH_SIZE, NUM_IMAGE_TOKENS, tiny_batch, tiny_clip_folder, tiny_convnext_folder, tiny_llm
+from tests.tiny_assistant import tiny_model_node
+from tests.tiny_parts import HIGH_SIZE, NUM_IMAGE_TOKENS, tiny_batch, tiny_llm
 from tests.xtuner.engine.toy import toy_config
 from xtuner.model.projector import MLPProjector
 
@@ -50,18 +51,21 @@ class PicturedDataset:
 
 
 def make_parts(folder: Path) -> None:
-    """Writes the encoders; not on the ranks, where transformers lets the first one alone write."""
-    tiny_clip_folder(folder)
-    tiny_convnext_folder(folder)
+    """Writes encoders, language model and tokenizer; not on the ranks, where transformers lets the first one alone
+    write.
+    """
+    tiny_model_node(folder)
 
 
-def train_pictured(work_dir: Path, parts: Path, deepspeed: str | None, pack: bool, grad_accum: int) -> None:
+def train_pictured(
+    work_dir: Path, parts: Path, deepspeed: str | None, pack: bool, grad_accum: int, precision: str = "auto"
+) -> None:
     """Trains three steps, each over all samples, three in a micro-batch."""
     from xtuner.engine.assemble import assemble
     from xtuner.engine.environment import setup_environment
 
     environment = setup_environment(None, always_group=deepspeed is not None)
-    cfg = toy_config(max_iters=3, batch_size=3, accumulative_counts=grad_accum)
+    cfg = toy_config(max_iters=3, batch_size=3, accumulative_counts=grad_accum, precision=precision)
     cfg.model = ConfigDict(
         type=MGLLaVA,
         llm=dict(type=tiny_llm),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+from tests.tiny_parts import HIGH_SIZE
 from tests.xtuner.engine.pictured import make_parts, train_pictured
 from tests.xtuner.engine.toy import train_toy
 from tests.xtuner.engine.zero_ranks import BAD_STEP
@@ -105,6 +106,29 @@ def test_weights_are_read_as_deepspeed_joins_them(runs: Path, case: str) -> None
     theirs = get_fp32_state_dict_from_zero_checkpoint(str(runs / case), tag="iter_6.pth")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], value) and ours[name].dtype == value.dtype for name, value in theirs.items())
+
+
+@pytest.mark.parametrize("case", ["zero1", "zero2", "zero3"])
+def test_a_bfloat16_run_is_exported_and_read_back_bit_for_bit(runs: Path, tmp_path: Path, case: str) -> None:
+    """What `xtuner convert pth_to_hf` makes of the folder that two ranks left, and `hf_to_pth` of that."""
+    checkpoint = runs / f"bf16_{case}" / "iter_3.pth"
+    parts = runs / "parts"
+    options = {
+        "llm_name_or_path": parts / "llm",
+        "visual_encoder_name_or_path": parts / "clip",
+        "visual_encoder_aux_path": parts / "convnext",
+        "image_size_aux": HIGH_SIZE,
+        "prompt_template": "vicuna",
+    }
+    words = [*map(str, (checkpoint, tmp_path / "hf")), "--dtype", "bf16", "--cfg-options"]
+    words += [f"{key}={value}" for key, value in options.items()]
+    assert main(["convert", "pth_to_hf", "fuse_phi3_clip_L_14_336_sft_padding", *words]) == 0
+    assert main(["convert", "hf_to_pth", str(tmp_path / "hf"), str(tmp_path / "back.pth")]) == 0
+    back = read_state_dict(tmp_path / "back.pth")
+    joined = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    assert back.keys() == joined.keys()
+    for name, value in joined.items():
+        assert back[name].dtype == torch.bfloat16 and torch.equal(back[name], value.bfloat16()), name
 
 
 def test_zero_3_is_not_converted(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

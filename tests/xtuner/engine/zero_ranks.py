@@ -42,6 +42,9 @@ def main(folder: Path) -> None:
         bad = {**SETTINGS, "max_iters": BAD_STEP + 1, "save_steps": 1, "save_total_limit": None}
         runner = train_toy(folder / f"{name}_bad", deepspeed, model=BadOnOneRank, **bad)
         (folder / f"{name}_bad" / f"skipped_{torch.distributed.get_rank()}").write_text(str(runner.guard.skipped))
+    for name in ("zero1", "zero2", "zero3"):
+        bfloat16 = dict(pack=False, grad_accum=2, precision="bf16")
+        train_pictured(folder / f"bf16_{name}", folder / "parts", f"deepspeed_{name}", **bfloat16)
     train_pictured(folder / "packed_zero2", folder / "parts", "deepspeed_zero2", pack=True, grad_accum=2)
 
 
