@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,97 +168,118 @@ def add_page(
 def _build(page: Page, examples: str | None) -> Any:
     import gradio as gr
 
-    def shown(function: Any) -> Any:
-        """Turns our errors into a message on the page."""
-
-        def call(*values: Any) -> Any:
-            try:
-                return function(*values)
-            except (XTunerError, OSError) as error:
-                raise gr.Error(str(error), duration=None) from error
-
-        return call
-
-    def streamed(function: Any) -> Any:
-        def call(*values: Any) -> Any:
-            try:
-                yield from function(*values)
-            except (XTunerError, OSError) as error:
-                raise gr.Error(str(error), duration=None) from error
-
-        return call
-
     # files of visitors go after ten minutes
     with gr.Blocks(title="MG-LLaVA", delete_cache=(_CLEAN_SECONDS, _CLEAN_SECONDS)) as blocks:
-        turns = gr.State([])
         gr.Markdown("# MG-LLaVA\nA picture in low and in high resolution, and its objects one by one.")
         with gr.Row():
             with gr.Column(scale=2):
-                # no mode: the file is not decoded before its size was looked at
-                picture = gr.Image(
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    label="Picture",
-                    elem_id="picture",
-                )
-                note = gr.Markdown("no picture", elem_id="note")
-                drawn = gr.Image(label="What the model is given", interactive=False, height=_HEIGHT, elem_id="drawn")
-                use_boxes = gr.Checkbox(True, label="Object tokens", elem_id="use_boxes")
-                typed = gr.Textbox(
-                    "",
-                    label="Boxes of your own: [[x0, y0, x1, y1], ...] in pixels (optional)",
-                    elem_id="typed",
-                    lines=1,
-                )
-                if examples:
-                    files = sorted(str(p) for p in Path(examples).iterdir() if p.suffix.lower() in _SUFFIXES)
-                    gr.Examples([[file] for file in files], inputs=[picture])
+                picture, typed, use_boxes = _picture_column(page, examples)
             with gr.Column(scale=3):
                 with gr.Tab("Chat"):
-                    chat = gr.Chatbot(height=420, label="Chat", elem_id="chat")
-                    question = gr.Textbox(label="Question", placeholder="What is this?", elem_id="question")
-                    with gr.Row():
-                        send = gr.Button("Ask", variant="primary", elem_id="ask")
-                        stop = gr.Button("Stop", elem_id="stop")
-                        forget = gr.Button("Start anew", elem_id="reset")
+                    _chat_tab(page, picture, typed, use_boxes)
                 with gr.Tab("With and without objects"):
-                    asked = gr.Textbox(label="Question", elem_id="question_both")
-                    both = gr.Button("Ask both", variant="primary", elem_id="ask_both")
-                    with gr.Row():
-                        with_objects = gr.Textbox(label="With objects", lines=6, elem_id="with_objects")
-                        without = gr.Textbox(label="Without objects", lines=6, elem_id="without_objects")
+                    _both_tab(page, picture, typed)
                 with gr.Tab("Which regions mattered"):
-                    why = gr.Textbox(label="Question", elem_id="question_why")
-                    explain = gr.Button("Ask and explain", variant="primary", elem_id="ask_why")
-                    because = gr.Textbox(label="Answer", elem_id="answer_why")
-                    regions = gr.Image(
-                        label="Red: for the answer, blue: against it",
-                        interactive=False,
-                        height=_HEIGHT,
-                        elem_id="regions",
-                    )
-                    table = gr.Dataframe(
-                        headers=["box", "log-probability"], label="Change when left out", elem_id="weights"
-                    )
-        given = [picture, typed]
-        gr.on([picture.change, typed.submit, use_boxes.change], shown(page.show), [*given, use_boxes], [drawn, note])
-
-        def say(path: str | None, own: str, boxes: bool, history: Turns, text: str) -> Any:
-            for now in page.answer(path, own, boxes, history, text):
-                yield now, _messages(now), ""
-
-        running = gr.on(
-            [send.click, question.submit],
-            streamed(say),
-            [*given, use_boxes, turns, question],
-            [turns, chat, question],
-        )
-        stop.click(None, cancels=[running])
-        gr.on([forget.click, picture.change], lambda: ([], []), None, [turns, chat])
-        gr.on([both.click, asked.submit], streamed(page.compare), [*given, asked], [with_objects, without])
-        gr.on([explain.click, why.submit], shown(page.explain), [*given, why], [because, regions, table])
+                    _regions_tab(page, picture, typed)
     return blocks
+
+
+def _picture_column(page: Page, examples: str | None) -> tuple[Any, Any, Any]:
+    """The picture, boxes that are typed, and whether boxes are used."""
+    import gradio as gr
+
+    # no mode: the file is not decoded before its size was looked at
+    picture = gr.Image(
+        type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", elem_id="picture"
+    )
+    note = gr.Markdown("no picture", elem_id="note")
+    drawn = gr.Image(label="What the model is given", interactive=False, height=_HEIGHT, elem_id="drawn")
+    use_boxes = gr.Checkbox(True, label="Object tokens", elem_id="use_boxes")
+    typed = gr.Textbox(
+        "", label="Boxes of your own: [[x0, y0, x1, y1], ...] in pixels (optional)", elem_id="typed", lines=1
+    )
+    if examples:
+        files = sorted(str(path) for path in Path(examples).iterdir() if path.suffix.lower() in _SUFFIXES)
+        gr.Examples([[file] for file in files], inputs=[picture], elem_id="examples")
+    given = [picture, typed, use_boxes]
+    gr.on([picture.change, typed.submit, use_boxes.change], _shown(page.show), given, [drawn, note])
+    return picture, typed, use_boxes
+
+
+def _chat_tab(page: Page, picture: Any, typed: Any, use_boxes: Any) -> None:
+    import gradio as gr
+
+    turns = gr.State([])
+    chat = gr.Chatbot(height=_HEIGHT, label="Chat", elem_id="chat")
+    question = gr.Textbox(label="Question", placeholder="What is this?", elem_id="question")
+    with gr.Row():
+        send = gr.Button("Ask", variant="primary", elem_id="ask")
+        stop = gr.Button("Stop", elem_id="stop")
+        forget = gr.Button("Start anew", elem_id="reset")
+
+    def say(*values: Any) -> Iterator[Any]:
+        for now in page.answer(*values):
+            yield now, _messages(now), ""
+
+    given = [picture, typed, use_boxes, turns, question]
+    running = gr.on([send.click, question.submit], _streamed(say), given, [turns, chat, question])
+    stop.click(None, cancels=[running])
+    gr.on([forget.click, picture.change], lambda: ([], []), None, [turns, chat])
+
+
+def _both_tab(page: Page, picture: Any, typed: Any) -> None:
+    import gradio as gr
+
+    question = gr.Textbox(label="Question", elem_id="question_both")
+    ask = gr.Button("Ask both", variant="primary", elem_id="ask_both")
+    with gr.Row():
+        with_objects = gr.Textbox(label="With objects", lines=6, elem_id="with_objects")
+        without = gr.Textbox(label="Without objects", lines=6, elem_id="without_objects")
+    gr.on([ask.click, question.submit], _streamed(page.compare), [picture, typed, question], [with_objects, without])
+
+
+def _regions_tab(page: Page, picture: Any, typed: Any) -> None:
+    import gradio as gr
+
+    question = gr.Textbox(label="Question", elem_id="question_why")
+    ask = gr.Button("Ask and explain", variant="primary", elem_id="ask_why")
+    answer = gr.Textbox(label="Answer", elem_id="answer_why")
+    regions = gr.Image(
+        label="Red: for the answer, blue: against it", interactive=False, height=_HEIGHT, elem_id="regions"
+    )
+    weights = gr.Dataframe(headers=["box", "log-probability"], label="Change when left out", elem_id="weights")
+    shown = _shown(page.explain)
+    gr.on([ask.click, question.submit], shown, [picture, typed, question], [answer, regions, weights])
+
+
+def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns our errors into a message on the page."""
+
+    def call(*values: Any) -> Any:
+        with _errors_on_the_page():
+            return function(*values)
+
+    return call
+
+
+def _streamed(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """`_shown`, of a function that yields."""
+
+    def call(*values: Any) -> Iterator[Any]:
+        with _errors_on_the_page():
+            yield from function(*values)
+
+    return call
+
+
+@contextmanager
+def _errors_on_the_page() -> Iterator[None]:
+    import gradio
+
+    try:
+        yield
+    except (XTunerError, OSError) as error:
+        raise gradio.Error(str(error), duration=None) from error
 
 
 def _messages(turns: Turns) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,43 @@ def test_in_a_browser(assistant: Assistant, picture: str, tmp_path: Path) -> Non
             find("#ask_why").click()
             _until(lambda: driver.find_element("css selector", "#regions img").get_attribute("src"))
             driver.save_screenshot(str(shots / "regions.png"))
+    finally:
+        driver.quit()
+
+
+@pytest.mark.slow
+def test_examples_and_what_visitors_leave(
+    assistant: Assistant, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of the examples folder is taken by a click; uploaded files go after a while, the examples stay."""
+    driver = browser()
+    from mg_llava.serving import page as module
+    from mg_llava.serving.app import make_app
+
+    monkeypatch.setattr(module, "_CLEAN_SECONDS", 2)
+    examples = tmp_path / "examples"
+    examples.mkdir()
+    noise().resize((50, 20)).save(examples / "a.png")
+    (examples / "readme.txt").write_text("no picture")
+    make_page = partial(module.add_page, examples=str(examples))
+    try:
+        with serve(make_app(assistant, LIMITS, "tiny", found_cup, make_page)) as url:
+            uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+            driver.get(url)
+
+            def note() -> str:
+                return driver.find_element("css selector", "#note").text
+
+            shown = _until(lambda: driver.find_elements("css selector", "#examples img"))
+            assert len(shown) == 1
+            shown[0].click()
+            _until(lambda: note() == "50 x 20 px, 1 boxes")
+            driver.get(url)
+            _until(lambda: driver.find_element("css selector", "#picture input[type=file]")).send_keys(picture)
+            _until(lambda: note() == "40 x 30 px, 1 boxes")
+            assert any(file.name == "noise.png" for file in uploads.rglob("*"))
+            _until(lambda: not any(file.name == "noise.png" for file in uploads.rglob("*")))
+            assert {file.name for file in examples.iterdir()} == {"a.png", "readme.txt"}
     finally:
         driver.quit()
 
