@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,13 +18,15 @@ from mg_llava.box_records import BoxRecord
 from mg_llava.box_store import BoxStore, no_match_message, other_size_message
 from mg_llava.boxes import clip_boxes, valid_boxes
 from mg_llava.images import open_picture
-from mg_llava.prepared_sources import PreparedSources, make_samples
+from mg_llava.length_check import length_notes
+from mg_llava.prepared_sources import PreparedSources, SampleMaker, make_samples
 from mg_llava.sources import DataSource, read_sources
-from xtuner.data.conversations import iter_conversations
+from xtuner.data.conversations import Conversation, iter_conversations
+from xtuner.data.findings import Findings
 from xtuner.data.picture_files import PictureFiles, picture_files
-from xtuner.data.templates import get_template
+from xtuner.data.templates import PromptTemplate, get_template
 from xtuner.errors import ProblemsError, SampleError, XTunerError
-from xtuner.log import console, get_logger
+from xtuner.log import console
 from xtuner.registry import build
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -40,15 +42,14 @@ class _Use:
     num_images: int
 
 
-def check_training_data(node: Mapping[str, Any]) -> list[str]:
+def check_training_data(node: Mapping[str, Any]) -> Findings:
     """Finds all problems of a ``train_dataset`` node's settings, records, pictures and boxes.
 
-    Every record is parsed and every picture decoded once.
-
-    Returns:
-        One ``"kind: sentence"`` per problem.
+    Every record is parsed and tokenised and every picture decoded once. What training leaves out or cuts though it is
+    no fault is noted: records without an answer, and what `max_length` or the language model's context has no room for.
     """
-    problems: list[str] = []
+    findings = Findings()
+    problems = findings.problems
     tokenizer = _try("tokenizer", lambda: build(node["tokenizer"]), problems)
     processor = _try("image processor", lambda: build(node["image_processor"]), problems)
     _try("box selection", lambda: build(node.get("boxes")), problems)
@@ -59,26 +60,29 @@ def check_training_data(node: Mapping[str, Any]) -> list[str]:
         ),
         problems,
     )
-    for source in sources or ():
-        _try("prompt template", partial(get_template, source.prompt_template), problems)
+    # nothing can be tokenised where a part is missing; the records are looked at all the same
+    complete = not problems
+    maker = _try("language model", lambda: make_samples(node, tokenizer, processor), problems) if complete else None
     folder = node.get("offline_processed_text_folder")
     prepared = None
-    if folder is not None and tokenizer is not None and processor is not None and sources:
-        prepared = _try("prepared data", lambda: _open_prepared(node, sources, tokenizer, processor), problems)
+    if folder is not None and maker is not None and sources:
+        prepared = _try("prepared data", lambda: PreparedSources(sources, maker, folder), problems)
     turn = bool(processor is not None and processor.apply_exif_orientation)
     for number, source in enumerate(sources or ()):
+        template = _try("prompt template", partial(get_template, source.prompt_template or ""), problems)
         if source.data_path is not None:
-            uses = list(_uses_of_file(source.data_path, problems))
+            uses = _uses_of_file(source.data_path, findings, maker, template)
         elif prepared is not None:
             uses = [_Use(path, name, len(images)) for name, images in prepared.pictures(number) for path in images]
+            findings.notes += [f"prepared data: {count:,} {kind}" for kind, count in prepared.left_out(number)]
         else:
             if folder is None:
                 problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
             continue
         sizes = _check_pictures(uses, source.image_folder or "", turn, problems)
         if source.box_json_path is not None:
-            _check_boxes(uses, sizes, source.box_json_path, problems)
-    return list(dict.fromkeys(problems))
+            _check_boxes(uses, sizes, source.box_json_path, findings)
+    return Findings(list(dict.fromkeys(problems)), list(dict.fromkeys(findings.notes)))
 
 
 def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> ProblemsError:
@@ -87,18 +91,19 @@ def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> 
     The first fault found ends the preparing: without this the next one would only show at the next start. Pictures
     are looked for, not decoded. The first ten of a kind are named.
     """
-    problems: list[str] = []
+    findings = Findings()
+    problems = findings.problems
     for source in sources:
         if source.data_path is None:
             continue
-        uses = list(_uses_of_file(source.data_path, problems))
+        uses = _uses_of_file(source.data_path, findings)
         files = _try("pictures", partial(picture_files, source.image_folder or ""), problems) if uses else None
         if files is not None:
             users = {use.path: use.sample_id for use in reversed(uses)}
             missing = files.missing(pa.array(users, pa.string()))
             problems += [f"missing picture: '{path}' (sample '{users[path]}') does not exist" for path in missing]
         if source.box_json_path is not None:
-            for _ in _records_of(uses, source.box_json_path, problems):
+            for _ in _records_of(uses, source.box_json_path, findings):
                 pass
     problems = list(dict.fromkeys(problems))
     if not problems:
@@ -114,10 +119,6 @@ def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> 
     return ProblemsError(f"the training data{more}", shown)
 
 
-def _open_prepared(node: Mapping[str, Any], sources: Any, tokenizer: Any, processor: Any) -> PreparedSources:
-    return PreparedSources(sources, make_samples(node, tokenizer, processor), node["offline_processed_text_folder"])
-
-
 def _try(kind: str, action: Callable[[], Any], problems: list[str]) -> Any:
     """Returns what `action` returns; None with a problem noted where it fails."""
     try:
@@ -127,21 +128,37 @@ def _try(kind: str, action: Callable[[], Any], problems: list[str]) -> Any:
         return None
 
 
-def _uses_of_file(path: str, problems: list[str]) -> list[_Use]:
-    """Pictures of the good records of a file; the faulty ones become problems, named with the file."""
+def _uses_of_file(
+    path: str, findings: Findings, maker: SampleMaker | None = None, template: PromptTemplate | None = None
+) -> list[_Use]:
+    """Pictures of the good records of a file; the faulty ones become problems, named with the file.
+
+    With `maker` and `template` what is too long is noted.
+    """
     faults: list[str] = []
+    notes: list[str] = []
     uses: list[_Use] = []
-    unanswered = 0
-    try:
+
+    def answered() -> Iterator[Conversation]:
         for conversation in iter_conversations(path, faults):
-            unanswered += not conversation.turns
-            images = conversation.images if conversation.turns else ()
-            uses += [_Use(image, conversation.id, len(images)) for image in images]
+            if conversation.turns:
+                images = conversation.images
+                uses.extend(_Use(image, conversation.id, len(images)) for image in images)
+                yield conversation
+            else:
+                where = f"record '{conversation.id}' (number {conversation.index + 1})"
+                notes.append(f"no answer: {where} has no answer to a question; it is left out.")
+
+    try:
+        if maker is None or template is None:
+            deque(answered(), maxlen=0)
+        else:
+            notes += length_notes(answered(), maker, template)
     except XTunerError as error:
-        problems.append(f"data file: {error}")
-    if unanswered:
-        get_logger().info("'%s': %s record(s) without an answer are left out.", path, f"{unanswered:,}")
-    problems += [f"{fault} [{os.path.basename(path)}]" for fault in faults]
+        findings.problems.append(f"data file: {error}")
+    name = os.path.basename(path)
+    findings.problems += [f"{fault} [{name}]" for fault in faults]
+    findings.notes += [f"{note} [{name}]" for note in notes]
     return uses
 
 
@@ -172,11 +189,10 @@ def _decode(files: PictureFiles, path: str, turn: bool) -> tuple[int, int] | str
         return f"{error.kind}: {error}"
 
 
-def _check_boxes(
-    uses: Sequence[_Use], sizes: Mapping[str, tuple[int, int]], box_path: str, problems: list[str]
-) -> None:
+def _check_boxes(uses: Sequence[_Use], sizes: Mapping[str, tuple[int, int]], box_path: str, findings: Findings) -> None:
     seen = set()
-    for use, record in _records_of(uses, box_path, problems):
+    problems = findings.problems
+    for use, record in _records_of(uses, box_path, findings):
         if (record.where, use.path) in seen:
             continue
         seen.add((record.where, use.path))
@@ -186,8 +202,9 @@ def _check_boxes(
             problems.append(f"boxes of another size: {other_size_message(use.path, size, record.size, record.where)}")
 
 
-def _records_of(uses: Sequence[_Use], box_path: str, problems: list[str]) -> Iterator[tuple[_Use, BoxRecord]]:
+def _records_of(uses: Sequence[_Use], box_path: str, findings: Findings) -> Iterator[tuple[_Use, BoxRecord]]:
     """Yields the box records of the pictures; malformed and ambiguous ones, and a foreign file, become problems."""
+    problems = findings.problems
     store = _try("box file", lambda: BoxStore(box_path, check=False), problems)
     if store is None:
         return
@@ -205,7 +222,9 @@ def _records_of(uses: Sequence[_Use], box_path: str, problems: list[str]) -> Ite
     if uses and without == len(uses):
         problems.append(f"boxes without pictures: {no_match_message(box_path, len(uses))}")
     elif without:
-        get_logger().info("%s of %s pictures are not in the box file: no object tokens there.", without, len(uses))
+        findings.notes.append(
+            f"box file: {without:,} of {len(uses):,} pictures are not in '{box_path}': no object tokens there."
+        )
 
 
 def _box_faults(where: str, boxes: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:

@@ -20,6 +20,7 @@ from mg_llava.preprocess import ImageProcessor
 from mg_llava.sources import DataSource, Template, read_sources
 from xtuner.data.bad_samples import BadSample, Replacements
 from xtuner.data.collate import collate
+from xtuner.data.findings import Findings
 from xtuner.data.picture_files import PictureFiles
 from xtuner.data.prepared import PreparedRow
 from xtuner.errors import ProblemsError, SampleError, XTunerError
@@ -191,8 +192,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         return {"tokens of a sample": self.lengths, "of them text": text, "object tokens, with picture": objects}
 
     @classmethod
-    def check_records(cls, node: Mapping[str, Any]) -> list[str]:
-        """Returns every problem of the data of a config's ``train_dataset``, as ``"kind: sentence"``."""
+    def check_records(cls, node: Mapping[str, Any]) -> Findings:
+        """Returns every problem of the data of a config's ``train_dataset``, and what training leaves out of it."""
         return check_training_data(node)
 
     @classmethod
@@ -201,11 +202,15 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
 
         Raises:
             XTunerError: as `xtuner.data.prepare.prepare`.
+            ProblemsError: faulty records or boxes: with all that a training would not start for.
         """
         sources = read_sources(
             node.get("data_path"), node["image_folder"], node.get("box_json_path"), node["prompt_template"]
         )
-        return prepare_sources(sources, make_samples(node), out_folder, num_proc)
+        try:
+            return prepare_sources(sources, make_samples(node), out_folder, num_proc)
+        except ProblemsError as error:
+            raise with_other_problems(error, sources) from error
 
     def _sample(self, row: PreparedRow, files: PictureFiles) -> dict[str, Any]:
         pixels, found, _ = self._pictures(row, files)

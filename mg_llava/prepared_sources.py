@@ -30,6 +30,9 @@ from xtuner.registry import build
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_NO_LOSS = ("records", "kept", "pictures")
+"""Counts of a report that say of nothing that it was dropped or cut."""
+
 _SHOWN = 10
 _SPOT_CHECKS = 200
 
@@ -127,6 +130,11 @@ class PreparedSources:
     def pictures(self, source: int) -> Iterator[tuple[Any, ...]]:
         """Returns (id, pictures) of every sample of source number `source`."""
         return self._parts[source].values("id", "images")
+
+    def left_out(self, source: int) -> list[tuple[str, int]]:
+        """Returns what was dropped or cut of source number `source` when it was prepared, and how much."""
+        report = self._parts[source].report
+        return [(kind, count) for kind, count in report.items() if count and kind not in _NO_LOSS]
 
     def check_pictures(self) -> None:
         """Refuses pictures that are not there: better now than hours later.

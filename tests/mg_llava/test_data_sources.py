@@ -69,7 +69,7 @@ class TestMixture:
         node = mixture(world(), tmp_path)
         assert MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)["kept"] == 5
         dataset = MGLLaVADataset(**{**node, "offline_processed_text_folder": str(tmp_path / "out")})
-        assert len(dataset) == 5 and MGLLaVADataset.check_records(node) == []
+        assert len(dataset) == 5 and MGLLaVADataset.check_records(node).problems == []
 
     def test_names_and_faults(self) -> None:
         sources = read_sources(["a/x.json", DataSource("b/x.json", name="y"), "c/x.json"], "images", "boxes", "plain")
@@ -121,7 +121,7 @@ class TestPictures:
         zipped = MGLLaVADataset(**world(image_folder=str(tmp_path / "all.zip")))
         for index in range(len(plain)):
             assert torch.equal(zipped[index]["pixel_values"], plain[index]["pixel_values"])
-        assert MGLLaVADataset.check_records(world(image_folder=str(tmp_path / "all.zip"))) == []
+        assert MGLLaVADataset.check_records(world(image_folder=str(tmp_path / "all.zip"))).problems == []
 
     def test_all_are_looked_for_once(self, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         node = world()

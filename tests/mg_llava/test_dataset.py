@@ -224,7 +224,7 @@ class TestFaults:
         with pytest.raises(ProblemsError, match=r"missing picture: 'b/b.png' \(sample 'two'\) does not exist"):
             MGLLaVADataset(**node)
 
-    def test_all_that_stops_a_start_is_named_at_once(self, world: Any) -> None:
+    def test_all_that_stops_a_start_is_named_at_once(self, world: Any, tmp_path: Path) -> None:
         gone = [
             {"id": f"gone{number}", "image": f"{number}.png", "conversations": talk("<image>")} for number in range(12)
         ]
@@ -236,6 +236,9 @@ class TestFaults:
         assert "(16 in all; `xtuner check-dataset` shows them)" in str(caught.value)
         kinds = Counter(problem.partition(": ")[0] for problem in caught.value.problems)
         assert kinds == {"unknown role": 1, "missing picture": 10, "malformed box record": 1, "ambiguous boxes": 2}
+        with pytest.raises(ProblemsError) as prepared:
+            MGLLaVADataset.prepare(world([*RECORDS, *gone, role], [*twice, nan]), str(tmp_path / "out"), 1)
+        assert prepared.value.problems == caught.value.problems and not (tmp_path / "out").exists()
 
     def test_a_box_file_of_other_pictures(self, world: Any) -> None:
         with pytest.raises(XTunerError, match="fits none of the 4 pictures"):
@@ -285,7 +288,7 @@ class TestPrepare:
 
 class TestCheck:
     def test_good_data_has_no_problems(self, world: Any) -> None:
-        assert MGLLaVADataset.check_records({"type": MGLLaVADataset, **world()}) == []
+        assert MGLLaVADataset.check_records({"type": MGLLaVADataset, **world()}).problems == []
 
     def test_every_fault_is_found_in_one_pass(self, world: Any, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
@@ -305,7 +308,7 @@ class TestCheck:
         del by_id["image"]
         boxes = [odd, box_record("c.png", 1, width=7, height=7), {"image": "x.png"}, by_id]
         node = world(records, boxes, prompt_template="vicunna")
-        found = MGLLaVADataset.check_records(node)
+        found = MGLLaVADataset.check_records(node).problems
         kinds = [problem.split(": ")[0] for problem in found]
         assert sorted(set(kinds)) == sorted(
             [
@@ -328,25 +331,59 @@ class TestCheck:
         # a picture of several samples is named once
         assert kinds.count("inverted box") == kinds.count("box outside the picture") == 1
 
+    def test_what_length_leaves_out_is_named_and_equals_the_preparing(self, world: Any, tmp_path: Path) -> None:
+        long = "dog " * 20
+        two_turns = [*talk("<image>"), *talk(f"{long} <image><image>")]
+        records = [
+            *RECORDS,
+            {"id": "whole", "image": "a.png", "conversations": talk(f"<image>\n{long}")},
+            {"id": "part", "image": "a.png", "conversations": talk("<image>\nWhat", long)},
+            {"id": "later", "image": ["a.png"] * 3, "conversations": two_turns},
+            {"id": "many", "image": ["a.png"] * 5, "conversations": talk("<image>" * 5)},
+        ]
+        # "whole": bos, USER, :, the picture, 20 words, ASSISTANT, :, and the answer's A dog. </s>
+        node = world(records, context=24, max_length=20)
+        found = MGLLaVADataset.check_records(node)
+        assert found.problems == []
+        assert found.notes == [
+            "no answer: record 'silent' (number 5) has no answer to a question; it is left out. [data.json]",
+            "answer beyond max_length: sample 'whole' (number 6) has 30 text tokens, none of an answer among the first "
+            "20; it is left out. [data.json]",
+            "cut at max_length: sample 'part' (number 7) has 28 text tokens, the last 8 are cut off, 8 of them of "
+            "answers. [data.json]",
+            "cut at max_length: sample 'later' (number 8) has 41 text tokens, the last 21 are cut off, 4 of them of "
+            "answers and 2 picture(s). [data.json]",
+            "longer than the context: sample 'many' (number 9) has 29 text and image tokens, the language model takes "
+            "24; it is left out. [data.json]",
+            f"box file: 1 of 14 pictures are not in '{node['box_json_path']}': no object tokens there.",
+        ]
+        report = MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+        assert report["dropped: no supervised token within max_length"] == report["dropped: nobody answers"] == 1
+        assert report["samples longer than the context left out"] == 1 and report["cut off: samples"] == 2
+        # without the data file the prepared folder tells how many
+        node.update(data_path=None, offline_processed_text_folder=str(tmp_path / "out"))
+        told = MGLLaVADataset.check_records(node).notes
+        assert "prepared data: 2 cut off: samples" in told and "prepared data: 1 dropped: nobody answers" in told
+
     def test_a_foreign_box_file(self, world: Any) -> None:
-        (found,) = MGLLaVADataset.check_records(world(boxes=[box_record("other.png", 1)]))
+        (found,) = MGLLaVADataset.check_records(world(boxes=[box_record("other.png", 1)])).problems
         assert found.startswith("boxes without pictures: ") and "is it the file of this data set?" in found
 
     def test_missing_files_and_unreadable_parts(self, world: Any, tmp_path: Path) -> None:
         node = world(box_json_path=str(tmp_path / "none.json"), data_path=str(tmp_path / "none.json"))
         node["tokenizer"]["name_or_path"] = node["image_processor"]["name_or_path"] = str(tmp_path)
-        kinds = [problem.split(": ")[0] for problem in MGLLaVADataset.check_records(node)]
+        kinds = [problem.split(": ")[0] for problem in MGLLaVADataset.check_records(node).problems]
         assert kinds == ["tokenizer", "image processor", "data file", "box file"]
 
     def test_no_data_at_all(self, world: Any) -> None:
-        (found,) = MGLLaVADataset.check_records(world(data_path=None))
+        (found,) = MGLLaVADataset.check_records(world(data_path=None)).problems
         assert found.startswith("settings: no training data")
 
     def test_a_prepared_folder_alone(self, world: Any, tmp_path: Path) -> None:
         node = world()
         MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
         node.update(data_path=None, offline_processed_text_folder=str(tmp_path / "out"))
-        assert MGLLaVADataset.check_records(node) == []
+        assert MGLLaVADataset.check_records(node).problems == []
         (tmp_path / "c.png").unlink()
-        (found,) = MGLLaVADataset.check_records(node)
+        (found,) = MGLLaVADataset.check_records(node).problems
         assert found.startswith("missing picture") and "(sample 'bare')" in found

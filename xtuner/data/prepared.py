@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from xtuner.data.arrow_rows import ArrowRows, list_values
 from xtuner.data.encoder import INDEX
-from xtuner.data.fingerprint import differences
+from xtuner.data.fingerprint import FORMAT_VERSION, differences
 from xtuner.errors import XTunerError
 
 SETTINGS = "settings.json"
@@ -37,7 +37,7 @@ class PreparedData:
         index: `INDEX` of every sample.
 
     Raises:
-        XTunerError: no prepared folder, one of an older version, or one in which a shard is missing or cut off.
+        XTunerError: no prepared folder, one of another version, or one in which a shard is missing or cut off.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -93,7 +93,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Returns what a prepared folder says of itself.
 
     Raises:
-        XTunerError: it is no prepared folder.
+        XTunerError: it is no prepared folder, or one of another version.
     """
     if not folder.is_dir():
         raise XTunerError(f"the prepared folder '{folder}' does not exist: make it with {_AGAIN}")
@@ -101,10 +101,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / SETTINGS).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise XTunerError(f"'{folder}' holds no readable {SETTINGS} ({error}): prepare it anew: {_AGAIN}") from error
-    if "shards" not in content:
+    if content.get("version") != FORMAT_VERSION or "shards" not in content:
         raise XTunerError(
-            f"'{folder}' was prepared by an older version ({content.get('version', 'unknown')}): delete it and "
-            f"prepare it anew: {_AGAIN}"
+            f"'{folder}' was prepared by another version (format {content.get('version', 'unknown')}, expected "
+            f"{FORMAT_VERSION}): delete it and prepare it anew: {_AGAIN}"
         )
     return content
 

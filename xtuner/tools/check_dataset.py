@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from xtuner.config import load_config, parse_overrides
+from xtuner.data.findings import Findings
 from xtuner.registry import resolve_type
 from xtuner.tools.arguments import add_cfg_options
 
@@ -21,24 +22,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the problems by kind; returns 1 if there are any."""
+    """Prints the problems by kind, then what training leaves out; returns 1 if there are problems."""
     node = load_config(args.config, parse_overrides(args.cfg_options)).train_dataset
     dataset_class: Any = resolve_type(node["type"])
-    problems = dataset_class.check_records(node)
+    found: Findings = dataset_class.check_records(node)
     out = Console(soft_wrap=True, markup=False, highlight=False)
-    if not problems:
+    counts = _print(found.problems, args.show, out)
+    if found.notes:
+        out.print("No fault, but training will do without:")
+        _print(found.notes, args.show, out)
+    if not found.problems:
         out.print("The training data has no problems.")
         return 0
-    kinds = by_kind(problems)
+    out.print(f"{len(found.problems):,} problem(s): {counts}.", style="bold red")
+    return 1
+
+
+def _print(sentences: Iterable[str], shown: int, out: Console) -> str:
+    """Prints the first `shown` of each kind; returns how many there are of each."""
+    kinds = by_kind(sentences)
     for kind, found in kinds.items():
         out.print(f"{kind}: {len(found):,}", style="bold")
-        for problem in found[: args.show]:
-            out.print(f"  - {problem}")
-        if len(found) > args.show:
-            out.print(f"  ... and {len(found) - args.show:,} more (--show {len(found)} shows them)")
-    counts = ", ".join(f"{kind} {len(found):,}" for kind, found in kinds.items())
-    out.print(f"{len(problems):,} problem(s): {counts}.", style="bold red")
-    return 1
+        for sentence in found[:shown]:
+            out.print(f"  - {sentence}")
+        if len(found) > shown:
+            out.print(f"  ... and {len(found) - shown:,} more (--show {len(found)} shows them)")
+    return ", ".join(f"{kind} {len(found):,}" for kind, found in kinds.items())
 
 
 def by_kind(problems: Iterable[str]) -> dict[str, list[str]]:

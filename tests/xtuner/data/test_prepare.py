@@ -283,10 +283,14 @@ class TestFaults:
 
     def test_a_folder_of_an_older_version(self, data: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         out = tmp_path / "out"
-        out.mkdir()
-        (out / "settings.json").write_text('{"version": 1, "report": {}}')
-        with pytest.raises(XTunerError, match=r"prepared by an older version \(1\): delete it"):
-            load(data, tokenizer, folder=str(out))
+        make(data, out, tokenizer)
+        settings = out / "settings.json"
+        for content in ({"version": 1, "report": {}}, {**json.loads(settings.read_text()), "version": 1}):
+            settings.write_text(json.dumps(content))
+            with pytest.raises(XTunerError, match=r"prepared by another version \(format 1, expected \d+\): delete it"):
+                load(data, tokenizer, folder=str(out))
+            with pytest.raises(XTunerError, match="prepared by another version"):
+                make(data, out, tokenizer)
 
     @pytest.mark.multi_process
     def test_a_worker_that_is_killed(

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from xtuner import cli
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.data.conversations import parse_record
+from xtuner.data.findings import Findings
 from xtuner.tools import check_dataset, log_dataset, preprocess, process_untokenized_llava_data
 
 WORDS = ["<unk>", "a", "dog", "says", "yes"]
@@ -33,6 +34,7 @@ class FakeDataset:
     """What the commands ask of a data set class."""
 
     problems: list[str] = []
+    notes: list[str] = []
     prepared: list[tuple[Any, str, int | None]] = []
 
     def __len__(self) -> int:
@@ -46,8 +48,8 @@ class FakeDataset:
         return f"{index + 7} boxes"
 
     @classmethod
-    def check_records(cls, node: Any) -> list[str]:
-        return cls.problems
+    def check_records(cls, node: Any) -> Findings:
+        return Findings(cls.problems, cls.notes)
 
     @classmethod
     def prepare(cls, node: Any, out_folder: str, num_proc: int | None) -> None:
@@ -60,6 +62,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     for module in (check_dataset, log_dataset, preprocess):
         monkeypatch.setattr(module, "load_config", lambda path, overrides: cfg)
     monkeypatch.setattr(FakeDataset, "problems", [])
+    monkeypatch.setattr(FakeDataset, "notes", [])
     monkeypatch.setattr(FakeDataset, "prepared", [])
     return cfg
 
@@ -85,6 +88,13 @@ class TestCheckDataset:
         out = capsys.readouterr().out
         assert out.startswith("unknown role: 12\n  - record 0: [bold] x\n  - record 1: [bold] x\n  ... and 10 more")
         assert out.endswith("14 problem(s): unknown role 12, other 1, no file 1.\n")
+
+    def test_what_is_left_out_is_no_problem(self, capsys: pytest.CaptureFixture[str]) -> None:
+        FakeDataset.notes = [f"cut at max_length: sample {number}" for number in range(12)]
+        assert run(check_dataset, "c.py", "-n", "1") == 0
+        out = capsys.readouterr().out
+        assert "No fault, but training will do without:\ncut at max_length: 12\n  - sample 0\n  ... and 11 more" in out
+        assert out.endswith("The training data has no problems.\n")
 
     def test_by_the_name_that_xtuner_gave_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         FakeDataset.problems = ["no file: a"]
