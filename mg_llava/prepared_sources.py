@@ -16,7 +16,7 @@ from mg_llava.box_store import no_match_message
 from mg_llava.boxes import BoxSelection
 from mg_llava.preprocess import ImageProcessor
 from mg_llava.sources import DataSource
-from xtuner.data.cache import cache_folder, lock
+from xtuner.data.cache import CacheError, cache_folder, lock, remember
 from xtuner.data.encoder import RecordEncoder
 from xtuner.data.fingerprint import fingerprint, text_settings
 from xtuner.data.picture_files import PictureFiles, picture_files
@@ -24,6 +24,7 @@ from xtuner.data.prepare import load_prepared, prepare
 from xtuner.data.prepared import PreparedData, PreparedRow
 from xtuner.data.templates import get_template
 from xtuner.errors import ProblemsError, XTunerError
+from xtuner.log import get_logger
 from xtuner.model.llm import read_llm_config
 from xtuner.registry import build
 
@@ -139,21 +140,26 @@ class PreparedSources:
     def check_pictures(self) -> None:
         """Refuses pictures that are not there: better now than hours later.
 
-        All are looked for once per prepared folder and image folder; later starts look for a few hundred.
+        All are looked for once per prepared folder and image folder; later starts look for a few hundred. Where that
+        cannot be remembered, the home being read-only, all are looked for at every start.
 
         Raises:
             ProblemsError: with the first missing ones.
         """
         for source, part, files in zip(self.sources, self._parts, self.files, strict=True):
-            name = f"{fingerprint(part.settings)}\n{Path(source.image_folder or '').resolve()}"
+            folder = source.image_folder or ""
+            name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}"
             checked = cache_folder() / "checked_pictures" / hashlib.sha256(name.encode()).hexdigest()[:32]
             if checked.exists() and not _spot_check(part, files):
                 continue
-            with lock(checked):
-                if not checked.exists() or _spot_check(part, files):
-                    _check_all(part, files, source.image_folder or "")
-                    checked.parent.mkdir(parents=True, exist_ok=True)
-                    checked.touch()
+            try:
+                with lock(checked):
+                    if not checked.exists() or _spot_check(part, files):
+                        _check_all(part, files, folder)
+                        remember(checked)
+            except CacheError as error:
+                get_logger().warning("Every picture is looked for, and will be at the next start: %s", error)
+                _check_all(part, files, folder)
 
 
 def prepare_sources(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import zipfile
 from pathlib import Path
@@ -132,6 +133,24 @@ class TestPictures:
         (tmp_path / "c.png").unlink()
         with pytest.raises(XTunerError, match="missing picture: 'c.png'"):
             MGLLaVADataset(**node)
+
+    def test_a_cache_that_cannot_be_written(
+        self, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, framework_log: list[logging.LogRecord]
+    ) -> None:
+        node = world()
+        MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+        # a file in the place of a folder: the tests may run as root, who can write anywhere
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XTUNER_CACHE", str(tmp_path / "file" / "cache"))
+        with pytest.raises(XTunerError, match="cache '.*' cannot be written .*set XTUNER_CACHE"):
+            MGLLaVADataset(**node)
+        offline = {**node, "offline_processed_text_folder": str(tmp_path / "out")}
+        assert len(MGLLaVADataset(**offline)) == 4
+        (told,) = [record.getMessage() for record in framework_log if record.levelno == logging.WARNING]
+        assert told.startswith("Every picture is looked for, and will be at the next start")
+        (tmp_path / "c.png").unlink()
+        with pytest.raises(XTunerError, match="1 of 3 pictures missing"):
+            MGLLaVADataset(**offline)
 
     def test_a_batch_is_one_copy_of_the_pictures_bytes(self, world: Any) -> None:
         dataset = MGLLaVADataset(**world())

@@ -9,7 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+
+
+class CacheError(XTunerError):
+    """The cache cannot be written."""
 
 
 def cache_folder() -> Path:
@@ -32,21 +37,38 @@ def build_once(target: Path, build: Callable[[], None]) -> None:
 
 @contextmanager
 def lock(target: Path) -> Iterator[None]:
-    """Holds the lock that belongs to `target`; says so where another process has it."""
+    """Holds the lock that belongs to `target`; says so where another process has it.
+
+    Raises:
+        CacheError: the cache cannot be written.
+    """
     from filelock import FileLock, Timeout
 
     name = hashlib.sha256(os.path.abspath(target).encode()).hexdigest()[:32]
     held = FileLock(cache_folder() / "locks" / name)
-    Path(held.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
+        Path(held.lock_file).parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=1)
     except Timeout:
         get_logger().info("Another process prepares '%s': waiting for it.", target)
         held.acquire()
+    except OSError as error:
+        raise CacheError(
+            f"the cache '{cache_folder()}' cannot be written ({error}): set XTUNER_CACHE to a folder that can be."
+        ) from error
     try:
         yield
     finally:
         held.release()
+
+
+def remember(mark: Path) -> None:
+    """Leaves the empty file `mark` in the cache: what it stands for need not be done again."""
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        get_logger().warning("'%s' cannot be written (%s): the next start does the same again.", mark, error)
 
 
 def unfinished_name(target: Path) -> Path:

@@ -47,10 +47,15 @@ def picture_files(image_folder: str) -> PictureFiles:
             whose members' names are the records' paths.
 
     Raises:
-        XTunerError: a pattern or file that is not there.
+        XTunerError: a pattern or file that is not there, or a file of another kind.
     """
     is_pattern = any(letter in image_folder for letter in "*?[") and not os.path.isdir(image_folder)
     if not is_pattern and not image_folder.lower().endswith(SUFFIXES):
+        if os.path.isfile(image_folder):
+            raise XTunerError(
+                f"image_folder '{image_folder}' is neither a folder nor one of {', '.join(SUFFIXES)} (tar not "
+                "compressed, because pictures are read at their place): unpack it."
+            )
         return FolderPictures(image_folder)
     files = sorted(glob.glob(image_folder, recursive=True)) if is_pattern else [image_folder]
     if not files or not all(os.path.isfile(file) for file in files):

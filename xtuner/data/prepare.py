@@ -76,7 +76,7 @@ def prepare(
                 return dict(check_settings(out, settings)["report"])
             raise XTunerError(
                 f"the prepared data cannot be written to '{out}': {error}. Free space and start again (what is done is "
-                "kept), or choose another folder."
+                "kept), or choose another folder (the automatic cache is where XTUNER_CACHE says)."
             ) from error
     told = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
     # whichever process had the lock first

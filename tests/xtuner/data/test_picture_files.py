@@ -110,3 +110,8 @@ class TestFaults:
     def test_a_pattern_that_fits_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(XTunerError, match="names no file"):
             picture_files(str(tmp_path / "*.tar"))
+
+    def test_a_file_of_another_kind(self, tmp_path: Path) -> None:
+        (tmp_path / "all.tar.gz").write_bytes(b"x")
+        with pytest.raises(XTunerError, match=r"neither a folder nor one of .tar, .*unpack it"):
+            picture_files(str(tmp_path / "all.tar.gz"))
