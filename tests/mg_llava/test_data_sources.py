@@ -149,7 +149,7 @@ class TestPictures:
         (told,) = [record.getMessage() for record in framework_log if record.levelno == logging.WARNING]
         assert told.startswith("Every picture is looked for, and will be at the next start")
         (tmp_path / "c.png").unlink()
-        with pytest.raises(XTunerError, match="1 of 3 pictures missing"):
+        with pytest.raises(XTunerError, match="missing picture: 'c.png'"):
             MGLLaVADataset(**offline)
 
     def test_a_batch_is_one_copy_of_the_pictures_bytes(self, world: Any) -> None:
