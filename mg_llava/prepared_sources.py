@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from mg_llava.box_columns import NOT_KNOWN, BoxColumns
 from mg_llava.box_store import no_match_message
@@ -213,6 +214,9 @@ def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> No
     paths = part.picture_paths()
     missing = files.missing(paths)
     if not missing:
+        # a million names, and as many found: what held them goes back to the system
+        del paths
+        pa.default_memory_pool().release_unused()
         return
     users = _users(part, missing[:_SHOWN])
     shown = [f"picture '{path}' of sample '{sample_id}' does not exist" for path, sample_id in users.items()]
