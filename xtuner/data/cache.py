@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ def build_once(target: Path, build: Callable[[], None]) -> None:
         return
     with lock(target):
         if not target.exists():
+            _remove_leftovers(target)
             build()
 
 
@@ -74,6 +76,14 @@ def remember(mark: Path) -> None:
 def unfinished_name(target: Path) -> Path:
     """Returns a name beside `target` for what is being written; no two processes have the same."""
     return target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what killed processes of this machine left of `target`: who holds its lock is the only one alive."""
+    start = unfinished_name(target).name.rpartition("-")[0] + "-"
+    for leftover in target.parent.iterdir() if target.parent.is_dir() else ():
+        if leftover.name.startswith(start):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def publish(unfinished: Path, target: Path) -> None:
