@@ -24,6 +24,7 @@ from mg_llava.sources import DataSource, read_sources
 from xtuner.data.conversations import Conversation, iter_conversations
 from xtuner.data.findings import Findings
 from xtuner.data.picture_files import PictureFiles, picture_files
+from xtuner.data.progress import FileProgress
 from xtuner.data.templates import PromptTemplate, get_template
 from xtuner.errors import ProblemsError, SampleError, XTunerError
 from xtuner.log import console
@@ -31,6 +32,7 @@ from xtuner.registry import build
 
 _THREADS = min(8, os.cpu_count() or 1)
 _SHOWN = 10
+_RECORDS_PER_REPORT = 1000
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,9 @@ def _uses_of_file(
     uses: list[_Use] = []
 
     def answered() -> Iterator[Conversation]:
-        for conversation in iter_conversations(path, faults):
+        for number, conversation in enumerate(iter_conversations(path, faults, progress.on_bytes), start=1):
+            if number % _RECORDS_PER_REPORT == 0:
+                progress.advance(_RECORDS_PER_REPORT)
             if conversation.turns:
                 images = conversation.images
                 uses.extend(_Use(image, conversation.id, len(images)) for image in images)
@@ -150,10 +154,11 @@ def _uses_of_file(
                 notes.append(f"no answer: {where} has no answer to a question; it is left out.")
 
     try:
-        if maker is None or template is None:
-            deque(answered(), maxlen=0)
-        else:
-            notes += length_notes(answered(), maker, template)
+        with FileProgress(path, "Checking") as progress:
+            if maker is None or template is None:
+                deque(answered(), maxlen=0)
+            else:
+                notes += length_notes(answered(), maker, template)
     except XTunerError as error:
         findings.problems.append(f"data file: {error}")
     name = os.path.basename(path)

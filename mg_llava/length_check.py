@@ -17,12 +17,12 @@ def length_notes(conversations: Iterable[Conversation], maker: SampleMaker, temp
     """Yields a ``"kind: sentence"`` per sample that preparing leaves out or cuts for its length.
 
     Args:
-        conversations: of one data file; those without an answer are passed over.
+        conversations: of one data file, each with an answer.
         maker: says what is too long.
         template: words around the turns.
     """
-    answered = (talk for talk in conversations if talk.turns)
-    while batch := list(islice(answered, BATCH)):
+    stream = iter(conversations)
+    while batch := list(islice(stream, BATCH)):
         all_encoded = encode_conversations(batch, maker.tokenizer, template, maker.max_length)
         for talk, encoded in zip(batch, all_encoded, strict=True):
             if note := _note(talk, encoded, maker):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,14 +78,16 @@ def parse_record(record: Any, index: int) -> Conversation:
     return Conversation(id=name, images=images, turns=turns, index=index)
 
 
-def iter_conversations(path: str, problems: list[str]) -> Iterator[Conversation]:
+def iter_conversations(
+    path: str, problems: list[str], on_bytes: Callable[[int], None] | None = None
+) -> Iterator[Conversation]:
     """Yields the good records of a LLaVA JSON or JSONL file; a sentence per faulty one is appended to
     `problems`.
 
     Malformed JSON ends the reading (what follows cannot be told apart) and is appended too. A missing file
-    raises.
+    raises. `on_bytes` is told now and then how many bytes have been read.
     """
-    for item in read_records(path):
+    for item in read_records(path, on_bytes):
         if not isinstance(item, Record):
             problems.append(item)
             continue

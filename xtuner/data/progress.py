@@ -23,7 +23,7 @@ class FileProgress:
 
     def __init__(self, path: str, doing: str) -> None:
         self.doing = f"{doing} {os.path.basename(path)}"
-        self.size = max(1, os.path.getsize(path))
+        self.size = max(1, os.path.getsize(path) if os.path.isfile(path) else 0)
         self.read = 0
         self.records = 0
         self._started = self._told = time.monotonic()
