@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import logging
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after ``xtuner``; the process's own if None.
     """
+    # importing peft imports bitsandbytes, which warns of a kernel that is not installed and mostly not wanted
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     words = list(sys.argv[1:] if argv is None else argv)
     plugins = {point.name: point for point in importlib.metadata.entry_points(group=PLUGIN_GROUP)}
     if not words or words[0] in ("-h", "--help"):

@@ -18,10 +18,11 @@ from xtuner.tools.log_dataset import supervision_html
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:14px sans-serif;margin:2em;max-width:1500px}} article{{border-top:1px solid #ccc;padding:1em 0}}
-figure{{display:inline-block;margin:0 1em 1em 0}} img{{max-width:600px}} pre{{white-space:pre-wrap}}
+.sample{{display:flex;flex-wrap:wrap;gap:1em}} .sample>*{{flex:1 1 450px;min-width:0}} figure{{margin:0}}
+img{{max-width:100%}} pre{{white-space:pre-wrap;margin-top:0}}
 .with-loss{{background:#d6f5d6}} .picture{{background:#f3d6f5}}</style>
 <h1>{title}</h1><p>{summary}</p><p><span class="with-loss">with loss</span> <span class="picture">picture</span></p>
-<img src="{histograms}" alt="histograms" style="max-width:100%">
+<img src="{histograms}" alt="histograms">
 {articles}
 """
 _HISTOGRAMS = "histograms.png"
@@ -67,12 +68,20 @@ def draw_histograms(statistics: Mapping[str, np.ndarray], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(statistics), figsize=(5 * len(statistics), 3.5), squeeze=False)
     for axis, (name, values) in zip(axes[0], statistics.items(), strict=True):
-        axis.hist(values, bins=min(60, 1 + len(np.unique(values))), color="#4477aa")
+        if len(values):
+            axis.hist(values, bins=_whole_number_bins(values), color="#4477aa")
         axis.set_title(f"{name}: mean {values.mean():.1f}, largest {values.max():,}" if len(values) else name)
         axis.set_yscale("log")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
+
+
+def _whole_number_bins(values: np.ndarray) -> np.ndarray:
+    """Returns edges between whole numbers, of at most 60 bins that hold equally many of them each."""
+    low, high = int(values.min()), int(values.max())
+    width = -(-(high - low + 1) // 60)
+    return np.arange(low, high + width + 1, width) - 0.5
 
 
 def _article(dataset: Any, number: int, tokenizer: Any, out: Path) -> str:
@@ -85,4 +94,5 @@ def _article(dataset: Any, number: int, tokenizer: Any, out: Path) -> str:
     prompt = supervision_html(list(map(int, sample["input_ids"])), list(map(int, sample["labels"])), tokenizer)
     head = f"sample {number}, id {html.escape(str(sample['sample_id']))}"
     described = html.escape(dataset.describe(number))
-    return f"<article><h3>{head}</h3>{''.join(figures)}<pre>{prompt}</pre><pre>{described}</pre></article>"
+    text = f"<div><pre>{prompt}</pre><pre>{described}</pre></div>"
+    return f'<article><h3>{head}</h3><div class="sample">{"".join(figures)}{text}</div></article>'
