@@ -21,7 +21,6 @@ from xtuner.engine.saving import to_host, write_file
 from xtuner.errors import XTunerError
 
 mend("mmengine._strategy.deepspeed")
-mend("deepspeed.ops")
 
 
 class ZeroStrategy(DeepSpeedStrategy):
