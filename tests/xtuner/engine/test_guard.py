@@ -63,10 +63,12 @@ def test_counts_rows(tmp_path: Path) -> None:
     assert guard.exhausted
 
 
-def test_too_many_end_the_run_with_the_batch_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("async_save", [False, True])
+def test_too_many_end_the_run_with_the_batch_saved(tmp_path: Path, async_save: bool) -> None:
+    settings = dict(max_skipped_steps=3, max_iters=20, save_steps=50, async_save=async_save)
     # the ranks agree with the next step's exchange, so one step more than the limit is made
     with pytest.raises(XTunerError, match=r"4 steps in a row .* samples s\d+") as caught:
-        train_toy(tmp_path, model=BadModel, dataset=NamedDataset, max_skipped_steps=3, max_iters=20, save_steps=50)
+        train_toy(tmp_path, model=BadModel, dataset=NamedDataset, **settings)
     (file,) = (tmp_path / "non_finite").iterdir()
     assert file.name in str(caught.value)
     batches = torch.load(file)

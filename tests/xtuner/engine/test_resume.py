@@ -14,7 +14,6 @@ import torch
 
 from tests.xtuner.engine.toy import train_toy
 from xtuner.engine.checkpoint import CheckpointFolder
-from xtuner.errors import XTunerError
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.multi_process, pytest.mark.slow]
@@ -85,26 +84,3 @@ def test_sigterm_saves_and_says_so(tmp_path: Path, unbroken: dict[str, torch.Ten
     assert CheckpointFolder(tmp_path).latest() == latest
     train_toy(tmp_path, resume="auto", dropout=0.3, size=42)
     assert all(torch.equal(final_weights(tmp_path)[name], tensor) for name, tensor in unbroken.items())
-
-
-class TestRefusals:
-    @pytest.fixture(scope="class")
-    def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        work_dir = tmp_path_factory.mktemp("small")
-        train_toy(work_dir, max_iters=1)
-        return work_dir / "iter_1.pth"
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            (dict(width=8), r"1 of another shape, e.g. head.0.weight: \[32, 16\], here \[32, 8\]"),
-            (dict(batch_size=3), "4 samples per optimizer step, this run has 6"),
-        ],
-    )
-    def test_other_run(self, checkpoint: Path, tmp_path: Path, changes: dict[str, int], message: str) -> None:
-        with pytest.raises(XTunerError, match=message):
-            train_toy(tmp_path, resume=str(checkpoint), max_iters=1, **changes)
-
-    def test_no_such_checkpoint(self, tmp_path: Path) -> None:
-        with pytest.raises(XTunerError, match="no such checkpoint"):
-            train_toy(tmp_path, resume=str(tmp_path / "iter_5.pth"))
