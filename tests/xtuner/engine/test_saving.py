@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,16 @@ class TestBest:
         folder = CheckpointFolder(tmp_path, keep=1)
         folder.rate(folder.path(3), Score("val/mme", 0.9))
         assert folder.best() is None
+
+
+def test_a_disk_too_full_for_the_log_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, framework_log: list[logging.LogRecord]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mmengine.visualization.Visualizer.add_scalars", full)
+    train_toy(tmp_path, **SETTINGS)
+    assert CheckpointFolder(tmp_path).latest() == tmp_path / "iter_6.pth"
+    said = [record.getMessage() for record in framework_log if record.levelno == logging.ERROR]
+    assert len(said) == 6 and "scalars of step 1 could not be written: [Errno 28] No space left" in said[0]
