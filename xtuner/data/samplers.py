@@ -178,6 +178,28 @@ class ShuffledBatchSampler:
         _, at_a_time = self.made_for
         return arrange_rows(rows, self.lengths[order], self.grad_accum, self.world_size, generator, at_a_time)
 
+    def check_step(self) -> None:
+        """Refuses a step that would see samples twice.
+
+        Raises:
+            XTunerError: a step takes more samples, or rows of tokens, than an epoch has.
+        """
+        rows = self.max_tokens_per_batch is not None
+        each = 1 if rows else self.batch_size
+        needed = each * self.grad_accum * self.world_size
+        found = self.mixture.size
+        if rows:
+            order = self.epoch_order(0)
+            found = len(cut_by_tokens(self.lengths[order], int(self.max_tokens_per_batch or 0)))
+        if needed > found:
+            what, size = ("rows", "max_tokens_per_batch") if rows else ("samples", "batch_size")
+            pieces = f"accumulative_counts {self.grad_accum} x {self.world_size} processes"
+            pieces = pieces if rows else f"batch_size {each} x {pieces}"
+            raise XTunerError(
+                f"an optimizer step takes {needed} {what} ({pieces}), but the training data holds {found}: some would "
+                f"be seen twice in every step. Lower {size} or accumulative_counts, or start fewer processes."
+            )
+
     def epoch_order(self, epoch: int) -> np.ndarray:
         """Returns the samples of `epoch` in order: (steps, grad_accum, world_size, batch_size), flattened.
 

@@ -93,8 +93,7 @@ def _build_dataloader(cfg: Any, dataset: Any, environment: Environment, seed: in
     if max_tokens is not None and cfg.model.get("pack") is False:
         raise XTunerError(f"max_tokens_per_batch={max_tokens} bounds packed rows: set pack=True, or leave it out.")
     _say_layout(cfg.model)
-    if max_tokens is None:
-        _check_batch(len(dataset), sampler.batch_size, grad_accum, environment.world_size)
+    sampler.check_step()
     return dataloader
 
 
@@ -132,17 +131,6 @@ def _build_model(cfg: Any, deepspeed: dict[str, Any] | None, environment: Enviro
         model = build(cfg.model)
     del partitioning  # lives as long as the building: what is built later is no part of the model
     return model
-
-
-def _check_batch(samples: int, batch_size: int, grad_accum: int, world_size: int) -> None:
-    """Refuses a step that would see samples twice."""
-    needed = batch_size * grad_accum * world_size
-    if needed > samples:
-        raise XTunerError(
-            f"an optimizer step takes {needed} samples (batch_size {batch_size} x accumulative_counts {grad_accum} x "
-            f"{world_size} processes), but the training data holds {samples}: some would be seen twice in every step. "
-            "Lower batch_size or accumulative_counts, or start fewer processes."
-        )
 
 
 def _say_layout(model: Any) -> None:

@@ -145,6 +145,32 @@ def padding_share(sampler: ShuffledBatchSampler) -> float:
     return 1 - longest.sum() / (longest.max(axis=1, keepdims=True).repeat(sampler.batch_size, 1)).sum()
 
 
+class TestStepLargerThanTheData:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                dict(batch_size=1, world_size=4),
+                r"4 samples \(batch_size 1 x accumulative_counts 1 x 4 processes\), .* 3",
+            ),
+            (dict(batch_size=2, grad_accum=2), r"4 samples \(batch_size 2 x accumulative_counts 2 x 1 processes\)"),
+            (
+                dict(batch_size=2, max_tokens_per_batch=20, world_size=3),
+                r"3 rows \(accumulative_counts 1 x 3 processes\), but the .* holds 2: .*max_tokens_per_batch",
+            ),
+        ],
+    )
+    def test_is_refused(self, changes: dict[str, int], message: str) -> None:
+        with pytest.raises(XTunerError, match=message):
+            ShuffledBatchSampler([10, 10, 10], **changes).check_step()
+
+    def test_as_large_is_not(self) -> None:
+        ShuffledBatchSampler([10, 10, 10], batch_size=1, world_size=3).check_step()
+        ShuffledBatchSampler([10, 10, 10], batch_size=1, world_size=2, max_tokens_per_batch=20).check_step()
+        # seen three times an epoch
+        ShuffledBatchSampler([10], batch_size=3, repeats=(3.0,)).check_step()
+
+
 class TestGrouping:
     def test_padding_is_small(self) -> None:
         lengths = lengths_of(20_000)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.xtuner.engine.toy import ToyDataset, ToyModel, train_toy
-from xtuner.engine.assemble import _check_batch
 from xtuner.engine.environment import Collective
 from xtuner.engine.guard import FiniteGuard
 from xtuner.engine.optim import build_adamw
@@ -83,9 +82,3 @@ def test_step_of_more_samples_than_there_are(tmp_path: Path, batch_size: int) ->
         XTunerError, match=rf"takes {4 * batch_size} samples \(batch_size {batch_size} x accumulative_c"
     ):
         train_toy(tmp_path, batch_size=batch_size, accumulative_counts=4, size=39)
-
-
-def test_more_processes_than_samples() -> None:
-    with pytest.raises(XTunerError, match="4 processes\\), but the training data holds 3: .* start fewer processes"):
-        _check_batch(samples=3, batch_size=1, grad_accum=1, world_size=4)
-    _check_batch(samples=4, batch_size=1, grad_accum=1, world_size=4)
