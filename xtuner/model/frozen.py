@@ -30,7 +30,7 @@ def frozen_marks(model: nn.Module) -> dict[str, str]:
         samples[part].append(_some_values(parameter))
     marks = {}
     for part, values in samples.items():
-        checksum = zlib.crc32(torch.cat(values).cpu().numpy().tobytes())
+        checksum = zlib.crc32(torch.cat(values).numpy().tobytes())
         marks[part] = f"{str(formats[part]).removeprefix('torch.')}:{checksum:08x}"
     return marks
 
@@ -40,4 +40,5 @@ def _some_values(parameter: nn.Parameter) -> torch.Tensor:
     piece = getattr(parameter, "ds_tensor", parameter).detach().flatten()
     # the last rank's piece is filled up with anything
     piece = piece[: getattr(parameter, "ds_numel", len(piece))]
-    return piece[:: max(1, len(piece) // _PER_WEIGHT)][:_PER_WEIGHT].float()
+    # offloaded weights of a part may lie on the host beside others on the GPU
+    return piece[:: max(1, len(piece) // _PER_WEIGHT)][:_PER_WEIGHT].float().cpu()

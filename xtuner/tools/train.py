@@ -98,9 +98,11 @@ def run(args: argparse.Namespace) -> int:
 
         # 7. train
         runner.train()
-    close_environment()
     if runner.interrupted:
-        leave_exit_code(EXIT_INTERRUPTED, os.environ)
+        if environment.local_rank == 0:  # one on each machine, whose launcher may see no other's files
+            leave_exit_code(EXIT_INTERRUPTED, os.environ)
+        runner.collective.barrier()
+    close_environment()
     return EXIT_INTERRUPTED if runner.interrupted else 0
 
 
