@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.multi_process, pytest.mark.slow]
 
 
-def start(work_dir: Path) -> subprocess.Popen[bytes]:
-    """Starts the toy as a process of its own: 22 steps of 0.2 s, 11 an epoch, dropout on, saving every 3."""
+def start(work_dir: Path, workers: int = 0) -> subprocess.Popen[bytes]:
+    """Starts the toy as a process group of its own: 22 steps of 0.2 s, 11 an epoch, dropout on, saving every 3."""
     command = [
         sys.executable,
         "-m",
@@ -30,8 +30,11 @@ def start(work_dir: Path) -> subprocess.Popen[bytes]:
         "0.05",
         "--dropout",
         "0.3",
+        "--workers",
+        str(workers),
     ]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environ, start_new_session=True)
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -84,3 +87,14 @@ def test_sigterm_saves_and_says_so(tmp_path: Path, unbroken: dict[str, torch.Ten
     assert CheckpointFolder(tmp_path).latest() == latest
     train_toy(tmp_path, resume="auto", dropout=0.3, size=42)
     assert all(torch.equal(final_weights(tmp_path)[name], tensor) for name, tensor in unbroken.items())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_of_the_job_saves_too(tmp_path: Path, number: signal.Signals) -> None:
+    """Slurm signals the loader's workers as well, and so does Ctrl-C."""
+    process = start(tmp_path, workers=2)
+    wait_for(tmp_path / "iter_3.pth", process)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=30) == 75
+    latest = CheckpointFolder(tmp_path).latest()
+    assert latest is not None and latest.name not in ("iter_3.pth", "iter_22.pth")
