@@ -238,6 +238,11 @@ class TrainingMixin:
             XTunerError: it does not fit this run; the message says in what.
         """
         trainer = self.backend.read_trainer(path)
+        if "order" not in trainer:
+            raise XTunerError(
+                f"{path} is of an older version, whose checkpoints do not say which samples come next. Start a new run "
+                f"from its weights: leave --resume out and add --cfg-options pretrained_pth={path}"
+            )
         if trainer["global_batch"] == self.plan.global_batch:
             # which samples a step sees must not depend on how many processes share them
             loop.dataloader.batch_sampler.continue_order(trainer["order"]["made_for"])

@@ -95,6 +95,13 @@ class TestRuns:
         with pytest.raises(XTunerError, match=message):
             train_toy(tmp_path, resume=str(checkpoint), max_iters=1, **changes)
 
+    def test_of_an_older_version(self, checkpoint: Path, tmp_path: Path) -> None:
+        content = torch.load(checkpoint, weights_only=True)
+        del content["trainer"]["order"]
+        torch.save(content, tmp_path / "iter_1.pth")
+        with pytest.raises(XTunerError, match="older version"):
+            train_toy(tmp_path, resume="auto", max_iters=1)
+
     def test_no_such_checkpoint(self, tmp_path: Path) -> None:
         with pytest.raises(XTunerError, match="no such checkpoint"):
             train_toy(tmp_path, resume=str(tmp_path / "iter_5.pth"))
