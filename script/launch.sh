@@ -98,6 +98,22 @@ run() {
     if [ -z "$DRY_RUN" ]; then "$@"; fi
 }
 
+# run_in_slurm COMMAND...: `run`, with the exit code that the ranks agreed on. srun takes the first rank that leaves with
+# one for a failure and ends the others, so that its own code may be that of a kill.
+run_in_slurm() {
+    local status=0
+    if [ -z "$DRY_RUN" ]; then
+        mkdir -p "$WORK_DIR"
+        XTUNER_EXIT_CODE_FILE=$(cd "$WORK_DIR" && pwd)/.exit_code_$SLURM_JOB_ID
+        export XTUNER_EXIT_CODE_FILE
+        rm -f "$XTUNER_EXIT_CODE_FILE"
+    fi
+    run "$@" || status=$?
+    if [ "$status" -ne 0 ] && [ -s "${XTUNER_EXIT_CODE_FILE:-}" ]; then status=$(<"$XTUNER_EXIT_CODE_FILE"); fi
+    if [ -n "${XTUNER_EXIT_CODE_FILE:-}" ]; then rm -f "$XTUNER_EXIT_CODE_FILE"; fi
+    return "$status"
+}
+
 # launch XTUNER-COMMAND ARGUMENTS...: runs it in all processes.
 launch() {
     local -a srun_arguments=() variables
@@ -106,7 +122,7 @@ launch() {
         read -ra srun_arguments <<<"${SRUN_ARGS:-}"
         # inside a step (an interactive shell got by srun) a second step waits for ever unless it may overlap
         if [ -n "${SLURM_STEP_ID:-}" ]; then srun_arguments+=(--overlap); fi
-        run srun --kill-on-bad-exit=1 "${srun_arguments[@]}" "$PYTHON" -m xtuner "$@" --launcher slurm
+        run_in_slurm srun --kill-on-bad-exit=1 "${srun_arguments[@]}" "$PYTHON" -m xtuner "$@" --launcher slurm
         return
     fi
     processes=${NPROC_PER_NODE:-$(count_gpus)}

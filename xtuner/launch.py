@@ -61,7 +61,8 @@ def run_ranks(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
     torchrun turns every code of its ranks into 1 and gives them half a minute after a signal, which may be less than a
     step and a checkpoint take. So it runs in a session of its own, signals go straight to the ranks, and the code that
-    they agreed on (see `leave_exit_code`) comes back by a file. A second signal ends torchrun itself.
+    they agreed on (see `leave_exit_code`; script/launch.sh does the same for srun) comes back by a file. A second
+    signal ends torchrun itself.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -89,7 +90,10 @@ def run_ranks(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def leave_exit_code(code: int, environ: Mapping[str, str]) -> None:
-    """Tells the launcher the exit code that this rank is about to end with; nothing without a launcher."""
+    """Tells the launcher the exit code that the ranks are about to end with; nothing without a launcher.
+
+    Called by one rank, before any rank leaves: a launcher may end the others when the first one does.
+    """
     if _CODE_FILE in environ:
         Path(environ[_CODE_FILE]).write_text(str(code))
 

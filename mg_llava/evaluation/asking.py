@@ -14,6 +14,7 @@ from mg_llava.evaluation.pictures import find_boxes
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.templates import Turn
 from xtuner.engine.environment import Collective
+from xtuner.engine.loader import outlive_signals
 from xtuner.engine.work_queue import WorkQueue
 from xtuner.errors import XTunerError
 
@@ -55,6 +56,7 @@ def ask(
         num_workers=min(runner.num_workers, len(packages) // (_PACKAGES_PER_WORKER * collective.world_size)),
         prefetch_factor=None,
         collate_fn=list,
+        worker_init_fn=outlive_signals,
     )
     for batch in loader:
         yield _answer(assistant, benchmark, batch, runner.lockstep)

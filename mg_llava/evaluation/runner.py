@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mg_llava.assistant import Assistant
 from mg_llava.boxes import BoxSelection
 from mg_llava.evaluation.asking import ask
-from mg_llava.evaluation.base import Benchmark, Prediction
+from mg_llava.evaluation.base import Benchmark, Prediction, Question
 from mg_llava.evaluation.predictions import PredictionFiles
 from mg_llava.evaluation.report import write_report
 from mg_llava.evaluation.scoring import finish, rescore
@@ -100,14 +100,7 @@ class EvaluationRunner:
         facts = {**facts, "benchmark": benchmark.name, "prompt_template": self.assistant.template.name}
         files = PredictionFiles(folder, facts, rank)
         # 1. what an earlier evaluation left
-        if rank == 0:
-            files.prepare()
-        self.collective.barrier()
-        # what a missing picture prevented is tried again
-        done = {key for key, prediction in files.read().items() if prediction.error is None}
-        to_ask = [question for question in questions if question.id not in done]
-        if rank == 0 and len(to_ask) < len(questions):
-            get_logger().info("%s: %d answers stand already", benchmark.name, len(questions) - len(to_ask))
+        to_ask = self._open_questions(questions, files, benchmark.name)
         # 2. this process's share, once all have read what stands
         self.collective.barrier()
         answers = ask(self, benchmark, to_ask, should_stop or _never)
@@ -121,13 +114,23 @@ class EvaluationRunner:
         if rank != 0:
             return {}
         answered = files.merge([question.id for question in questions])
-        open_questions = sum(question.id not in answered for question in questions)
-        if open_questions:
-            get_logger().info(
-                "%s: stopped, %d of %d questions are open", benchmark.name, open_questions, len(questions)
-            )
+        still_open = sum(question.id not in answered for question in questions)
+        if still_open:
+            get_logger().info("%s: stopped, %d of %d questions are open", benchmark.name, still_open, len(questions))
             return {}
         return finish(benchmark, files, [answered[question.id] for question in questions], judge)
+
+    def _open_questions(self, questions: Sequence[Question], files: PredictionFiles, name: str) -> list[Question]:
+        """Makes the folder ready; returns the questions that it has no prediction of, the same on all processes."""
+        if self.collective.rank == 0:
+            files.prepare()
+        self.collective.barrier()
+        # what a missing picture prevented is tried again
+        done = {key for key, prediction in files.read().items() if prediction.error is None}
+        to_ask = [question for question in questions if question.id not in done]
+        if self.collective.rank == 0 and len(to_ask) < len(questions):
+            get_logger().info("%s: %d answers stand already", name, len(questions) - len(to_ask))
+        return to_ask
 
     @staticmethod
     def rescore(benchmark: Benchmark, folder: str | Path, judge: Judge | None = None) -> dict[str, Any]:

@@ -184,6 +184,14 @@ class TestLaunching:
         assert command.startswith("srun --kill-on-bad-exit=1 --ntasks-per-node=8 --gres=gpu:8 ")
         assert "--deepspeed deepspeed_zero2" in command and command.rstrip().endswith("--launcher slurm")
 
+    @pytest.mark.parametrize(("left", "code"), [("printf 75 >$XTUNER_EXIT_CODE_FILE", 75), (":", 143)])
+    def test_exit_code_of_the_ranks_comes_through_srun(self, sandbox: Sandbox, left: str, code: int) -> None:
+        """A rank that leaves with 75 makes srun kill the others and end with the code of that."""
+        sandbox.add_program("srun", f"#!/bin/sh\n{left}\nexit 143\n")
+        for _ in range(2):
+            assert sandbox.run("train_pretrain.sh", PRETRAIN, SLURM_JOB_ID="1").returncode == code
+            assert not list(sandbox.work_dir.glob(".exit_code*"))
+
     def test_launch_runs_any_command(self, sandbox: Sandbox) -> None:
         sandbox.add_gpus(2)
         result = sandbox.run("launch.sh", "--dry-run", "test", "a.py", "--limit", "3")

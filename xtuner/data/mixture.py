@@ -45,6 +45,10 @@ class Mixture:
         chosen = np.concatenate(parts)
         return chosen if len(chosen) else np.zeros(1, np.int64)
 
+    def order_inputs(self) -> list[np.ndarray]:
+        """Returns what an epoch's samples depend on beside their number: nothing where each is seen once."""
+        return [] if self.plain else [np.asarray(self.repeats, np.float64), *self._members]
+
     @staticmethod
     def _extra(repeats: float, members: np.ndarray) -> int:
         return round((repeats - int(repeats)) * len(members))

@@ -9,8 +9,9 @@ seed and epoch alone.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +37,9 @@ class ShuffledBatchSampler:
         max_tokens_per_batch: a micro-batch takes as many samples as have together at most so many tokens, instead of
             `batch_size`; for a model that packs them in one row. Micro-batches of about the same number of tokens are
             computed at a time on all ranks.
+
+    Attributes:
+        made_for: micro-batch and number of processes that the order is made for; `continue_order` may set others.
 
     Raises:
         XTunerError: no samples, a number below 1, or samples with more tokens than a micro-batch may have.
@@ -81,6 +85,7 @@ class ShuffledBatchSampler:
         self.max_tokens_per_batch = max_tokens_per_batch
         if max_tokens_per_batch is not None:
             check_fits(self.lengths, max_tokens_per_batch)
+        self.made_for = (batch_size, world_size)
         self._start = 0
         self._steps: dict[int, int] = {}
 
@@ -117,6 +122,30 @@ class ShuffledBatchSampler:
             self._steps[epoch] = self._rows(epoch).shape[0]
         return self._steps[epoch]
 
+    def order_facts(self) -> dict[str, Any]:
+        """Returns what the order of samples depends on, for checkpoints: `made_for`, and what must be the same for the
+        order to go on: seed, number of samples, and a checksum of the rest.
+        """
+        checksum = 0
+        for values in (self.lengths, *self._order_inputs()):
+            checksum = zlib.crc32(np.ascontiguousarray(values).tobytes(), checksum)
+        return {
+            "made_for": list(self.made_for),
+            "seed": self.seed,
+            "samples": len(self.lengths),
+            "checksum": checksum,
+        }
+
+    def _order_inputs(self) -> list[np.ndarray]:
+        """What the order depends on beside lengths, seed and `made_for`."""
+        name = np.frombuffer(type(self).__name__.encode(), np.uint8)
+        return [name, np.asarray([self.max_tokens_per_batch or 0]), *self.mixture.order_inputs()]
+
+    def continue_order(self, made_for: Sequence[int]) -> None:
+        """Takes up an order made for another micro-batch and number of processes, with as many samples a step."""
+        self.made_for = (made_for[0], made_for[1])
+        self._steps.clear()
+
     def set_start(self, step: int) -> None:
         """Makes the next iteration begin with optimizer step `step` (from 0, counted over all epochs)."""
         if step < 0:
@@ -146,7 +175,30 @@ class ShuffledBatchSampler:
         order = self.epoch_order(epoch) if order is None else order
         rows = cut_by_tokens(self.lengths[order], self.max_tokens_per_batch)
         generator = np.random.default_rng([self.seed, epoch, 1])
-        return arrange_rows(rows, self.lengths[order], self.grad_accum, self.world_size, generator)
+        _, at_a_time = self.made_for
+        return arrange_rows(rows, self.lengths[order], self.grad_accum, self.world_size, generator, at_a_time)
+
+    def check_step(self) -> None:
+        """Refuses a step that would see samples twice.
+
+        Raises:
+            XTunerError: a step takes more samples, or rows of tokens, than an epoch has.
+        """
+        rows = self.max_tokens_per_batch is not None
+        each = 1 if rows else self.batch_size
+        needed = each * self.grad_accum * self.world_size
+        found = self.mixture.size
+        if rows:
+            order = self.epoch_order(0)
+            found = len(cut_by_tokens(self.lengths[order], int(self.max_tokens_per_batch or 0)))
+        if needed > found:
+            what, size = ("rows", "max_tokens_per_batch") if rows else ("samples", "batch_size")
+            pieces = f"accumulative_counts {self.grad_accum} x {self.world_size} processes"
+            pieces = pieces if rows else f"batch_size {each} x {pieces}"
+            raise XTunerError(
+                f"an optimizer step takes {needed} {what} ({pieces}), but the training data holds {found}: some would "
+                f"be seen twice in every step. Lower {size} or accumulative_counts, or start fewer processes."
+            )
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """Returns the samples of `epoch` in order: (steps, grad_accum, world_size, batch_size), flattened.
@@ -221,7 +273,7 @@ class LengthGroupedBatchSampler(ShuffledBatchSampler):
         if self.max_tokens_per_batch is not None:
             members = (filled[self.groups[filled] == group] for group in np.unique(self.groups))
             return np.concatenate([self._sorted(part) for part in members])
-        chunk = self.batch_size * self.world_size
+        chunk = math.prod(self.made_for)
         whole: list[np.ndarray] = []
         left: list[np.ndarray] = []
         for group in np.unique(self.groups):
@@ -233,7 +285,10 @@ class LengthGroupedBatchSampler(ShuffledBatchSampler):
         chunks = np.concatenate([self._sorted(part).reshape(-1, chunk) for part in [*whole, np.concatenate(left)]])
         return chunks[generator.permutation(len(chunks))].reshape(-1)
 
+    def _order_inputs(self) -> list[np.ndarray]:
+        return [*super()._order_inputs(), np.asarray([self.megabatch_chunks]), self.groups]
+
     def _sorted(self, samples: np.ndarray) -> np.ndarray:
         """Sorts each megabatch by length; equally long samples keep their random order."""
-        megabatch = np.arange(len(samples)) // (self.megabatch_chunks * self.batch_size * self.world_size)
+        megabatch = np.arange(len(samples)) // (self.megabatch_chunks * math.prod(self.made_for))
         return samples[np.lexsort((self.lengths[samples], megabatch))]

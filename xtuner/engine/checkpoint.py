@@ -112,11 +112,11 @@ class CheckpointFolder:
         """Turns ``--resume``'s value into a checkpoint: ``auto`` is `latest`, None where there is none yet.
 
         Raises:
-            XTunerError: the path given does not exist, is cut off, or holds weights only.
+            XTunerError: the path given does not exist, or the checkpoint is cut off, damaged, or holds weights only.
         """
-        if resume == "auto":
-            return self.latest()
-        path = Path(resume)
+        path = self.latest() if resume == "auto" else Path(resume)
+        if path is None:
+            return None
         if not path.exists():
             raise XTunerError(f"--resume {resume}: no such checkpoint. Give an iter_*.pth, or 'auto' for the newest.")
         check_resumable_form(path)
@@ -182,39 +182,3 @@ def restore_scalars(scalars: dict[str, list[list[float]]]) -> None:
     hub = MessageHub.get_current_instance()
     for name, (values, counts) in scalars.items():
         hub.log_scalars[name] = HistoryBuffer(values, counts)
-
-
-def check_resumable(found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
-    """Compares a checkpoint's facts (``parameters``: shape by name, ``global_batch``) with the run that would
-    go on.
-
-    Raises:
-        XTunerError: other trained parameters or another number of samples per step.
-    """
-    theirs, ours = found["parameters"], expected["parameters"]
-    missing = sorted(set(ours) - set(theirs))
-    surplus = sorted(set(theirs) - set(ours))
-    shapes = [f"{n}: {theirs[n]}, here {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]]
-    problems = [
-        *([f"{len(missing)} trained here but not there, e.g. {missing[0]}"] if missing else []),
-        *([f"{len(surplus)} trained there but not here, e.g. {surplus[0]}"] if surplus else []),
-        *([f"{len(shapes)} of another shape, e.g. {shapes[0]}"] if shapes else []),
-    ]
-    if problems:
-        raise XTunerError(
-            f"{path} is of another model: {'; '.join(problems)}. Resume with the config it was made "
-            "with, or start a new run that takes its weights by pretrained_pth."
-        )
-    if found["global_batch"] != expected["global_batch"]:
-        raise XTunerError(
-            f"{path} was made with {found['global_batch']} samples per optimizer step, this run has "
-            f"{expected['global_batch']}: samples would be seen twice or never. Keep processes x batch_size "
-            "x accumulative_counts."
-        )
-    if found["max_iters"] != expected["max_iters"]:
-        get_logger().warning(
-            "%s was on a schedule of %d steps, this run has %d: the rate follows the new one from here.",
-            path,
-            found["max_iters"],
-            expected["max_iters"],
-        )

@@ -11,12 +11,14 @@ from xtuner.engine.precision import Precision
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import get_logger
 
+_STAGES = (1, 2, 3)
+
 
 def read_deepspeed(name_or_path: str) -> dict[str, Any]:
     """Reads DeepSpeed's settings: a path to a JSON file, or a shipped name such as ``deepspeed_zero2``.
 
     Raises:
-        XTunerError: no such file or name, or no JSON in it.
+        XTunerError: no such file or name, no JSON in it, or no ZeRO stage.
     """
     folder = config_root() / "deepspeed"
     path = Path(name_or_path)
@@ -35,12 +37,20 @@ def read_deepspeed(name_or_path: str) -> dict[str, Any]:
         raise XTunerError(
             f"{path} holds a {type(settings).__name__}: expected a JSON object with DeepSpeed's settings."
         )
+    zero = settings.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    if stage not in _STAGES:
+        # DeepSpeed takes a mistyped key for none, and would train without what the file is for
+        raise XTunerError(
+            f"{path}: zero_optimization.stage is {stage}: expected one of {list(_STAGES)}. Without ZeRO leave "
+            "--deepspeed out."
+        )
     return settings
 
 
 def offloads_optimizer(settings: dict[str, Any]) -> bool:
     """True when DeepSpeed shall keep the optimizer in host memory."""
-    offload = settings.get("zero_optimization", {}).get("offload_optimizer", {})
+    offload = settings["zero_optimization"].get("offload_optimizer") or {}
     return offload.get("device", "none") == "cpu"
 
 
@@ -51,6 +61,7 @@ def engine_config(
     grad_accum: int,
     batch_size: int,
     on_gpu: bool,
+    world_size: int = 1,
 ) -> dict[str, Any]:
     """Joins DeepSpeed's settings with those of the config, which win; each contradiction is said once in the
     log.
@@ -62,6 +73,7 @@ def engine_config(
         grad_accum: micro-batches per optimizer step and process.
         batch_size: samples per micro-batch and process.
         on_gpu: pinned memory is left out without one.
+        world_size: number of processes.
     """
     fixed: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch_size,
@@ -85,9 +97,21 @@ def engine_config(
                 get_logger().warning("DeepSpeed's %s gives way to precision %s.", key, precision.name)
             value = {**found, **value}
         joined[key] = value
-    # the product of the three above; a stale one is refused by DeepSpeed
-    joined.pop("train_batch_size", None)
+    _drop_what_the_config_owns(joined, batch_size * grad_accum * world_size)
     if not on_gpu:
         for part in ("offload_optimizer", "offload_param"):
-            joined.get("zero_optimization", {}).get(part, {}).pop("pin_memory", None)
+            (joined["zero_optimization"].get(part) or {}).pop("pin_memory", None)
     return joined
+
+
+def _drop_what_the_config_owns(settings: dict[str, Any], global_batch: int) -> None:
+    """Takes out, in place, what would act beside the config's optimizer and schedule, and says so."""
+    # the product of micro batch, accumulation and processes; a stale one is refused by DeepSpeed
+    found = settings.pop("train_batch_size", "auto")
+    if found not in (global_batch, "auto"):
+        get_logger().warning("DeepSpeed's train_batch_size %s gives way to the config's %d.", found, global_batch)
+    for key in ("optimizer", "scheduler"):
+        # a scheduler of DeepSpeed's would set the learning rate of every step
+        if settings.pop(key, None) is not None:
+            owner = "optimizer" if key == "optimizer" else "schedule"
+            get_logger().warning("DeepSpeed's %s gives way to the config's %s.", key, owner)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+from xtuner.compat import mend
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -123,6 +124,7 @@ def join_deepspeed() -> None:
     """Makes DeepSpeed adopt the process group that is there."""
     from deepspeed import comm
 
+    mend("deepspeed.ops")
     # auto_mpi_discovery would want mpi4py
     comm.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False)
 

@@ -39,9 +39,12 @@ def check_resumable_form(path: Path) -> None:
     """Looks at what a checkpoint holds, without reading its tensors.
 
     Raises:
-        XTunerError: it is cut off, or holds no optimizer: the message says what is missing and how its weights can
-            still be used.
+        XTunerError: it is cut off or damaged, or holds no optimizer: the message says what is missing and how its
+            weights can still be used.
     """
+    head = path / TRAINER_FILE if path.is_dir() else path
+    if damage := damage_of(head, structure_only=True) if zipfile.is_zipfile(head) else None:
+        raise XTunerError(f"{path} is damaged: {damage}. Take an older checkpoint by --resume PATH.")
     if path.is_dir():
         missing = _missing_in_folder(path)
     elif not zipfile.is_zipfile(path):
@@ -77,11 +80,17 @@ def _missing_in_file(path: Path) -> list[str]:
     return [f"{meaning} ('{key}')" for key, meaning in _NEEDED.items() if key not in held]
 
 
-def damage_of(path: Path) -> str | None:
-    """Reads a file of ``torch.save`` and compares its bytes with the checksums in it; None if all is well."""
+def damage_of(path: Path, structure_only: bool = False) -> str | None:
+    """Reads a file of ``torch.save`` and compares its bytes with the checksums in it; None if all is well.
+
+    Args:
+        path: of the file.
+        structure_only: read the small part that says what the file holds, which is needed to look into it at all.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
+            entries = archive.infolist()
+            for entry in [e for e in entries if not structure_only or e.filename.endswith("data.pkl")]:
                 with archive.open(entry) as content:
                     while content.read(_CHUNK):
                         pass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +48,30 @@ def build_train_dataloader(
         num_workers=node["num_workers"],
         collate_fn=dataset.collate_fn,
         pin_memory=environment.device.type == "cuda",
+        worker_init_fn=outlive_signals,
         # its own generator: the loader must not draw from the one that dropout uses
         generator=torch.Generator().manual_seed(seed + environment.rank),
     )
+
+
+def outlive_signals(worker: int) -> None:
+    """Makes a loader's worker leave signals to the process that it works for.
+
+    Slurm sends its warning to every process of a job, and a terminal Ctrl-C to every one in front; a worker that ended
+    by it would end the run before it has saved. A SIGTERM of the process itself still ends the worker: by it torch and
+    Python end those that are left over.
+
+    Args:
+        worker: its number.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # a handler would not tell who has sent a signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        continue
+    os._exit(0)

@@ -22,7 +22,7 @@ class TrainLoop(BaseLoop):
 
     Args:
         runner: a `PlainRunner` or `DeepSpeedRunner`.
-        dataloader: with a batch sampler that has ``epoch_at``, ``grad_accum`` and ``set_start``.
+        dataloader: with a batch sampler as those of `xtuner.data.samplers`.
         max_iters: optimizer steps of the whole run.
 
     Attributes:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import glob
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from xtuner.engine.checkpoint import CheckpointFolder
+from xtuner.engine.deepspeed_settings import read_deepspeed
+from xtuner.engine.precision import resolve_precision
 from xtuner.engine.validation import chosen_benchmarks
-from xtuner.errors import ProblemsError, XTunerError
+from xtuner.errors import ProblemsError
+from xtuner.registry import build
 
 _FILE_SUFFIXES = ("_path", "_folder", "_pth", "_file")
 _NAME_OR_PATH = "_name_or_path"
@@ -42,27 +48,58 @@ def missing_training_files(cfg: Mapping[str, Any]) -> list[str]:
     return missing_files({key: value for key, value in cfg.items() if not key.startswith("benchmark")})
 
 
-def preflight(cfg: Mapping[str, Any], name: str) -> None:
-    """Checks files and optional packages that the training of `cfg` needs.
+def preflight(
+    cfg: Mapping[str, Any],
+    name: str,
+    deepspeed: str | None = None,
+    resume: str | None = None,
+    work_dir: Path | None = None,
+) -> None:
+    """Checks files, optional packages and small settings that a training needs: preparing data can take an hour.
+
+    Args:
+        cfg: resolved config.
+        name: of the run.
+        deepspeed: value of ``--deepspeed``, if given.
+        resume: value of ``--resume``, if given.
+        work_dir: the run's folder, where ``--resume auto`` looks.
 
     Raises:
-        ProblemsError: with everything that is missing.
+        ProblemsError: with everything that is missing or cannot be.
     """
     problems = missing_training_files(cfg)
+    if deepspeed is not None:
+        problems += _complaint(lambda: read_deepspeed(deepspeed))
+    if resume is not None and work_dir is not None:
+        problems += _complaint(lambda: CheckpointFolder(work_dir).find(resume))
     if "wandb" in (cfg.get("visualizers") or ()) and importlib.util.find_spec("wandb") is None:
         problems.append("visualizers: 'wandb' is not installed. Run 'pip install wandb', or leave it out.")
     for node in ("model", "train_dataset", "train_dataloader", "optimizer", "schedule", "runtime"):
         if node not in cfg:
             problems.append(f"{node}: missing. A config for training needs it; take configs/_base_ as its base.")
+        elif node in ("schedule", "runtime"):
+            problems += _complaint(lambda node=node: build(cfg[node]))  # type: ignore[misc]
+    precision = (cfg.get("optimizer") or {}).get("precision", "auto")
+    problems += _complaint(lambda: resolve_precision(precision, torch.device(_device_type())))
     runtime = cfg.get("runtime") or {}
     if runtime.get("val_interval") is not None:
-        try:
-            names = runtime.get("val_benchmarks")
-            chosen_benchmarks(cfg, [names] if isinstance(names, str) else names)
-        except XTunerError as error:
-            problems.append(str(error))
+        names = runtime.get("val_benchmarks")
+        problems += _complaint(lambda: chosen_benchmarks(cfg, [names] if isinstance(names, str) else names))
     if problems:
         raise ProblemsError(f"what {name} needs", problems)
+
+
+def _complaint(check: Callable[[], Any]) -> list[str]:
+    """Runs `check`; returns what it found wrong."""
+    try:
+        check()
+    except ValueError as error:  # XTunerError is one
+        return [str(error)]
+    return []
+
+
+def _device_type() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _strings(value: Any) -> Iterable[str]:

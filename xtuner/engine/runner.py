@@ -20,7 +20,6 @@ from xtuner.engine.checkpoint import (
     Score,
     capture_rng,
     capture_scalars,
-    check_resumable,
     restore_rng,
     restore_scalars,
 )
@@ -37,6 +36,7 @@ from xtuner.engine.integrity import check_bytes
 from xtuner.engine.loops import TrainLoop
 from xtuner.engine.optim import StepOptimizer, set_learning_rate
 from xtuner.engine.plain import PlainBackend, wrap_plain
+from xtuner.engine.resumable import check_resumable
 from xtuner.engine.saving import CheckpointSaver
 from xtuner.engine.schedule import WarmupCosine
 from xtuner.engine.settings import RuntimeSettings
@@ -44,6 +44,7 @@ from xtuner.engine.step import StepResult, run_step
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.frozen import frozen_marks
 
 
 @dataclass
@@ -117,6 +118,7 @@ class TrainingMixin:
         self.pause_seconds = 0.0
         self._shared: list[logging.Handler] = []
         self._random_numbers: dict[str, Any] | None = None
+        self._frozen: dict[str, str] | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -168,6 +170,7 @@ class TrainingMixin:
             self.saver.finish()
         if result.votes["give_up"]:
             self.save_run(self.train_loop.iter + 1)
+            self.saver.finish()
             raise self.guard.failure()
         return result
 
@@ -210,13 +213,19 @@ class TrainingMixin:
     def _facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint says of itself; the random states are every rank's."""
         trained = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        if self._frozen is None:
+            # once, for they stay; of rank 0, since under ZeRO-3 each rank has other pieces
+            self._frozen = self.collective.gather(frozen_marks(self.module))[0]
         return {
             "iter": step,
             "max_iters": self.plan.max_iters,
             "global_batch": self.plan.global_batch,
             "world_size": self.collective.world_size,
-            "seed": self.plan.settings.seed,
+            "zero_stage": self.backend.zero_stage,
+            "precision": self.backend.optimizer.precision.name,
+            "order": self.train_loop.dataloader.batch_sampler.order_facts(),
             "parameters": {n: list(getattr(p, "ds_shape", p.shape)) for n, p in trained.items()},
+            "frozen": self._frozen,
             "rng": self.collective.gather(capture_rng()),
             "scalars": capture_scalars(),
             "xtuner": __version__,
@@ -229,6 +238,14 @@ class TrainingMixin:
             XTunerError: it does not fit this run; the message says in what.
         """
         trainer = self.backend.read_trainer(path)
+        if "order" not in trainer:
+            raise XTunerError(
+                f"{path} is of an older version, whose checkpoints do not say which samples come next. Start a new run "
+                f"from its weights: leave --resume out and add --cfg-options pretrained_pth={path}"
+            )
+        if trainer["global_batch"] == self.plan.global_batch:
+            # which samples a step sees must not depend on how many processes share them
+            loop.dataloader.batch_sampler.continue_order(trainer["order"]["made_for"])
         check_resumable(trainer, self._facts(trainer["iter"]), path)
         damage = [found for found in self.collective.gather(check_bytes(path, trainer, self.collective.rank)) if found]
         if damage:

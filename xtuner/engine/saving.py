@@ -7,6 +7,7 @@ it and moves the pointer. A kill at any moment leaves the former checkpoint as t
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -108,7 +109,9 @@ class CheckpointSaver:
         # the others go on when rank 0 is through
         problems = [problem for problem in self.collective.gather(problems[0]) + problems if problem]
         if problems:
-            self._report(pending, problems)
+            # torch's writer does not say why
+            free = shutil.disk_usage(self.folder.work_dir).free / 1e9
+            self._report(pending, [f"{problem} ({free:.1f} GB free there)" for problem in problems])
             return
         self._failed = None
         seconds = time.perf_counter() - pending.started

@@ -110,46 +110,55 @@ def run_step(
     """
     votes = votes or {}
     supervised = [count_supervised(batch) for batch in micro_batches]
-    expected = sum(supervised)
     samples = sum(len(batch["labels"]) for batch in micro_batches)
     has_rare = [backend.module.has_rare_inputs(batch) for batch in micro_batches]
     num_supervised, num_samples, *counts = collective.sum(
-        [expected, samples, *map(float, votes.values()), *map(float, has_rare)]
+        [sum(supervised), samples, *map(float, votes.values()), *map(float, has_rare)]
     )
     ranks_with_rare = counts[len(votes) :]
     loss_count = num_supervised if mean == "step" else float(collective.world_size * len(micro_batches))
-    shares = [1.0 if mean == "step" else 1 / max(1, count) for count in supervised]
     weight = collective.world_size / max(1.0, loss_count)
 
-    zero = torch.zeros((), device=backend.device)
-    loss_sum, num_tokens, counted = zero.clone(), zero.clone(), zero.clone()
-    num_positions = 0
-    by_source: torch.Tensor | None = None
-    for index, (micro_batch, share) in enumerate(zip(micro_batches, shares, strict=True)):
+    sums = _Sums(backend.device)
+    for index, micro_batch in enumerate(micro_batches):
         batch = backend.prepare(micro_batch)
         if backend.zero_stage >= _ORDERED and not has_rare[index]:
             batch = backend.module.keep_in_step(batch, ranks_with_rare[index] > 0, backend.zero_stage == _PARTITIONED)
-        mask = _real_positions(batch, micro_batch)
-        num_tokens += mask.sum()
-        num_positions += mask.numel()
+        share = 1.0 if mean == "step" else 1 / max(1, supervised[index])
         output = backend.accumulate(batch, weight * share, last=index == len(micro_batches) - 1)
-        loss_sum += output["loss_sum"].detach() * share
-        counted += output["num_supervised"]
-        if "by_source" in output:
-            by_source = output["by_source"] if by_source is None else by_source + output["by_source"]
-    grad_norm = backend.update()
+        sums.add(output, share, _real_positions(batch, micro_batch))
     return StepResult(
-        loss_sum,
-        loss_count,
-        num_samples,
-        num_tokens,
-        num_positions,
-        grad_norm,
-        counted,
-        expected,
-        {name: round(count) for name, count in zip(votes, counts, strict=False)},
-        by_source,
+        loss_sum=sums.loss,
+        loss_count=loss_count,
+        num_samples=num_samples,
+        num_tokens=sums.tokens,
+        num_positions=sums.positions,
+        grad_norm=backend.update(),
+        counted=sums.counted,
+        expected=sum(supervised),
+        votes={name: round(count) for name, count in zip(votes, counts, strict=False)},
+        by_source=sums.by_source,
     )
+
+
+class _Sums:
+    """What the micro-batches of a step add up to, on the device, so that nobody waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        zero = torch.zeros((), device=device)
+        self.loss, self.tokens, self.counted = zero.clone(), zero.clone(), zero.clone()
+        self.positions = 0
+        self.by_source: torch.Tensor | None = None
+
+    def add(self, output: Mapping[str, torch.Tensor], share: float, mask: torch.Tensor) -> None:
+        """Adds a micro-batch: the model's output, the weight of its loss, and the mask of what is no padding."""
+        self.tokens += mask.sum()
+        self.positions += mask.numel()
+        self.loss += output["loss_sum"].detach() * share
+        self.counted += output["num_supervised"]
+        if "by_source" in output:
+            each = output["by_source"]
+            self.by_source = each if self.by_source is None else self.by_source + each
 
 
 def check_counts(counted: float, expected: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,7 +22,8 @@ from xtuner.engine.saving import to_host, write_file
 from xtuner.errors import XTunerError
 
 mend("mmengine._strategy.deepspeed")
-mend("deepspeed.ops")
+# torch 2.14 has new names for what DeepSpeed calls in every step of ZeRO-3: two lines a step
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
 
 
 class ZeroStrategy(DeepSpeedStrategy):

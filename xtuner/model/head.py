@@ -72,7 +72,7 @@ def supervised_loss(
         targets: (S,) the ids to be predicted there.
         fused: by liger-kernel's fused head and loss, which never holds all S logits either; see `check_fused_loss`.
     """
-    if not fused:
+    if not fused or not len(targets):  # the kernel divides by their number
         logits = supervised_logits(llm, embeds, position_ids, positions).float()
         return functional.cross_entropy(logits, targets, reduction="sum")
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss

@@ -37,23 +37,32 @@ def add_adapters(part: nn.Module, lora: LoraConfig, setting: str) -> frozenset[s
         The names, within the part, of the weights that are trained.
 
     Raises:
-        XTunerError: no layer has a name in ``target_modules``.
+        XTunerError: a name in ``target_modules`` is no layer's.
     """
     if lora.target_modules is None:
         lora.target_modules = linear_names(part)
     wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else sorted(lora.target_modules)
+    if not isinstance(lora.target_modules, str):
+        # of several names peft takes those that it finds, and says nothing of the others
+        layers = [f".{name}" for name, _ in part.named_modules()]
+        unknown = [name for name in wanted if not any(layer.endswith(f".{name}") for layer in layers)]
+        if unknown:
+            raise _no_such_layer(part, unknown, setting)
     try:
         inject_adapter_in_model(lora, part)
     except ValueError as error:
         if "not found" not in str(error) and "No modules were targeted" not in str(error):
             raise
-        choices = linear_names(part)
-        hint = nearest(wanted[0], choices) if wanted else ""
-        raise XTunerError(
-            f"{setting}: target_modules {wanted} match no layer; expected some of {choices}.{hint} Left out, all are "
-            "taken."
-        ) from error
+        raise _no_such_layer(part, wanted, setting) from error
     return frozenset(name for name, parameter in part.named_parameters() if parameter.requires_grad)
+
+
+def _no_such_layer(part: nn.Module, names: list[str], setting: str) -> XTunerError:
+    choices = linear_names(part)
+    hint = nearest(names[0], choices) if names else ""
+    return XTunerError(
+        f"{setting}: target_modules {names} match no layer; expected some of {choices}.{hint} Left out, all are taken."
+    )
 
 
 def to_adapted_names(state: Mapping[str, torch.Tensor], own: Mapping[str, Any]) -> dict[str, torch.Tensor]:

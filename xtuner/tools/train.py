@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     # 3. what it needs, before anything is built
     from xtuner.engine.preflight import preflight
 
-    preflight(cfg, name)
+    work_dir = Path(args.work_dir or Path("work_dirs") / name)
+    preflight(cfg, name, args.deepspeed, args.resume, work_dir)
 
     # 4. the data: one process prepares it, where that is to be done, and no other waits for it under a time limit
     from xtuner.engine.environment import adopt_slurm, close_environment, setup_environment
@@ -83,7 +84,6 @@ def run(args: argparse.Namespace) -> int:
 
     # 5. this process among the others
     environment = setup_environment(args.launcher, always_group=args.deepspeed is not None)
-    work_dir = Path(args.work_dir or Path("work_dirs") / name)
     if environment.rank == 0:
         work_dir.mkdir(parents=True, exist_ok=True)
         dump_config(cfg.as_written, work_dir / f"{name}.py")
@@ -98,9 +98,11 @@ def run(args: argparse.Namespace) -> int:
 
         # 7. train
         runner.train()
-    close_environment()
     if runner.interrupted:
-        leave_exit_code(EXIT_INTERRUPTED, os.environ)
+        if environment.local_rank == 0:  # one on each machine, whose launcher may see no other's files
+            leave_exit_code(EXIT_INTERRUPTED, os.environ)
+        runner.collective.barrier()
+    close_environment()
     return EXIT_INTERRUPTED if runner.interrupted else 0
 
 

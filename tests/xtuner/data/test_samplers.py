@@ -93,9 +93,82 @@ class TestOrder:
             kind([1], batch_size=1).set_start(-1)
 
 
+@pytest.mark.parametrize("tokens", [None, 2000])
+@pytest.mark.parametrize("kind", SAMPLERS)
+class TestGoingOn:
+    """A checkpoint's order with another number of processes, and what makes it another order."""
+
+    SHAPES = (dict(batch_size=2, grad_accum=3, world_size=4), dict(batch_size=4, grad_accum=6, world_size=1))
+
+    def steps(self, samplers: list[ShuffledBatchSampler], start: int, count: int) -> list[list[int]]:
+        """Samples of each step, of all ranks."""
+        each = []
+        for sampler in samplers:
+            sampler.set_start(start)
+            each.append(list(islice(sampler, count * sampler.grad_accum)))
+        parts = [
+            [batches[i : i + samplers[0].grad_accum] for batches in each]
+            for i in range(0, len(each[0]), samplers[0].grad_accum)
+        ]
+        return [sorted(n for rank in step for batch in rank for n in batch) for step in parts]
+
+    def test_steps_hold_the_same_samples(self, kind: type[ShuffledBatchSampler], tokens: int | None) -> None:
+        many, one = self.SHAPES if tokens is None else (self.SHAPES[0], dict(batch_size=4, grad_accum=12, world_size=1))
+        lengths = lengths_of(500)
+        common = dict(seed=3, max_tokens_per_batch=tokens)
+        before = [kind(lengths, rank=rank, **many, **common) for rank in range(4)]
+        after = kind(lengths, **one, **common)
+        assert after.order_facts() != before[0].order_facts()
+        after.continue_order(before[0].order_facts()["made_for"])
+        assert after.order_facts() == before[0].order_facts()
+        count = before[0].steps_per_epoch + 3
+        assert self.steps([after], 2, count) == self.steps(before, 2, count)
+
+    def test_another_order_shows(self, kind: type[ShuffledBatchSampler], tokens: int | None) -> None:
+        lengths = lengths_of(50)
+        facts = kind(lengths, batch_size=2, max_tokens_per_batch=tokens).order_facts()
+        longer = np.append(lengths[:-1], lengths[-1] + 1)
+        sources = np.arange(50) % 2
+        others = [
+            kind(lengths, batch_size=2, max_tokens_per_batch=tokens, seed=1),
+            kind(lengths[1:], batch_size=2, max_tokens_per_batch=tokens),
+            kind(longer, batch_size=2, max_tokens_per_batch=tokens),
+            kind(lengths, batch_size=2, max_tokens_per_batch=3000),
+            kind(lengths, batch_size=2, max_tokens_per_batch=tokens, source_of=sources, repeats=(1.0, 2.0)),
+        ]
+        assert all(other.order_facts() != facts for other in others)
+        assert kind(lengths, batch_size=2, rank=0, max_tokens_per_batch=tokens).order_facts() == facts
+
+
 def padding_share(sampler: ShuffledBatchSampler) -> float:
     longest = sampler.lengths[sampler.epoch_order(0).reshape(-1, sampler.batch_size)]
     return 1 - longest.sum() / (longest.max(axis=1, keepdims=True).repeat(sampler.batch_size, 1)).sum()
+
+
+class TestStepLargerThanTheData:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                dict(batch_size=1, world_size=4),
+                r"4 samples \(batch_size 1 x accumulative_counts 1 x 4 processes\), .* 3",
+            ),
+            (dict(batch_size=2, grad_accum=2), r"4 samples \(batch_size 2 x accumulative_counts 2 x 1 processes\)"),
+            (
+                dict(batch_size=2, max_tokens_per_batch=20, world_size=3),
+                r"3 rows \(accumulative_counts 1 x 3 processes\), but the .* holds 2: .*max_tokens_per_batch",
+            ),
+        ],
+    )
+    def test_is_refused(self, changes: dict[str, int], message: str) -> None:
+        with pytest.raises(XTunerError, match=message):
+            ShuffledBatchSampler([10, 10, 10], **changes).check_step()
+
+    def test_as_large_is_not(self) -> None:
+        ShuffledBatchSampler([10, 10, 10], batch_size=1, world_size=3).check_step()
+        ShuffledBatchSampler([10, 10, 10], batch_size=1, world_size=2, max_tokens_per_batch=20).check_step()
+        # seen three times an epoch
+        ShuffledBatchSampler([10], batch_size=3, repeats=(3.0,)).check_step()
 
 
 class TestGrouping:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.xtuner.engine.toy import ToyDataset, ToyModel, train_toy
-from xtuner.engine.assemble import _check_batch
 from xtuner.engine.environment import Collective
 from xtuner.engine.guard import FiniteGuard
 from xtuner.engine.optim import build_adamw
@@ -63,10 +62,12 @@ def test_counts_rows(tmp_path: Path) -> None:
     assert guard.exhausted
 
 
-def test_too_many_end_the_run_with_the_batch_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("async_save", [False, True])
+def test_too_many_end_the_run_with_the_batch_saved(tmp_path: Path, async_save: bool) -> None:
+    settings = dict(max_skipped_steps=3, max_iters=20, save_steps=50, async_save=async_save)
     # the ranks agree with the next step's exchange, so one step more than the limit is made
     with pytest.raises(XTunerError, match=r"4 steps in a row .* samples s\d+") as caught:
-        train_toy(tmp_path, model=BadModel, dataset=NamedDataset, max_skipped_steps=3, max_iters=20, save_steps=50)
+        train_toy(tmp_path, model=BadModel, dataset=NamedDataset, **settings)
     (file,) = (tmp_path / "non_finite").iterdir()
     assert file.name in str(caught.value)
     batches = torch.load(file)
@@ -81,9 +82,3 @@ def test_step_of_more_samples_than_there_are(tmp_path: Path, batch_size: int) ->
         XTunerError, match=rf"takes {4 * batch_size} samples \(batch_size {batch_size} x accumulative_c"
     ):
         train_toy(tmp_path, batch_size=batch_size, accumulative_counts=4, size=39)
-
-
-def test_more_processes_than_samples() -> None:
-    with pytest.raises(XTunerError, match="4 processes\\), but the training data holds 3: .* start fewer processes"):
-        _check_batch(samples=3, batch_size=1, grad_accum=1, world_size=4)
-    _check_batch(samples=4, batch_size=1, grad_accum=1, world_size=4)

@@ -14,14 +14,13 @@ import torch
 
 from tests.xtuner.engine.toy import train_toy
 from xtuner.engine.checkpoint import CheckpointFolder
-from xtuner.errors import XTunerError
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.multi_process, pytest.mark.slow]
 
 
-def start(work_dir: Path) -> subprocess.Popen[bytes]:
-    """Starts the toy as a process of its own: 22 steps of 0.2 s, 11 an epoch, dropout on, saving every 3."""
+def start(work_dir: Path, workers: int = 0) -> subprocess.Popen[bytes]:
+    """Starts the toy as a process group of its own: 22 steps of 0.2 s, 11 an epoch, dropout on, saving every 3."""
     command = [
         sys.executable,
         "-m",
@@ -31,8 +30,11 @@ def start(work_dir: Path) -> subprocess.Popen[bytes]:
         "0.05",
         "--dropout",
         "0.3",
+        "--workers",
+        str(workers),
     ]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environ, start_new_session=True)
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -87,24 +89,12 @@ def test_sigterm_saves_and_says_so(tmp_path: Path, unbroken: dict[str, torch.Ten
     assert all(torch.equal(final_weights(tmp_path)[name], tensor) for name, tensor in unbroken.items())
 
 
-class TestRefusals:
-    @pytest.fixture(scope="class")
-    def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        work_dir = tmp_path_factory.mktemp("small")
-        train_toy(work_dir, max_iters=1)
-        return work_dir / "iter_1.pth"
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            (dict(width=8), r"1 of another shape, e.g. head.0.weight: \[32, 16\], here \[32, 8\]"),
-            (dict(batch_size=3), "4 samples per optimizer step, this run has 6"),
-        ],
-    )
-    def test_other_run(self, checkpoint: Path, tmp_path: Path, changes: dict[str, int], message: str) -> None:
-        with pytest.raises(XTunerError, match=message):
-            train_toy(tmp_path, resume=str(checkpoint), max_iters=1, **changes)
-
-    def test_no_such_checkpoint(self, tmp_path: Path) -> None:
-        with pytest.raises(XTunerError, match="no such checkpoint"):
-            train_toy(tmp_path, resume=str(tmp_path / "iter_5.pth"))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_of_the_job_saves_too(tmp_path: Path, number: signal.Signals) -> None:
+    """Slurm signals the loader's workers as well, and so does Ctrl-C."""
+    process = start(tmp_path, workers=2)
+    wait_for(tmp_path / "iter_3.pth", process)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=30) == 75
+    latest = CheckpointFolder(tmp_path).latest()
+    assert latest is not None and latest.name not in ("iter_3.pth", "iter_22.pth")

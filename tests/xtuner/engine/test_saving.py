@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,10 @@ class TestFullDisk:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = full_disk(1, monkeypatch)
-        with pytest.raises(XTunerError, match=r"after step 6 could not be written: .*No space left.*iter_2\.pth"):
+        with pytest.raises(
+            XTunerError,
+            match=r"step 6 could not be written: .*No space left.*\(\d+\.\d GB free there\)\. .*iter_2\.pth",
+        ):
             train_toy(tmp_path, **SETTINGS)
         assert len(asked) == 3  # the training went on after step 4
         assert CheckpointFolder(tmp_path).latest() == tmp_path / "iter_2.pth"
@@ -91,6 +95,25 @@ class TestDamage:
         with pytest.raises(XTunerError, match=r"iter_1\.pth is damaged: iter_1\.pth: Bad CRC-32"):
             train_toy(checkpoint.parent, resume="auto", max_iters=2, size=27)
 
+    @pytest.mark.parametrize("resume", ["auto", "path"])
+    @pytest.mark.parametrize("kind", ["file", "folder"])
+    def test_what_says_what_a_file_holds(self, checkpoint: Path, kind: str, resume: str) -> None:
+        """Without it the file cannot even be looked into: torch's errors would say anything."""
+        damaged = checkpoint
+        if kind == "folder":
+            content = checkpoint.read_bytes()
+            checkpoint.unlink()
+            checkpoint.mkdir()
+            damaged = checkpoint / TRAINER_FILE
+            damaged.write_bytes(content)
+        content = bytearray(damaged.read_bytes())
+        place = content.find(b"data.pkl") + 100
+        content[place : place + 50] = bytes(byte ^ 0xFF for byte in content[place : place + 50])
+        damaged.write_bytes(content)
+        folder = CheckpointFolder(checkpoint.parent)
+        with pytest.raises(XTunerError, match=r"iter_1\.pth is damaged: .*Bad CRC-32.*data\.pkl"):
+            folder.find("auto" if resume == "auto" else str(checkpoint))
+
     def test_missing_and_damaged_shards(self, tmp_path: Path) -> None:
         names = ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"]
         for name in names:
@@ -134,3 +157,16 @@ class TestBest:
         folder = CheckpointFolder(tmp_path, keep=1)
         folder.rate(folder.path(3), Score("val/mme", 0.9))
         assert folder.best() is None
+
+
+def test_a_disk_too_full_for_the_log_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, framework_log: list[logging.LogRecord]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mmengine.visualization.Visualizer.add_scalars", full)
+    train_toy(tmp_path, **SETTINGS)
+    assert CheckpointFolder(tmp_path).latest() == tmp_path / "iter_6.pth"
+    said = [record.getMessage() for record in framework_log if record.levelno == logging.ERROR]
+    assert len(said) == 6 and "scalars of step 1 could not be written: [Errno 28] No space left" in said[0]

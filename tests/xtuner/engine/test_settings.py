@@ -53,16 +53,36 @@ class TestDeepSpeed:
         with pytest.raises(XTunerError, match="no JSON"):
             read_deepspeed(str(tmp_path / "x.json"))
 
+    @pytest.mark.parametrize(
+        "content",
+        ['{"zero_optimization": {"stage": 7}}', '{"zero_optimisation": {"stage": 2}}', '{"zero_optimization": true}'],
+    )
+    def test_no_stage(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(XTunerError, match=r"stage is (7|None): expected one of \[1, 2, 3\]"):
+            read_deepspeed(str(tmp_path / "x.json"))
+
     def test_config_wins_and_says_so(self, framework_log: list[logging.LogRecord]) -> None:
-        given = {"gradient_clipping": 5.0, "bf16": {"enabled": "auto"}, "train_batch_size": 77}
-        joined = engine_config(given, Precision("bf16"), None, 4, 2, on_gpu=False)
+        given = {
+            "zero_optimization": {"stage": 2, "offload_optimizer": None},
+            "gradient_clipping": 5.0,
+            "bf16": {"enabled": "auto"},
+            "train_batch_size": 77,
+            "optimizer": {"type": "Adam", "params": {"lr": 5}},
+            "scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 7}},
+        }
+        joined = engine_config(given, Precision("bf16"), None, 4, 2, on_gpu=False, world_size=3)
         # DeepSpeed clips at 1 where nothing is said
         assert joined["gradient_clipping"] == 0.0
         assert (joined["gradient_accumulation_steps"], joined["train_micro_batch_size_per_gpu"]) == (4, 2)
         assert joined["bf16"]["enabled"] and not joined["fp16"]["enabled"]
-        assert "train_batch_size" not in joined
-        said = {record.getMessage() for record in framework_log}
-        assert said == {"DeepSpeed's gradient_clipping 5.0 gives way to the config's 0.0."}
+        assert not {"train_batch_size", "optimizer", "scheduler"} & set(joined)
+        assert [record.getMessage() for record in framework_log] == [
+            "DeepSpeed's gradient_clipping 5.0 gives way to the config's 0.0.",
+            "DeepSpeed's train_batch_size 77 gives way to the config's 24.",
+            "DeepSpeed's optimizer gives way to the config's optimizer.",
+            "DeepSpeed's scheduler gives way to the config's schedule.",
+        ]
 
     def test_no_pinned_memory_without_a_gpu(self) -> None:
         joined = engine_config(read_deepspeed("deepspeed_zero3_offload"), Precision("fp32"), 1.0, 1, 1, on_gpu=False)

@@ -129,8 +129,7 @@ if __name__ == "__main__":
     parser.add_argument("--resume")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--dropout", type=float, default=0.0)
-    arguments = parser.parse_args()
-    trained = train_toy(
-        arguments.work_dir, resume=arguments.resume, delay=arguments.delay, dropout=arguments.dropout, size=42
-    )
+    parser.add_argument("--workers", type=int, default=0)
+    arguments = vars(parser.parse_args())
+    trained = train_toy(**arguments, size=42)
     raise SystemExit(75 if trained.interrupted else 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -109,6 +111,43 @@ def test_fused_loss_says_what_it_needs() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(XTunerError, match="fused_loss needs a GPU and the package liger-kernel"):
             check_fused_loss(tiny("llama"))
+
+
+class StandIn(torch.nn.Module):
+    """liger-kernel's fused loss by torch, with the arguments of its versions 0.5 to 0.8."""
+
+    def __init__(self, reduction: str = "mean", softcap: float | None = None) -> None:
+        super().__init__()
+        self.reduction, self.softcap = reduction, softcap
+
+    def forward(
+        self, lin_weight: torch.Tensor, _input: torch.Tensor, target: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        logits = functional.linear(_input, lin_weight, bias)
+        logits = logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        return functional.cross_entropy(logits, target, reduction=self.reduction)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("cohere", "granite")])
+def test_what_the_fused_loss_is_given(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the kernel: that needs a GPU."""
+    module = types.SimpleNamespace(LigerFusedLinearCrossEntropyLoss=StandIn)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", module)
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.SimpleNamespace(transformers=module))
+    llm = tiny(kind)
+    embeds, positions, targets = inputs()
+    plain = supervised_loss(llm, embeds, None, positions, targets)
+    torch.testing.assert_close(supervised_loss(llm, embeds, None, positions, targets, fused=True), plain)
+    assert supervised_loss(llm, embeds, None, positions[:0], targets[:0], fused=True) == 0
+
+
+@pytest.mark.parametrize("kind", ["cohere", "granite"])
+def test_fused_loss_refuses_scaled_logits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(XTunerError, match="fused_loss leaves out the language model's logit"):
+        check_fused_loss(tiny(kind))
+    check_fused_loss(tiny("gemma2"))
 
 
 @pytest.mark.gpu

@@ -53,11 +53,17 @@ class TestTargets:
         trained = add_adapters(tiny_llm(), LoraConfig(r=2, target_modules=["q_proj"]), "llm_lora")
         assert len(trained) == 2 * 2 and all("q_proj.lora_" in name for name in trained)
 
-    def test_none_match(self) -> None:
+    def test_pattern(self) -> None:
+        trained = add_adapters(tiny_llm(), LoraConfig(r=2, target_modules=r".*\.0\..*q_proj"), "llm_lora")
+        assert len(trained) == 2
+
+    @pytest.mark.parametrize("names", [["q_prj"], ["v_proj", "q_prj"], "q_prj"])
+    def test_no_match(self, names: list[str] | str) -> None:
+        """Not even where other names match: peft would take those and say nothing."""
         with pytest.raises(
             XTunerError, match=r"llm_lora: target_modules \['q_prj'\] match no .* Did you mean 'q_proj'"
         ):
-            add_adapters(tiny_llm(), LoraConfig(target_modules=["q_prj"]), "llm_lora")
+            add_adapters(tiny_llm(), LoraConfig(target_modules=names), "llm_lora")
 
 
 class TestModel:

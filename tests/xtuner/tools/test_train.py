@@ -77,6 +77,20 @@ def test_profile_leaves_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "aten::addmm" in (folder / "operators.txt").read_text()
 
 
+def test_mistakes_are_named_before_the_data_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "toy_run.py").write_text(CONFIG.replace("lr=0.01", 'lr=0.01, precision="bf_16"'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tests.xtuner.engine.toy.ToyDataset.__init__", lambda self, **_: pytest.fail("built"))
+    words = ["--deepspeed", "deepspeed_zero_3", "--resume", "none.pth", "--cfg-options", "max_iters=0"]
+    assert main(["train", "toy_run.py", *words]) == 1
+    said = capsys.readouterr().err
+    assert "4 problems in what toy_run needs" in said
+    for part in ("Did you mean 'deepspeed_zero3'", "none.pth: no such checkpoint", "max_iters is 0", "'bf_16'"):
+        assert part in said
+
+
 @pytest.mark.slow
 @pytest.mark.multi_process
 def test_two_processes_by_environment(tmp_path: Path) -> None:

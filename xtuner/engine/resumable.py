@@ -1,0 +1,102 @@
+"""Does a checkpoint fit the run that would go on from it? All that does not, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import XTunerError
+from xtuner.log import get_logger
+
+_SPLIT_WEIGHTS = 3
+
+
+def check_resumable(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    """Compares a checkpoint's facts with those of the run that would go on.
+
+    Args:
+        found: of the checkpoint: ``parameters`` (shape by name), ``frozen`` (marks by part), ``global_batch``,
+            ``order`` (of a sampler), ``zero_stage``, ``precision``, ``max_iters``.
+        expected: of the run.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        XTunerError: other trained or frozen weights, other samples to come, or another form of DeepSpeed's; the message
+            names all of them.
+    """
+    problems = [
+        *_other_parameters(found["parameters"], expected["parameters"]),
+        *_other_frozen_weights(found["frozen"], expected["frozen"]),
+        *_other_samples(found, expected),
+        *_other_form(found, expected),
+    ]
+    if problems:
+        raise XTunerError(
+            f"{path} does not fit this run:\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+            + "\nResume with the config and options it was made with, or start a new run that takes its weights: leave "
+            f"--resume out and add --cfg-options pretrained_pth={path}"
+        )
+    if found["max_iters"] != expected["max_iters"]:
+        get_logger().warning(
+            "%s was on a schedule of %d steps, this run has %d: the rate follows the new one from here.",
+            path,
+            found["max_iters"],
+            expected["max_iters"],
+        )
+    if found["precision"] != expected["precision"]:
+        get_logger().warning(
+            "%s was trained in %s, this run computes in %s from here.", path, found["precision"], expected["precision"]
+        )
+
+
+def _other_parameters(theirs: Mapping[str, list[int]], ours: Mapping[str, list[int]]) -> list[str]:
+    missing = sorted(set(ours) - set(theirs))
+    surplus = sorted(set(theirs) - set(ours))
+    shapes = [f"{n}: {theirs[n]}, here {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]]
+    return [
+        *([f"another model: {len(missing)} weights trained here but not there, e.g. {missing[0]}"] if missing else []),
+        *([f"another model: {len(surplus)} weights trained there but not here, e.g. {surplus[0]}"] if surplus else []),
+        *([f"another model: {len(shapes)} weights of another shape, e.g. {shapes[0]}"] if shapes else []),
+    ]
+
+
+def _other_frozen_weights(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    # checkpoints leave them out, so that other ones would change the model in silence
+    parts = [part for part in ours if part in theirs and _differ(theirs[part], ours[part])]
+    if not parts:
+        return []
+    return [f"other frozen weights in {', '.join(parts)} than it was trained on (llm_name_or_path, visual_encoder_...)"]
+
+
+def _differ(theirs: str, ours: str) -> bool:
+    """True for unlike marks of one number format; those of two formats cannot be compared."""
+    return theirs.partition(":")[0] == ours.partition(":")[0] and theirs != ours
+
+
+def _other_samples(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    why = "samples would be seen twice or never"
+    if found["global_batch"] != expected["global_batch"]:
+        return [
+            f"{found['global_batch']} samples per optimizer step, this run has {expected['global_batch']}: {why}. Keep "
+            "processes x batch_size x accumulative_counts"
+        ]
+    theirs, ours = found["order"], expected["order"]
+    problems = [
+        f"{label} {theirs[key]}, here {ours[key]}: {why}"
+        for key, label in (("seed", "seed"), ("samples", "samples in the data:"))
+        if theirs[key] != ours[key]
+    ]
+    if not problems and theirs["checksum"] != ours["checksum"]:
+        problems.append(f"another order: data of other lengths, or other settings of the sampler: {why}")
+    return problems
+
+
+def _other_form(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    theirs, ours = found["zero_stage"], expected["zero_stage"]
+    if (theirs == _SPLIT_WEIGHTS) != (ours == _SPLIT_WEIGHTS):
+        return [f"ZeRO stage {theirs}, here {ours}: their files differ"]
+    if ours and found["precision"] != expected["precision"]:
+        return [f"precision {found['precision']} under DeepSpeed, here {expected['precision']}: their files differ"]
+    return []
