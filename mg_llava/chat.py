@@ -90,9 +90,11 @@ class ChatSession:
             How many of its boxes become object tokens.
 
         Raises:
-            XTunerError: not a picture, too large, or the box file has no record of it.
+            XTunerError: no such file, not a picture, too large, or the box file has no record of it.
         """
         self.notes = []
+        if not Path(path).is_file():
+            raise XTunerError(f"picture '{path}' does not exist: check the path; one with spaces stands in quotes.")
         picture = open_picture(path, self.assistant.image_processor.apply_exif_orientation, self.max_pixels)
         frames = num_frames(path)
         if frames > 1:

@@ -85,6 +85,16 @@ def load_model(kind: Any, path: str, dtype: str, device: torch.device | str | No
     return model.to(device or "cpu").eval()
 
 
+def in_float32(outputs: Any) -> Any:
+    """Returns a model's outputs with numbers in half precision as float32: post-processing would round pixels, and its
+    non-maximum suppression does not take bfloat16.
+    """
+    for name, value in outputs.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            outputs[name] = value.float()
+    return outputs
+
+
 def to_picture_boxes(
     boxes: Any, labels: Sequence[str], scores: Any, size: tuple[int, int], max_boxes: int | None = None
 ) -> PictureBoxes:

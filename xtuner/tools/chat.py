@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,8 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
     """Carries out a command; returns False where the line is a question."""
     if not command.startswith("/"):
         return False
-    words = rest.split()
-    if command == "/image" and words:
+    words = _paths(rest) if command == "/image" else []
+    if words:
         count = session.add_picture(words[0], words[1] if len(words) > 1 else box_file)
         console.print(f"{words[0]}: shown with {count} boxes", style="dim", markup=False)
         _tell(session)
@@ -242,6 +243,17 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
         hint = "" if command in _COMMANDS else nearest(command, _COMMANDS)
         console.print(f"{_USAGE}{hint}", style="dim", markup=False)
     return True
+
+
+def _paths(text: str) -> list[str]:
+    """Returns the paths of a command; those with spaces in quotes, or alone."""
+    if Path(text).is_file():
+        return [text]
+    try:
+        return shlex.split(text)
+    except ValueError:
+        # an apostrophe is no open quote
+        return text.split()
 
 
 def _ask_aloud(session: Any, text: str, max_new_tokens: int) -> str:

@@ -196,6 +196,30 @@ class TestFlorence2:
         assert found.boxes.tolist() == np.floor([cat, dog]).tolist()
 
 
+class TestHalfPrecision:
+    """As GPUs run them: bfloat16 weights, the same places up to its 8 bits."""
+
+    @pytest.mark.parametrize(
+        ("make", "kind", "threshold"),
+        [
+            (tiny_owlv2, Owlv2Detector, 0.01),
+            (tiny_grounding_dino, GroundingDinoDetector, 0.3),
+            (tiny_omdet_turbo, OmdetTurboDetector, 0.05),
+        ],
+    )
+    def test_bfloat16(
+        self, make: Any, kind: Any, threshold: float, vocabulary: str, pictures: list[Image.Image], tmp_path: Path
+    ) -> None:
+        path = str(make(tmp_path / "model"))
+        whole, half = (kind(path, vocabulary, threshold=threshold, dtype=d) for d in ("float32", "bfloat16"))
+        assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+        for one, other in zip(whole(pictures), half(pictures), strict=True):
+            assert len(one.boxes) and other.boxes.dtype == np.float32
+            distance = np.abs(one.boxes[:, None] - other.boxes[None]).max(2).min(1)
+            # 8 bits of a picture of 60 pixels are 0.2; which of two boxes of a kind is kept may change
+            assert np.median(distance) < 1.0
+
+
 class TestVocabulary:
     def test_shipped(self) -> None:
         names = read_vocabulary(None)

@@ -40,6 +40,8 @@ class TestMistakes:
 
     def test_numbers_and_folders(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "--max-batch is 0" in error_of(capsys, "--no-page", "--max-batch", "0")
+        assert "--max-wait is -1.0" in error_of(capsys, "--no-page", "--max-wait", "-1")
+        assert "--port is 99999: expected 0" in error_of(capsys, "--no-page", "--port", "99999")
         assert "--examples 'absent'" in error_of(capsys, "--no-page", "--examples", "absent")
         assert "neither a file nor a known name" in error_of(capsys, "--no-page", "--port", "0")
 

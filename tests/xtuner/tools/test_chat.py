@@ -115,6 +115,20 @@ def test_conversation(
     assert "there is no detector" in captured.err and "0 boxes" in captured.err
 
 
+def test_paths_with_spaces(
+    trained: Trained, folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spaced = shutil.copy(trained.picture, tmp_path / "my photo's.png")
+    boxes = shutil.copy(trained.box_file, tmp_path / "my boxes.json")
+    Path(boxes).write_text(Path(boxes).read_text().replace("a.png", "my photo's.png"))
+    lines = iter([f"/image {spaced}", f'/image "{spaced}" "{boxes}"', f"/boxes {boxes}", "/image it's absent", "/exit"])
+    monkeypatch.setattr(console, "input", lambda _: next(lines))
+    assert main(["chat", folder]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "shown with 0 boxes" in shown and "shown with 2 boxes" in shown and shown.count("2 boxes") == 2
+    assert "picture 'it's' does not exist" in shown
+
+
 def test_the_end_of_the_input_ends_it(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def end(_: str) -> str:
         raise EOFError
