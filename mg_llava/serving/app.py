@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mg_llava.assistant import Assistant
 from mg_llava.chat import Detector
 from mg_llava.serving.api import make_router
+from mg_llava.serving.detecting import SharedDetector
 from mg_llava.serving.engine import Engine
 from mg_llava.serving.settings import Limits
 
@@ -33,6 +34,7 @@ def make_app(
         add_page: puts the page into the application; None = the endpoint only.
     """
     limits = limits or Limits()
+    detector = None if detector is None else SharedDetector(detector)
     engine = Engine(assistant, limits.max_batch, limits.max_queue, limits.max_wait)
 
     @contextlib.asynccontextmanager

@@ -64,6 +64,12 @@ class TestButtons:
         answer, drawn, rows = page.explain(picture, "", "Is it red")
         assert answer and drawn is not None and [label for label, _ in rows] == ["cup"]
 
+    def test_boxes_outside_are_said_and_left_out(self, page: Page, picture: str) -> None:
+        typed = "[[500, 500, 600, 600], [2, 2, 30, 20], [-10, 5, 20, 90]]"
+        assert page.show(picture, typed, True)[1] == "40 x 30 px, 2 boxes, 1 boxes lie outside and are left out"
+        _, _, rows = page.explain(picture, typed, "Is it red")
+        assert {label for label, _ in rows} == {"1", "2"}
+
     @pytest.mark.parametrize(
         ("path", "typed", "question", "message"),
         [
