@@ -190,14 +190,23 @@ def _default_device() -> str:
 
 
 def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:
-    """Reads questions and commands line by line until /exit or the end of the input."""
+    """Reads questions and commands line by line until /exit, the end of the input, or Ctrl-C twice."""
     console.print(_USAGE, style="dim")
     last: tuple[str, str, Any] | None = None
+    warned = False
     while True:
         try:
             line = console.input("[bold]> [/bold]").strip()
         except EOFError:
             return 0
+        except KeyboardInterrupt:
+            # one that was meant for an answer may come when it has just ended
+            if warned:
+                raise
+            warned = True
+            console.print("\nCtrl-C once more, Ctrl-D or /exit ends the conversation", style="yellow")
+            continue
+        warned = False
         if not line:
             continue
         command, _, rest = line.partition(" ")

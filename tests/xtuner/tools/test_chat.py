@@ -137,6 +137,24 @@ def test_the_end_of_the_input_ends_it(folder: str, monkeypatch: pytest.MonkeyPat
     assert main(["chat", folder]) == 0
 
 
+def test_ctrl_c_at_the_prompt_has_to_be_meant(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter([None, "what", None, None, "never read"])
+
+    def read(_: str) -> str:
+        line = next(lines)
+        if line is None:
+            raise KeyboardInterrupt
+        return line
+
+    monkeypatch.setattr(console, "input", read)
+    assert main(["chat", folder, "--max-new-tokens", "2"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out.strip() and next(lines) == "never read"
+    assert captured.err.count("Ctrl-C once more") == 2
+
+
 class TestMistakes:
     def run(self, capsys: pytest.CaptureFixture[str], *words: str) -> str:
         assert main(["chat", *words]) == 1
