@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import shutil
@@ -147,14 +146,14 @@ def add_page(
     """Returns the application with the page at ``/``.
 
     Args:
-        app: with the endpoint.
+        app: with the endpoint, as `make_app` makes it.
         engine, limits, detector: see `Page`.
         examples: folder of pictures that visitors may try.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     uploads = tempfile.mkdtemp(prefix="mg_llava_page_")
     os.environ["GRADIO_TEMP_DIR"] = uploads
-    atexit.register(shutil.rmtree, uploads, ignore_errors=True)
+    app.state.at_end.callback(shutil.rmtree, uploads, ignore_errors=True)
     import gradio
 
     blocks = _build(Page(engine, limits, detector), examples)

@@ -187,7 +187,8 @@ class TestMistakes:
 
     def test_templates(self, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
         options = [option.replace("prompt_template=vicuna", "prompt_template=vicunna") for option in trained.options]
-        error = self.run(capsys, trained.config, "--checkpoint", str(trained.checkpoint), "--prompt", "what", *options)
+        # before the model is loaded: its checkpoint is absent too
+        error = self.run(capsys, trained.config, "--checkpoint", "absent.pth", "--prompt", "what", *options)
         assert "unknown prompt template 'vicunna'" in error and "Did you mean 'vicuna'?" in error
 
 
