@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mg_llava.boxes import PictureBoxes
 from mg_llava.detectors import (
@@ -25,6 +27,7 @@ from mg_llava.detectors import (
 )
 from tests.tiny_assistant import box_record, save_picture
 from tests.tiny_detectors import NAMES, tiny_florence2, tiny_grounding_dino, tiny_omdet_turbo, tiny_owlv2
+from tests.tiny_parts import tiny_clip_folder
 from xtuner.errors import XTunerError
 
 
@@ -122,6 +125,24 @@ class TestOwlv2:
             Owlv2Detector(str(tmp_path / "absent"))
         with pytest.raises(XTunerError, match=r"expected a text with \{\}"):
             Owlv2Detector(owlv2, prompt="a photo")
+
+
+class TestCheckpoints:
+    def test_a_file_that_was_cut_off(self, owlv2: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(owlv2, tmp_path / "cut"))
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+        with pytest.raises(XTunerError, match="cut' cannot be read: .*Download it"):
+            Owlv2Detector(str(folder))
+
+    def test_one_of_another_model(self, owlv2: str, tmp_path: Path) -> None:
+        with pytest.raises(XTunerError, match=r"lacks \d+ of the \d+ weights of Owlv2ForObjectDetection"):
+            Owlv2Detector(str(tiny_clip_folder(tmp_path)))
+        folder = Path(shutil.copytree(owlv2, tmp_path / "less"))
+        kept = load_file(folder / "model.safetensors")
+        kept.pop("box_head.dense2.bias")
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        assert isinstance(Owlv2Detector(str(folder))([]), list)
 
 
 class TestGroundingDino:
