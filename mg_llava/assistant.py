@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,12 +139,18 @@ class Assistant:
             text = text.split(word)[0]
         return text.strip()
 
-    def save(self, folder: str | Path, model_node: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        model_node: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        weights: Iterable[tuple[str, torch.Tensor]] | None = None,
+    ) -> Path:
         """Writes a self-contained folder; see `mg_llava.hf.save_pretrained`."""
         # imported late: hf reads assistants back, so it imports this module
         from mg_llava.hf import save_pretrained
 
-        return save_pretrained(self, model_node, folder, facts)
+        return save_pretrained(self, model_node, folder, facts, weights)
 
     def save_checkpoint(
         self,
