@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
-from mg_llava.boxes import BoxSelection, PictureBoxes
+from mg_llava.boxes import BoxSelection, PictureBoxes, clip_boxes
 from mg_llava.preprocess import ImageProcessor
 from mg_llava.prompts import Prompt, PromptMaker
 from xtuner.data.templates import PromptTemplate, Turn, get_template
@@ -63,6 +63,17 @@ class Assistant:
     ) -> Prompt:
         """Tokenises the turns and preprocesses the pictures; see `PromptMaker.prepare`."""
         return self.maker.prepare(turns, pictures, found, answer_start)
+
+    def choose_boxes(self, found: PictureBoxes, size: tuple[int, int]) -> tuple[PictureBoxes, int]:
+        """Returns the boxes that become object tokens, and how many of the chosen lie outside and are left out.
+
+        Args:
+            found: of a picture.
+            size: its (width, height) in pixels.
+        """
+        chosen = self.boxes(*found, training=False)
+        _, inside = clip_boxes(chosen.boxes, *size)
+        return chosen.take(inside), len(chosen.boxes) - int(inside.sum())
 
     def room(self, prompt: Prompt) -> int:
         """Returns how many new tokens fit into the language model's context after `prompt`.
@@ -128,12 +139,18 @@ class Assistant:
             text = text.split(word)[0]
         return text.strip()
 
-    def save(self, folder: str | Path, model_node: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        model_node: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        weights: Iterable[tuple[str, torch.Tensor]] | None = None,
+    ) -> Path:
         """Writes a self-contained folder; see `mg_llava.hf.save_pretrained`."""
         # imported late: hf reads assistants back, so it imports this module
         from mg_llava.hf import save_pretrained
 
-        return save_pretrained(self, model_node, folder, facts)
+        return save_pretrained(self, model_node, folder, facts, weights)
 
     def save_checkpoint(
         self,

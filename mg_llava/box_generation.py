@@ -130,13 +130,14 @@ class BoxGeneration:
         file = parts / "settings.json"
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
-            if found != settings:
+            if found == settings:
+                return
+            # a start that failed before the first box binds nobody
+            if any(True for _ in _read_parts(parts)):
                 raise XTunerError(
                     f"'{parts}' holds boxes of another detector or of other pictures ({found['detector']}): remove "
-                    f"it, or "
-                    "choose another --out."
+                    "it, or choose another --out."
                 )
-            return
         temporary = parts / f".settings.{os.getpid()}.tmp"
         temporary.write_text(json.dumps(settings), encoding="utf-8")
         temporary.replace(file)

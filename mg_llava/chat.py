@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import TextStreamer
 
 from mg_llava.box_store import BoxStore
-from mg_llava.boxes import PictureBoxes, clip_boxes
+from mg_llava.boxes import PictureBoxes
 from mg_llava.drawing import draw_boxes
 from mg_llava.explain import explain_boxes
 from mg_llava.images import num_frames, open_picture
@@ -90,9 +90,11 @@ class ChatSession:
             How many of its boxes become object tokens.
 
         Raises:
-            XTunerError: not a picture, too large, or the box file has no record of it.
+            XTunerError: no such file, not a picture, too large, or the box file has no record of it.
         """
         self.notes = []
+        if not Path(path).is_file():
+            raise XTunerError(f"picture '{path}' does not exist: check the path; one with spaces stands in quotes.")
         picture = open_picture(path, self.assistant.image_processor.apply_exif_orientation, self.max_pixels)
         frames = num_frames(path)
         if frames > 1:
@@ -139,13 +141,11 @@ class ChatSession:
         return None
 
     def _choose(self, found: PictureBoxes, shown: _Shown) -> PictureBoxes:
-        chosen = self.assistant.boxes(*found, training=False)
-        _, inside = clip_boxes(chosen.boxes, *shown.picture.size)
-        outside = len(chosen.boxes) - int(inside.sum())
+        chosen, outside = self.assistant.choose_boxes(found, shown.picture.size)
         if outside:
             width, height = shown.picture.size
             self.notes.append(f"{outside} boxes lie outside of '{shown.name}' ({width} x {height}) and are left out")
-        return chosen.take(inside)
+        return chosen
 
     def ask(self, text: str, max_new_tokens: int = 512, on_text: Callable[[str], None] | None = None) -> str:
         """Asks a question and keeps it with its answer; if it is interrupted, the history stays as it was.

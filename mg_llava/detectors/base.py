@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,12 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from mg_llava.boxes import PictureBoxes, clip_boxes, no_boxes
 from xtuner.errors import XTunerError
 from xtuner.model.llm import resolve_dtype
 
 _VOCABULARY = "everyday_objects.txt"
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+"""What loading raises for files that are absent, cut off, or of another shape."""
+_MOST_ABSENT = 0.1
+"""Largest share of a model's weights that its checkpoint may lack."""
 
 
 class Detector(Protocol):
@@ -71,7 +77,7 @@ def load(kind: Any, path: str, **arguments: Any) -> Any:
     """
     try:
         return kind.from_pretrained(path, **arguments)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise XTunerError(
             f"the detector's checkpoint '{path}' cannot be read: {reason} Download it and name its folder "
@@ -80,9 +86,31 @@ def load(kind: Any, path: str, **arguments: Any) -> Any:
 
 
 def load_model(kind: Any, path: str, dtype: str, device: torch.device | str | None) -> Any:
-    """Returns a detector's model in eval mode on its device; see `load`."""
-    model = load(kind, path, dtype=resolve_dtype(dtype))
+    """Returns a detector's model in eval mode on its device; see `load`.
+
+    Raises:
+        XTunerError: the checkpoint is absent, cannot be read, or is one of another model.
+    """
+    model, info = load(kind, path, dtype=resolve_dtype(dtype), output_loading_info=True)
+    total = len(model.state_dict())
+    absent = len(info["missing_keys"])
+    # a few may be of parts that are not used: transformers lists those; with more the boxes would be noise
+    if absent > _MOST_ABSENT * total:
+        raise XTunerError(
+            f"the detector's checkpoint '{path}' lacks {absent} of the {total} weights of {type(model).__name__}: it "
+            "is of another kind of model. Name the folder of a detector of this kind (detector_path)."
+        )
     return model.to(device or "cpu").eval()
+
+
+def in_float32(outputs: Any) -> Any:
+    """Returns a model's outputs with numbers in half precision as float32: post-processing would round pixels, and its
+    non-maximum suppression does not take bfloat16.
+    """
+    for name, value in outputs.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            outputs[name] = value.float()
+    return outputs
 
 
 def to_picture_boxes(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mg_llava.boxes import PictureBoxes, no_boxes
-from mg_llava.detectors.base import load, load_model, read_vocabulary, sizes_of, to_picture_boxes
+from mg_llava.detectors.base import in_float32, load, load_model, read_vocabulary, sizes_of, to_picture_boxes
 
 
 class _ByChunks:
@@ -112,7 +112,7 @@ class GroundingDinoDetector(_ByChunks):
         """See `_ByChunks`."""
         text = " ".join(f"{name}." for name in names)
         inputs = self._inputs(images=pictures, text=[text] * len(pictures))
-        outputs = self.model(**inputs)
+        outputs = in_float32(self.model(**inputs))
         return self.processor.post_process_grounded_object_detection(
             outputs,
             inputs["input_ids"],
@@ -158,7 +158,7 @@ class OmdetTurboDetector(_ByChunks):
     def find(self, pictures: list[Image.Image], names: list[str]) -> list[dict[str, Any]]:
         """See `_ByChunks`."""
         labels = [names] * len(pictures)
-        outputs = self.model(**self._inputs(images=pictures, text=labels))
+        outputs = in_float32(self.model(**self._inputs(images=pictures, text=labels)))
         return self.processor.post_process_grounded_object_detection(
             outputs,
             text_labels=labels,

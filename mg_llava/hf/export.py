@@ -11,7 +11,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +65,11 @@ def save_pretrained(
     try:
         total = sum(p.numel() * p.element_size() for p in assistant.model.full_state_dict().values())
         writer = ShardWriter(temporary, total, max_shard_bytes)
-        for name, tensor in weights or model_weights(assistant.model):
-            writer.add(name, tensor)
+        skipped = tied_names(assistant.model)
+        for name, tensor in weights or assistant.model.full_state_dict().items():
+            # of tied weights transformers ties the others to the input embedding
+            if name not in skipped:
+                writer.add(name, tensor)
         writer.finish()
         processor.save_pretrained(temporary)
         generation_config(assistant).save_pretrained(temporary)
@@ -178,16 +181,6 @@ def generation_config(assistant: Assistant) -> GenerationConfig:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
-
-
-def model_weights(model: MGLLaVA) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields all weights of a model by name; of tied ones the input embedding, to which transformers ties the
-    others.
-    """
-    skipped = tied_names(model)
-    for name, tensor in model.full_state_dict().items():
-        if name not in skipped:
-            yield name, tensor
 
 
 def tied_names(model: MGLLaVA) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -212,14 +213,16 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids, pixel_values, boxes, box_counts: see `embed`.
             attention_mask: (B, T), 1 = a token; padding stands on the left.
             generation_config: default: the folder's.
-            kwargs: of ``generate``: max_new_tokens, num_beams, do_sample, streamer, …
+            kwargs: of ``generate``: max_new_tokens, num_beams, do_sample, streamer, …; they go before the config.
         """
         input_ids = kwargs.pop("inputs", None) if input_ids is None else input_ids
         if input_ids is None:
             raise XTunerError("generate has no input_ids: give what the processor returns.")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         embeds = self.embed(input_ids, pixel_values, boxes, box_counts)
-        config = self.generation_config if generation_config is None else generation_config
+        config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
+        # transformers is about to refuse a config and arguments of it together
+        kwargs = config.update(**kwargs)
         rows = self.get_input_embeddings().num_embeddings
         if self.config.image_token_id >= rows:
             # penalties look ids up in the logits

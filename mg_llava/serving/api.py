@@ -8,6 +8,7 @@ import queue
 import time
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -24,6 +25,10 @@ from xtuner.errors import XTunerError
 _LOOK_SECONDS = 0.2
 """How often a waiting request looks whether its client is still there."""
 _RETRY_SECONDS = "1"
+_READERS = 4
+"""Requests whose pictures are read at the same time."""
+_CLIENT_GONE = 499
+"""As servers log it; nobody reads it."""
 
 
 def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detector | None = None) -> APIRouter:
@@ -37,6 +42,9 @@ def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detec
     """
     router = APIRouter()
     created = int(time.time())
+    reading = asyncio.Semaphore(_READERS)
+    # of their own: those who wait for tokens must not take the threads that read pictures
+    threads = ThreadPoolExecutor(limits.max_batch + limits.max_queue, thread_name_prefix="mg-llava-answer")
 
     @router.get("/health")
     def health() -> Response:
@@ -59,17 +67,20 @@ def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detec
             body = json.loads(await request.body())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             return _error(f"the body is no JSON: {error}", 400)
-        if engine.full:
-            # before pictures are decoded: a flood must cost little
-            return _overloaded(Overloaded("the queue is full: try again in a moment"))
         try:
-            asked = await run_in_threadpool(read_request, body, engine.assistant, limits, detector)
-            ticket = engine.submit(asked.prompt, asked.sampling)
+            # a place before pictures are decoded and boxes found: a flood must cost little
+            with engine.admit() as place:
+                async with reading:
+                    if await request.is_disconnected():
+                        return Response(status_code=_CLIENT_GONE)
+                    engine.begin(place)
+                    asked = await run_in_threadpool(read_request, body, engine.assistant, limits, detector)
+                ticket = engine.submit(asked.prompt, asked.sampling, place)
         except Overloaded as error:
             return _overloaded(error)
         except XTunerError as error:
             return _error(str(error), 400)
-        answer = _Answer(engine, ticket, asked, model_name, request)
+        answer = _Answer(engine, ticket, asked, model_name, request, threads)
         return await (answer.streamed() if asked.stream else answer.whole())
 
     return router
@@ -78,7 +89,16 @@ def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detec
 class _Answer:
     """One request's answer on its way to the client; a client that goes away frees its row."""
 
-    def __init__(self, engine: Engine, ticket: Ticket, asked: ChatRequest, model_name: str, request: Request) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        ticket: Ticket,
+        asked: ChatRequest,
+        model_name: str,
+        request: Request,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self.threads = threads
         self.ticket = ticket
         self.asked = asked
         self.request = request
@@ -93,10 +113,11 @@ class _Answer:
         Raises:
             XTunerError: the engine's.
         """
+        loop = asyncio.get_running_loop()
         try:
             while True:
                 try:
-                    event = await run_in_threadpool(self.ticket.next_event, _LOOK_SECONDS)
+                    event = await loop.run_in_executor(self.threads, self.ticket.next_event, _LOOK_SECONDS)
                 except queue.Empty:
                     if await self.request.is_disconnected():
                         return

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mg_llava.assistant import Assistant
 from mg_llava.chat import Detector
 from mg_llava.serving.api import make_router
+from mg_llava.serving.detecting import SharedDetector
 from mg_llava.serving.engine import Engine
 from mg_llava.serving.settings import Limits
 
@@ -23,7 +24,8 @@ def make_app(
     detector: Detector | None = None,
     add_page: Callable[[FastAPI, Engine, Limits, Detector | None], FastAPI] | None = None,
 ) -> FastAPI:
-    """Returns the application; its state holds the ``engine``, which ends with it.
+    """Returns the application; its state holds the ``engine``, which ends with it, and ``at_end``, a stack of what is
+    to be done then.
 
     Args:
         assistant: answers.
@@ -33,15 +35,20 @@ def make_app(
         add_page: puts the page into the application; None = the endpoint only.
     """
     limits = limits or Limits()
+    detector = None if detector is None else SharedDetector(detector)
     engine = Engine(assistant, limits.max_batch, limits.max_queue, limits.max_wait)
+    at_end = contextlib.ExitStack()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        engine.close()
+        # not atexit: a server that is told to end by SIGTERM does not come to it
+        with at_end:
+            yield
+            engine.close()
 
     app = FastAPI(title="MG-LLaVA", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.engine = engine
+    app.state.at_end = at_end
     app.include_router(make_router(engine, limits, model_name, detector))
     app.add_middleware(UploadLimit, max_bytes=limits.max_upload)
     return app if add_page is None else add_page(app, engine, limits, detector)

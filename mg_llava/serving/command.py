@@ -16,6 +16,7 @@ from xtuner.tools.arguments import add_cfg_options
 HELP = "a web page and an OpenAI-compatible endpoint for a model"
 _EXTRA = "pip install 'mg-llava-xtuner[serve]' (from a clone: pip install -e '.[serve]')"
 _LIMITS = Limits()
+_LAST_PORT = 65535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,9 +83,19 @@ def _check(args: argparse.Namespace) -> None:
     if absent:
         hint = " The endpoint alone does without gradio: --no-page." if absent == ["gradio"] else ""
         raise XTunerError(f"serving needs the package {absent[0]}: {_EXTRA}.{hint}")
-    for option, least in (("max_batch", 1), ("max_queue", 1), ("max_new_tokens", 1), ("max_upload_mb", 1e-6)):
+    for option, least in (
+        ("max_batch", 1),
+        ("max_queue", 1),
+        ("max_new_tokens", 1),
+        ("max_upload_mb", 1e-6),
+        ("max_megapixels", 1e-6),
+        ("max_wait", 0.1),
+    ):
         if getattr(args, option) < least:
             raise XTunerError(f"--{option.replace('_', '-')} is {getattr(args, option)}: expected at least {least:g}.")
+    if not 0 <= args.port <= _LAST_PORT:
+        # the system would take the rest of a division
+        raise XTunerError(f"--port is {args.port}: expected 0 (any that is free) to {_LAST_PORT}.")
     if args.examples and not Path(args.examples).is_dir():
         raise XTunerError(f"the folder of --examples '{args.examples}' does not exist.")
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +104,19 @@ class Ticket:
             yield event
 
 
+@dataclass
+class Place:
+    """A request's place among those that wait, from before its pictures are read.
+
+    Attributes:
+        waited: seconds until its pictures' turn came; what the reading itself takes is no waiting.
+    """
+
+    waited: float = 0.0
+    taken_at: float = field(default_factory=time.monotonic)
+    held: bool = True
+
+
 class Engine:
     """Runs the model in one thread and answers tickets together.
 
@@ -121,6 +135,8 @@ class Engine:
         self._waiting: deque[Ticket] = deque()
         self._rows = RowBatch(assistant.model)
         self._running: list[Ticket] = []
+        self._joining: list[Ticket] = []
+        self._preparing = 0
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._stopped = False
@@ -132,25 +148,64 @@ class Engine:
         """Whether it can answer."""
         return self._thread.is_alive() and not self._stopped
 
-    @property
-    def full(self) -> bool:
-        """Whether a request would be refused now."""
+    def _is_full(self) -> bool:
+        self._drop_cancelled()
+        taken = self._preparing + len(self._waiting) + len(self._joining) + len(self._running)
+        return taken >= self.max_queue + self.max_batch
+
+    def _refuse_if_full(self) -> None:
+        if self._is_full():
+            count = self._preparing + len(self._waiting)
+            raise Overloaded(f"{count} requests wait already, the most that may: try again in a moment")
+
+    @contextmanager
+    def admit(self) -> Iterator[Place]:
+        """Holds a place for a request while its pictures are read and boxes are found, until `submit` takes it over.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        place = Place()
         with self._lock:
-            self._drop_cancelled()
-            return len(self._waiting) >= self.max_queue
+            self._refuse_if_full()
+            self._preparing += 1
+        try:
+            yield place
+        finally:
+            with self._lock:
+                self._release(place)
+
+    def _release(self, place: Place) -> None:
+        self._preparing -= place.held
+        place.held = False
+
+    def begin(self, place: Place) -> None:
+        """Notes that the reading of a request's pictures begins.
+
+        Raises:
+            Overloaded: it waited too long for that.
+        """
+        place.waited = time.monotonic() - place.taken_at
+        if place.waited > self.max_wait:
+            raise self._late()
 
     def load(self) -> dict[str, int]:
         """Returns how many requests run and wait, and how many may."""
         with self._lock:
             return {
                 "running": len(self._running),
-                "waiting": len(self._waiting),
+                "waiting": self._preparing + len(self._waiting),
                 "max_batch": self.max_batch,
                 "max_queue": self.max_queue,
             }
 
-    def submit(self, prompt: Prompt, sampling: Sampling) -> Ticket:
+    def submit(self, prompt: Prompt, sampling: Sampling, place: Place | None = None) -> Ticket:
         """Takes a request.
+
+        Args:
+            prompt: what is asked.
+            sampling: how it is answered.
+            place: of `admit`; None = one is taken now.
 
         Raises:
             Overloaded: the queue is full.
@@ -164,11 +219,11 @@ class Engine:
         with self._work:
             if self._stopped:
                 raise Overloaded("the server is stopping", waited=True)
-            self._drop_cancelled()
-            if len(self._waiting) >= self.max_queue:
-                raise Overloaded(
-                    f"{len(self._waiting)} requests wait already, the most that may: try again in a moment"
-                )
+            if place is None:
+                self._refuse_if_full()
+            else:
+                self._release(place)
+                ticket.taken_at -= place.waited
             self._waiting.append(ticket)
             self._work.notify()
         return ticket
@@ -206,9 +261,13 @@ class Engine:
         now = time.monotonic()
         while self._waiting and now - self._waiting[0].taken_at > self.max_wait:
             late = self._waiting.popleft()
-            late.put(Overloaded(f"the request waited {self.max_wait:.0f} s and more: the server is overloaded", True))
+            late.put(self._late())
         room = self.max_batch - len(self._running)
-        return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        self._joining = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        return self._joining
+
+    def _late(self) -> Overloaded:
+        return Overloaded(f"the request waited {self.max_wait:.0f} s and more: the server is overloaded", waited=True)
 
     def _turn(self, joining: list[Ticket]) -> None:
         """One token for every row; those that join read their prompt for it."""
@@ -220,6 +279,7 @@ class Engine:
             )
             with self._lock:
                 self._running += joining
+                self._joining = []
         tokens = self._rows.sample([(ticket.sampling, ticket.generator) for ticket in self._running])
         stops = self.assistant.stop_ids()
         for ticket, token in zip(self._running, tokens, strict=True):
@@ -249,6 +309,7 @@ class Engine:
         self._rows = RowBatch(self.assistant.model)
         with self._lock:
             self._running = []
+            self._joining = []
 
 
 def _cut(sampling: Sampling, room: int) -> Sampling:

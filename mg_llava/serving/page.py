@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import shutil
@@ -55,8 +54,10 @@ class Page:
         """Returns the picture with its boxes drawn, if they are used, and a line about it."""
         if not path:
             return None, "no picture"
-        picture, found = self._open(path, typed, use_boxes)
+        picture, found, outside = self._open(path, typed, use_boxes)
         notes = [f"{picture.width} x {picture.height} px", f"{0 if found is None else len(found.boxes)} boxes"]
+        if outside:
+            notes.append(f"{outside} boxes lie outside and are left out")
         if (frames := num_frames(path)) > 1:
             notes.append(f"an animation of {frames} frames: the first is shown")
         return (picture if found is None else draw_boxes(picture, found)), ", ".join(notes)
@@ -85,15 +86,16 @@ class Page:
         if found is None or path is None or not answer:
             raise XTunerError("there is nothing to explain: give a picture in which boxes are found, and a question.")
         weights = explain_boxes(self.engine.assistant, prompt, answer)
-        picture, _ = self._open(path, typed, use_boxes=False)
+        picture, *_ = self._open(path, typed, use_boxes=False)
         rows = sorted(zip(found.labels, weights, strict=True), key=lambda row: -abs(row[1]))
         return answer, draw_boxes(picture, found, weights), [[label, round(weight, 3)] for label, weight in rows]
 
-    def _open(self, path: str, typed: str, use_boxes: bool) -> tuple[Image.Image, PictureBoxes | None]:
+    def _open(self, path: str, typed: str, use_boxes: bool) -> tuple[Image.Image, PictureBoxes | None, int]:
+        """The picture, its boxes that become object tokens, and how many lie outside."""
         assistant = self.engine.assistant
         picture = open_picture(path, assistant.image_processor.apply_exif_orientation, self.limits.max_pixels)
         if not use_boxes:
-            return picture, None
+            return picture, None, 0
         if typed.strip():
             try:
                 found = as_picture_boxes(json.loads(typed))
@@ -103,7 +105,9 @@ class Page:
                 ) from error
         else:
             found = None if self.detector is None else self.detector([picture])[0]
-        return picture, None if found is None else assistant.boxes(*found, training=False)
+        if found is None:
+            return picture, None, 0
+        return picture, *assistant.choose_boxes(found, picture.size)
 
     def _prompt(
         self, path: str | None, typed: str, use_boxes: bool, turns: Turns, question: str
@@ -115,7 +119,7 @@ class Page:
         asked = [Turn(words, answer) for words, answer in turns] + [Turn(question.strip())]
         if not path:
             return self.engine.assistant.prepare(asked), None
-        picture, found = self._open(path, typed, use_boxes)
+        picture, found, _ = self._open(path, typed, use_boxes)
         asked[0] = Turn(f"{IMAGE_TOKEN}\n{asked[0].input}", asked[0].output)
         return self.engine.assistant.prepare(asked, [picture], [found]), found
 
@@ -142,14 +146,14 @@ def add_page(
     """Returns the application with the page at ``/``.
 
     Args:
-        app: with the endpoint.
+        app: with the endpoint, as `make_app` makes it.
         engine, limits, detector: see `Page`.
         examples: folder of pictures that visitors may try.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     uploads = tempfile.mkdtemp(prefix="mg_llava_page_")
     os.environ["GRADIO_TEMP_DIR"] = uploads
-    atexit.register(shutil.rmtree, uploads, ignore_errors=True)
+    app.state.at_end.callback(shutil.rmtree, uploads, ignore_errors=True)
     import gradio
 
     blocks = _build(Page(engine, limits, detector), examples)

@@ -118,6 +118,16 @@ class TestMistakes:
         with pytest.raises(XTunerError, match="of another detector or of other pictures"):
             generation(folder, detector={"type": Whole, "label": "other"}).run(tmp_path / "boxes.json")
 
+    def test_a_start_that_failed_leaves_nothing_in_the_way(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Whole, "breaks_after", 0)
+        with pytest.raises(KeyboardInterrupt):
+            generation(folder).run(tmp_path / "boxes.json")
+        monkeypatch.setattr(Whole, "breaks_after", 10**9)
+        out = generation(folder, detector={"type": Whole, "label": "other"}).run(tmp_path / "boxes.json")
+        assert {label for record in json.loads(Path(str(out)).read_text()) for label in record["labels"]} == {"other"}
+
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(XTunerError, match="does not exist"):
             generation(tmp_path / "absent")

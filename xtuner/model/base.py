@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +59,13 @@ class TrainableParts(BaseModel):
         self._adapters[part] = add_adapters(getattr(self, part), lora, setting)
         self.adapter_settings[part] = lora
 
-    def merge_adapters(self) -> None:
-        """Adds all adapters to the weights that they belong to; the parts are plain ones again."""
-        from xtuner.model.lora import merge_adapters
+    def merged_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields the weights of all parts by full name, adapters added; the model is of no use afterwards."""
+        from xtuner.model.lora import merged_weights
 
-        for name in self._adapters:
-            merge_adapters(getattr(self, name))
-        self._adapters.clear()
-        self.adapter_settings.clear()
+        for name, part in self.parts().items():
+            for key, value in merged_weights(part):
+                yield f"{name}.{key}", value
 
     def save_adapters(self, folder: Path, bases: Mapping[str, str]) -> None:
         """Writes each part's adapters to ``<folder>/<part>``, as peft reads them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,24 @@ def save_adapters(part: nn.Module, lora: LoraConfig, folder: Path, base: str) ->
     lora.save_pretrained(str(folder))
 
 
-def merge_adapters(part: nn.Module) -> None:
-    """Adds the adapters to the weights of their layers and takes them out: the part is then a plain one again."""
-    for name, module in list(part.named_modules()):
+def merged_weights(part: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields a part's weights under the names of the plain part, adapters added, module after module.
+
+    A layer is merged when it is its turn, and every module is given up after it: the part is never held twice, files
+    that it was mapped from leave memory one after the other, and it is of no use afterwards.
+    """
+    adapted: tuple[str, ...] = ()
+    for name, module in part.named_modules():
+        if adapted and name.startswith(adapted):
+            continue
         if isinstance(module, BaseTunerLayer):
+            adapted += (f"{name}.",)
             module.merge(safe_merge=True)
-            parent, _, child = name.rpartition(".")
-            setattr(part.get_submodule(parent) if parent else part, child, module.get_base_layer())
+            module = module.get_base_layer()
+            state = module.state_dict()
+        else:
+            state = {}
+            module._save_to_state_dict(state, "", keep_vars=False)
+        for key, value in state.items():
+            yield f"{name}.{key}".removeprefix("."), value.detach()
+        module._apply(lambda tensor: tensor.to("meta"), recurse=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,14 +190,23 @@ def _default_device() -> str:
 
 
 def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:
-    """Reads questions and commands line by line until /exit or the end of the input."""
+    """Reads questions and commands line by line until /exit, the end of the input, or Ctrl-C twice."""
     console.print(_USAGE, style="dim")
     last: tuple[str, str, Any] | None = None
+    warned = False
     while True:
         try:
             line = console.input("[bold]> [/bold]").strip()
         except EOFError:
             return 0
+        except KeyboardInterrupt:
+            # one that was meant for an answer may come when it has just ended
+            if warned:
+                raise
+            warned = True
+            console.print("\nCtrl-C once more, Ctrl-D or /exit ends the conversation", style="yellow")
+            continue
+        warned = False
         if not line:
             continue
         command, _, rest = line.partition(" ")
@@ -220,8 +230,8 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
     """Carries out a command; returns False where the line is a question."""
     if not command.startswith("/"):
         return False
-    words = rest.split()
-    if command == "/image" and words:
+    words = _paths(rest) if command == "/image" else []
+    if words:
         count = session.add_picture(words[0], words[1] if len(words) > 1 else box_file)
         console.print(f"{words[0]}: shown with {count} boxes", style="dim", markup=False)
         _tell(session)
@@ -242,6 +252,17 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
         hint = "" if command in _COMMANDS else nearest(command, _COMMANDS)
         console.print(f"{_USAGE}{hint}", style="dim", markup=False)
     return True
+
+
+def _paths(text: str) -> list[str]:
+    """Returns the paths of a command; those with spaces in quotes, or alone."""
+    if Path(text).is_file():
+        return [text]
+    try:
+        return shlex.split(text)
+    except ValueError:
+        # an apostrophe is no open quote
+        return text.split()
 
 
 def _ask_aloud(session: Any, text: str, max_new_tokens: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from xtuner.data.templates import get_template
 from xtuner.engine.precision import resolve_precision
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
@@ -80,4 +81,7 @@ def load_assistant(
     except XTunerError as error:
         raise XTunerError(f"'{model}' is no exported folder either. {error}") from error
     cfg = load_config(config, dict(overrides or {}))
+    if cfg.get("prompt_template") is not None:
+        # a name that is not known shows before minutes go into loading
+        get_template(cfg.prompt_template)
     return build(cfg.evaluation, model=build_trained(cfg, checkpoint, device, resolved.name)).assistant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mg_llava.boxes import PictureBoxes
 from mg_llava.detectors import (
@@ -25,6 +27,7 @@ from mg_llava.detectors import (
 )
 from tests.tiny_assistant import box_record, save_picture
 from tests.tiny_detectors import NAMES, tiny_florence2, tiny_grounding_dino, tiny_omdet_turbo, tiny_owlv2
+from tests.tiny_parts import tiny_clip_folder
 from xtuner.errors import XTunerError
 
 
@@ -124,6 +127,24 @@ class TestOwlv2:
             Owlv2Detector(owlv2, prompt="a photo")
 
 
+class TestCheckpoints:
+    def test_a_file_that_was_cut_off(self, owlv2: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(owlv2, tmp_path / "cut"))
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+        with pytest.raises(XTunerError, match="cut' cannot be read: .*Download it"):
+            Owlv2Detector(str(folder))
+
+    def test_one_of_another_model(self, owlv2: str, tmp_path: Path) -> None:
+        with pytest.raises(XTunerError, match=r"lacks \d+ of the \d+ weights of Owlv2ForObjectDetection"):
+            Owlv2Detector(str(tiny_clip_folder(tmp_path)))
+        folder = Path(shutil.copytree(owlv2, tmp_path / "less"))
+        kept = load_file(folder / "model.safetensors")
+        kept.pop("box_head.dense2.bias")
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        assert isinstance(Owlv2Detector(str(folder))([]), list)
+
+
 class TestGroundingDino:
     def test_equals_the_library(self, grounding_dino: str, vocabulary: str, pictures: list[Image.Image]) -> None:
         detector = GroundingDinoDetector(grounding_dino, vocabulary, threshold=0.3, text_threshold=0.3)
@@ -194,6 +215,30 @@ class TestFlorence2:
         cat = [0.5 * 0.05, 0.5 * 0.03, 499.5 * 0.05, 999.5 * 0.03]
         dog = [500.5 * 0.05, 100.5 * 0.03, 999.5 * 0.05, 800.5 * 0.03]
         assert found.boxes.tolist() == np.floor([cat, dog]).tolist()
+
+
+class TestHalfPrecision:
+    """As GPUs run them: bfloat16 weights, the same places up to its 8 bits."""
+
+    @pytest.mark.parametrize(
+        ("make", "kind", "threshold"),
+        [
+            (tiny_owlv2, Owlv2Detector, 0.01),
+            (tiny_grounding_dino, GroundingDinoDetector, 0.3),
+            (tiny_omdet_turbo, OmdetTurboDetector, 0.05),
+        ],
+    )
+    def test_bfloat16(
+        self, make: Any, kind: Any, threshold: float, vocabulary: str, pictures: list[Image.Image], tmp_path: Path
+    ) -> None:
+        path = str(make(tmp_path / "model"))
+        whole, half = (kind(path, vocabulary, threshold=threshold, dtype=d) for d in ("float32", "bfloat16"))
+        assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+        for one, other in zip(whole(pictures), half(pictures), strict=True):
+            assert len(one.boxes) and other.boxes.dtype == np.float32
+            distance = np.abs(one.boxes[:, None] - other.boxes[None]).max(2).min(1)
+            # 8 bits of a picture of 60 pixels are 0.2; which of two boxes of a kind is kept may change
+            assert np.median(distance) < 1.0
 
 
 class TestVocabulary:

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
+    GenerationConfig,
     TextIteratorStreamer,
     pipeline,
 )
@@ -97,6 +98,33 @@ assert answer.strip()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
 
+    def test_loading_and_answering_say_nothing(self, exported: Exported, picture: Image.Image) -> None:
+        """No weight newly initialised or unexpected, no setting that is deprecated, nothing to wonder about."""
+        picture.save(exported.folder.parent / "silent.png")
+        code = f"""
+import sys
+import mg_llava
+from transformers import AutoModelForImageTextToText, AutoProcessor, logging, pipeline
+logging.disable_progress_bar()
+folder, picture = {str(exported.folder)!r}, {str(exported.folder.parent / "silent.png")!r}
+AutoModelForImageTextToText.from_pretrained(folder)  # libraries that it imports may speak of themselves
+print("BEGIN", file=sys.stderr, flush=True)
+for arguments in (dict(), dict(device_map="cpu"), dict(device_map="auto"), dict(dtype="bfloat16")):
+    model = AutoModelForImageTextToText.from_pretrained(folder, **arguments)
+processor = AutoProcessor.from_pretrained(folder)
+parts = [dict(type="image", image=picture, boxes={BOXES["boxes"]}), dict(type="text", text="Is it red")]
+messages = [dict(role="user", content=parts)]
+inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+model.generate(**inputs, max_new_tokens=2, num_beams=2)
+pipe = pipeline("image-text-to-text", model=folder)
+pipe(text=messages, max_new_tokens=2, return_full_text=False)
+"""
+        done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        first, rest = done.stderr.lower().split("begin\n")
+        assert done.stdout == "" and rest == ""
+        assert not any(word in first for word in ("initialized", "unexpected", "missing", "[transformers]")), first
+
     def test_classes(self, exported: Exported) -> None:
         assert type(AutoProcessor.from_pretrained(exported.folder)).__name__ == "MGLLaVAProcessor"
         model = AutoModelForImageTextToText.from_pretrained(exported.folder)
@@ -169,6 +197,16 @@ class TestGenerate:
         ids = inputs["input_ids"][0].tolist()
         assert processor.tokenizer.decode(ids[-2:]) == "red dog"
         assert ids[:-2] == inputs_of(processor, ask(None, "what"))["input_ids"][0].tolist()
+
+    def test_arguments_go_before_a_config_that_stays_as_it_is(
+        self, model: Any, processor: MGLLaVAProcessor, picture: Image.Image
+    ) -> None:
+        inputs = inputs_of(processor, ask(picture))
+        config = GenerationConfig(max_new_tokens=3, eos_token_id=None, pad_token_id=0)
+        length = inputs["input_ids"].shape[1]
+        assert model.generate(**inputs, generation_config=config).shape[1] == length + 3
+        assert model.generate(**inputs, generation_config=config, max_new_tokens=5).shape[1] == length + 5
+        assert config.max_new_tokens == 3 and model.generation_config.max_new_tokens != 6
 
     def test_stops_where_the_folder_says(self, exported: Exported, model: Any) -> None:
         assert model.generation_config.eos_token_id == exported.assistant.stop_ids()

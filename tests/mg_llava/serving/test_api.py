@@ -6,10 +6,13 @@ import base64
 import io
 import json
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -212,6 +215,53 @@ class TestOverload:
         for ticket in waiting:
             assert len(list(ticket)) == 5
         assert idle(server)
+
+    def test_pictures_are_not_looked_at_for_those_that_are_refused(self, assistant: Assistant) -> None:
+        """A slow detector is where a flood piles up: at most so many as there are places come to it, one by one."""
+        looked: list[int] = []
+        inside = threading.Semaphore(1)
+
+        def slow(pictures: list[Image.Image], keys: Any = None) -> Any:
+            assert inside.acquire(blocking=False), "two at a time"
+            time.sleep(0.5)
+            looked.append(1)
+            inside.release()
+            return found_cup(pictures)
+
+        app = make_app(assistant, LIMITS, "tiny", slow)
+        with serve(app) as url, ThreadPoolExecutor(16) as clients:
+            server = Server(url, app.state.engine)
+
+            def ask(seed: int) -> tuple[int, float]:
+                start = time.monotonic()
+                try:
+                    server.ask("what", image(data_url(noise(seed))), max_tokens=2)
+                except openai.RateLimitError:
+                    return 429, time.monotonic() - start
+                return 200, time.monotonic() - start
+
+            answers = list(clients.map(ask, range(16)))
+            answered = [number for number, (status, _) in enumerate(answers) if status == 200]
+            # 2 rows and 3 places; on a slow machine the last clients may come when one is free again
+            assert 5 <= len(answered) == len(looked) <= 8
+            assert max(seconds for status, seconds in answers if status == 429) < 0.5 * 8
+            # the picture of an earlier request is known
+            server.ask("what", image(data_url(noise(answered[0]))), max_tokens=2)
+            assert len(looked) == len(answered) and idle(server)
+
+    def test_those_who_wait_too_long_get_503(self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(assistant, "stop_ids", lambda: [])
+        app = make_app(assistant, replace(LIMITS, max_batch=1, max_wait=0.05), "tiny")
+        with serve(app) as url:
+            server = Server(url, app.state.engine)
+            stream = server.ask("what", max_tokens=400, stream=True)
+            next(iter(stream))
+            for streamed in (False, True):
+                with pytest.raises(openai.InternalServerError, match="overloaded") as error:
+                    server.ask("what", stream=streamed)
+                assert error.value.status_code == 503 and error.value.response.headers["retry-after"] == "1"
+            stream.close()
+            assert idle(server)
 
     def test_a_client_that_hangs_up_frees_its_row(
         self, assistant: Assistant, server: Server, monkeypatch: pytest.MonkeyPatch

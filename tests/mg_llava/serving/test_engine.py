@@ -103,7 +103,6 @@ class TestOverload:
         tickets = [engine.submit(prompt, Sampling(200))]
         tickets[0].next_event(10)
         tickets += [engine.submit(prompt, Sampling(5)) for _ in range(2)]
-        assert engine.full
         with pytest.raises(Overloaded, match="2 requests wait already") as error:
             engine.submit(prompt, Sampling(5))
         assert not error.value.waited
@@ -125,6 +124,23 @@ class TestOverload:
             list(late)
         assert error.value.waited
         first.cancel()
+        engine.close()
+
+    def test_a_place_is_held_while_pictures_are_read(self, assistant: Assistant) -> None:
+        engine = Engine(assistant, max_batch=1, max_queue=1)
+        prompt = prompts(assistant)[1]
+        with engine.admit() as first, engine.admit():
+            for refused in (engine.admit().__enter__, lambda: engine.submit(prompt, Sampling(5))):
+                with pytest.raises(Overloaded, match="2 requests wait already"):
+                    refused()
+            ticket = engine.submit(prompt, Sampling(5), first)
+        # one became an answer, the other was given up
+        assert len(list(ticket)) <= 5 and engine.load()["waiting"] == 0
+        with engine.admit() as late:
+            late.taken_at -= 100
+            with pytest.raises(Overloaded, match="waited") as error:
+                engine.begin(late)
+        assert error.value.waited and engine.load()["waiting"] == 0
         engine.close()
 
     def test_after_the_end(self, assistant: Assistant) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -32,6 +33,12 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "noise.png"
     noise().save(path)
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads stand where pytest cleans up: of several servers in one process Gradio takes the first one's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -63,6 +70,12 @@ class TestButtons:
     def test_regions(self, page: Page, picture: str) -> None:
         answer, drawn, rows = page.explain(picture, "", "Is it red")
         assert answer and drawn is not None and [label for label, _ in rows] == ["cup"]
+
+    def test_boxes_outside_are_said_and_left_out(self, page: Page, picture: str) -> None:
+        typed = "[[500, 500, 600, 600], [2, 2, 30, 20], [-10, 5, 20, 90]]"
+        assert page.show(picture, typed, True)[1] == "40 x 30 px, 2 boxes, 1 boxes lie outside and are left out"
+        _, _, rows = page.explain(picture, typed, "Is it red")
+        assert {label for label, _ in rows} == {"1", "2"}
 
     @pytest.mark.parametrize(
         ("path", "typed", "question", "message"),

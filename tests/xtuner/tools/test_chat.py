@@ -115,12 +115,44 @@ def test_conversation(
     assert "there is no detector" in captured.err and "0 boxes" in captured.err
 
 
+def test_paths_with_spaces(
+    trained: Trained, folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spaced = shutil.copy(trained.picture, tmp_path / "my photo's.png")
+    boxes = shutil.copy(trained.box_file, tmp_path / "my boxes.json")
+    Path(boxes).write_text(Path(boxes).read_text().replace("a.png", "my photo's.png"))
+    lines = iter([f"/image {spaced}", f'/image "{spaced}" "{boxes}"', f"/boxes {boxes}", "/image it's absent", "/exit"])
+    monkeypatch.setattr(console, "input", lambda _: next(lines))
+    assert main(["chat", folder]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "shown with 0 boxes" in shown and "shown with 2 boxes" in shown and shown.count("2 boxes") == 2
+    assert "picture 'it's' does not exist" in shown
+
+
 def test_the_end_of_the_input_ends_it(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def end(_: str) -> str:
         raise EOFError
 
     monkeypatch.setattr(console, "input", end)
     assert main(["chat", folder]) == 0
+
+
+def test_ctrl_c_at_the_prompt_has_to_be_meant(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter([None, "what", None, None, "never read"])
+
+    def read(_: str) -> str:
+        line = next(lines)
+        if line is None:
+            raise KeyboardInterrupt
+        return line
+
+    monkeypatch.setattr(console, "input", read)
+    assert main(["chat", folder, "--max-new-tokens", "2"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out.strip() and next(lines) == "never read"
+    assert captured.err.count("Ctrl-C once more") == 2
 
 
 class TestMistakes:
@@ -155,7 +187,8 @@ class TestMistakes:
 
     def test_templates(self, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
         options = [option.replace("prompt_template=vicuna", "prompt_template=vicunna") for option in trained.options]
-        error = self.run(capsys, trained.config, "--checkpoint", str(trained.checkpoint), "--prompt", "what", *options)
+        # before the model is loaded: its checkpoint is absent too
+        error = self.run(capsys, trained.config, "--checkpoint", "absent.pth", "--prompt", "what", *options)
         assert "unknown prompt template 'vicunna'" in error and "Did you mean 'vicuna'?" in error
 
 

@@ -85,10 +85,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
-    """A checkpoint of adapters: they are added to the weights of the model, which is held whole for that."""
+    """A checkpoint of adapters: they are added to the weights of the model layer by layer while it is written."""
     import torch
 
     from xtuner.log import get_logger
+    from xtuner.model.meta import meta_init
     from xtuner.registry import build
     from xtuner.tools.trained_model import build_trained
 
@@ -101,11 +102,15 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
     model = build_trained(cfg, args.checkpoint, torch.device("cpu"), dtype)
     bases = {part: cfg.model[part].get("name_or_path", "") for part in model.adapter_settings}
     model.save_adapters(Path(f"{args.save_path}_adapters"), bases)
-    model.merge_adapters()
     cfg.model.update(dict.fromkeys(_ADAPTERS))
     get_logger().info("%s_adapters: the adapters alone, as peft reads them", args.save_path)
-    assistant = build(cfg.evaluation, model=model).assistant
-    assistant.save(args.save_path, cfg.model, describe_training(cfg, args.checkpoint))
+    with meta_init():
+        plain = build(cfg.model)
+    if args.dtype != "auto":
+        plain.to(getattr(torch, _DTYPES[args.dtype]))
+    assistant = build(cfg.evaluation, model=plain).assistant
+    facts = describe_training(cfg, args.checkpoint)
+    assistant.save(args.save_path, cfg.model, facts, model.merged_weights())
     return 0
 
 

@@ -1,0 +1,44 @@
+"""One detector for many threads."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from PIL import Image
+
+from mg_llava.boxes import PictureBoxes
+from mg_llava.chat import Detector
+
+_REMEMBERED = 64
+
+
+class SharedDetector:
+    """Looks at one picture at a time, whoever asks, and remembers the last ones: each turn brings its picture again.
+
+    Args:
+        detector: finds boxes.
+        remembered: pictures whose boxes are kept.
+    """
+
+    def __init__(self, detector: Detector, remembered: int = _REMEMBERED) -> None:
+        self.detector = detector
+        self.remembered = remembered
+        self._found: OrderedDict[bytes, PictureBoxes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> list[PictureBoxes]:
+        """Returns one `PictureBoxes` per picture; see `mg_llava.detectors.base.Detector`."""
+        return [self._look(picture) for picture in pictures]
+
+    def _look(self, picture: Image.Image) -> PictureBoxes:
+        key = hashlib.blake2b(f"{picture.size}".encode() + picture.tobytes(), digest_size=16).digest()
+        with self._lock:
+            if key not in self._found:
+                (self._found[key],) = self.detector([picture])
+            self._found.move_to_end(key)
+            while len(self._found) > self.remembered:
+                self._found.popitem(last=False)
+            return self._found[key]
