@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from mg_llava.assistant import Assistant
-from mg_llava.boxes import PictureBoxes
+from mg_llava.boxes import PictureBoxes, clip_boxes
 from mg_llava.chat import Detector
 from mg_llava.messages import read_messages
 from mg_llava.prompts import Prompt, as_picture_boxes
@@ -69,8 +69,14 @@ def read_request(body: Any, assistant: Assistant, limits: Limits, detector: Dete
         url = address.get("url") if isinstance(address, Mapping) else address
         picture = read_picture_url(url, limits, assistant.image_processor.apply_exif_orientation)
         found = as_picture_boxes(part.get("boxes"))
-        if found is None and detects is not None:
-            found = detects([picture])[0]
+        if found is None:
+            return picture, None if detects is None else detects([picture])[0]
+        _, inside = clip_boxes(found.boxes, *picture.size)
+        if not inside.all():
+            raise XTunerError(
+                f"{int((~inside).sum())} of the {len(inside)} boxes of picture {count} lie outside of its "
+                f"{picture.width} x {picture.height} pixels: expected [x0, y0, x1, y1] in pixels of the picture."
+            )
         return picture, found
 
     continues = bool(body.get("continue_final_message", False))

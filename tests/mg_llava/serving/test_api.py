@@ -160,6 +160,11 @@ class TestRefused:
         url = f"data:image/gif;base64,{base64.b64encode(stream.getvalue()).decode()}"
         assert server.ask("what", image(url)).choices
 
+    def test_boxes_outside_the_picture(self, server: Server) -> None:
+        boxes = [[2, 3, 20, 25], [40, 0, 60, 20]]
+        with pytest.raises(openai.BadRequestError, match="1 of the 2 boxes of picture 1 lie outside of its 40 x 30"):
+            server.ask("what", image(data_url(noise()), boxes=boxes))
+
     def test_large_requests(self, server: Server) -> None:
         with pytest.raises(openai.APIStatusError, match="larger than") as error:
             server.ask("what " * 100_000)
