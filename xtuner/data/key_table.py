@@ -35,22 +35,17 @@ class KeyTable:
     def rows(self, key: str) -> list[int]:
         """Returns the rows with the hash of `key`, rising; usually one or none."""
         wanted = hash_key(key)
-        low, high = self._around(wanted)
-        start, end = (int(self._hashes[low:high].searchsorted(np.uint64(wanted), side)) for side in ("left", "right"))
-        return self._rows[low + start : low + end].tolist()
-
-    def _around(self, wanted: int) -> tuple[int, int]:
-        """Returns a stretch of the table that holds all places of a hash.
-
-        Hashes are spread evenly, so the place is known to within a few times the root of their number, and a search
-        there reads one or two pages of the file where a search in the whole table would read twenty.
-        """
         number = len(self._hashes)
-        guess, reach = wanted * number >> 64, 4 * math.isqrt(number) + 1
-        low, high = max(0, guess - reach), min(number, guess + reach)
-        starts = low == 0 or int(self._hashes[low]) < wanted
-        ends = high == number or int(self._hashes[high - 1]) > wanted
-        return (low, high) if starts and ends else (0, number)
+        # hashes are spread evenly, so the place is known to within about half the root of their number: a search there
+        # reads one page of the file or two, a search in the whole table some twenty
+        guess, reach = wanted * number >> 64, math.isqrt(number) + 1
+        while True:
+            low, high = max(0, guess - reach), min(number, guess + reach)
+            near = self._hashes[low:high]
+            start, end = (int(near.searchsorted(np.uint64(wanted), side)) for side in ("left", "right"))
+            if (start > 0 or low == 0) and (end < len(near) or high == number):
+                return self._rows[low + start : low + end].tolist()
+            reach *= 8
 
     @staticmethod
     def save(path: Path, hashes: Sequence[int] | np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
