@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import logging
 import os
 import random
 import socket
 import subprocess
+import time
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
 LAUNCHERS = ("none", "pytorch", "slurm")
+_LAST_WORK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,16 @@ def join_deepspeed() -> None:
 
 
 def close_environment() -> None:
-    """Leaves the process group, if there is one."""
+    """Leaves the process group, if there is one, and ends its threads: one that still lets go of a tensor when the
+    interpreter ends would abort the process, and with it a run that has succeeded.
+
+    Models that hold the group (DDP) must be given up before.
+    """
     if distributed.is_initialized():
+        gc.collect()
         distributed.destroy_process_group()
+        # DeepSpeed keeps its engine, and by it the group: its threads let go of their last tensor while this one sleeps
+        time.sleep(_LAST_WORK_SECONDS)
 
 
 def seed_everything(seed: int) -> None:

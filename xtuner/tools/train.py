@@ -98,12 +98,15 @@ def run(args: argparse.Namespace) -> int:
 
         # 7. train
         runner.train()
-    if runner.interrupted:
+    interrupted = runner.interrupted
+    if interrupted:
         if environment.local_rank == 0:  # one on each machine, whose launcher may see no other's files
             leave_exit_code(EXIT_INTERRUPTED, os.environ)
         runner.collective.barrier()
+    # it holds the process group, whose threads must end before the interpreter does
+    del runner
     close_environment()
-    return EXIT_INTERRUPTED if runner.interrupted else 0
+    return EXIT_INTERRUPTED if interrupted else 0
 
 
 def _to_argv(args: argparse.Namespace) -> list[str]:
