@@ -29,7 +29,7 @@ from xtuner.data.progress import FileProgress
 from xtuner.data.records import read_keyed_records
 from xtuner.errors import XTunerError
 
-_VERSION = 2
+_VERSION = 3
 _BATCH = 100
 """Records per record batch: looking one up maps its surroundings, so small ones keep what a rank maps small."""
 SCHEMA = pa.schema(

@@ -1,9 +1,10 @@
-"""Rows found by a text key without holding the keys: sorted 64-bit hashes, memory-mapped."""
+"""Rows found by a text key without holding the keys: sorted 64-bit hashes in a file."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,36 +27,46 @@ class KeyTable:
     """
 
     def __init__(self, path: Path) -> None:
-        # plain arrays on the mapped file, each in one piece: searching anything else would copy it
-        self._hashes, self._rows = np.asarray(np.load(path, mmap_mode="r"))
+        table = np.load(path, mmap_mode="r")
+        self._path, self._number, self._start = path, table.size // 2, int(table.offset)
+        # read, not mapped: Linux maps up to 2 MB around each place that is looked at, in the end the whole file
+        self._file = open(path, "rb")  # noqa: SIM115
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return self._number
 
     def rows(self, key: str) -> list[int]:
         """Returns the rows with the hash of `key`, rising; usually one or none."""
         wanted = hash_key(key)
-        number = len(self._hashes)
-        # hashes are spread evenly, so the place is known to within about half the root of their number: a search there
-        # reads one page of the file or two, a search in the whole table some twenty
+        number = self._number
+        # hashes are spread evenly, so the place is known to within about half the root of their number
         guess, reach = wanted * number >> 64, math.isqrt(number) + 1
         while True:
             low, high = max(0, guess - reach), min(number, guess + reach)
-            near = self._hashes[low:high]
-            start, end = (int(near.searchsorted(np.uint64(wanted), side)) for side in ("left", "right"))
+            near = self._read(low, high)
+            start, end = (int(near[:, 0].searchsorted(np.uint64(wanted), side)) for side in ("left", "right"))
             if (start > 0 or low == 0) and (end < len(near) or high == number):
-                return self._rows[low + start : low + end].tolist()
+                return near[start:end, 1].tolist()
             reach *= 8
+
+    def _read(self, low: int, high: int) -> np.ndarray:
+        """Reads pairs `low` to `high`, (number, 2)."""
+        # at a place of its own: processes that were forked share the file's position
+        found = os.pread(self._file.fileno(), 16 * (high - low), self._start + 16 * low)
+        return np.frombuffer(found, np.uint64).reshape(-1, 2)
 
     @staticmethod
     def save(path: Path, hashes: Sequence[int] | np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
         """Writes the table of `hashes` (of `hash_key`) and the rows that they belong to."""
         table = np.array([hashes, rows], np.uint64).reshape(2, -1)
+        # pairs: what is found stands beside its hash
+        pairs = np.ascontiguousarray(table[:, np.lexsort((table[1], table[0]))].T)
         with open(path, "wb") as file:
-            np.save(file, table[:, np.lexsort((table[1], table[0]))])
+            np.save(file, pairs)
 
     def repeated(self) -> Iterator[list[int]]:
         """Yields the rows of each hash that stands more than once."""
-        same = np.flatnonzero(self._hashes[1:] == self._hashes[:-1]) + 1
+        hashes, rows = np.load(self._path, mmap_mode="r").reshape(-1, 2).T
+        same = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
         for group in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else []:
-            yield self._rows[group[0] - 1 : group[-1] + 1].tolist()
+            yield rows[group[0] - 1 : group[-1] + 1].tolist()
