@@ -34,7 +34,7 @@ setup(
     package_dir={"xtuner._configs": "configs"},
     package_data={
         "xtuner._configs": ["**/*.py", "**/*.json"],
-        "mg_llava": ["py.typed", "data/*.txt"],
+        "mg_llava": ["py.typed", "detectors/*.txt"],
         "xtuner": ["py.typed"],
     },
     install_requires=requirements("runtime"),
@@ -45,6 +45,6 @@ setup(
         "console_scripts": ["xtuner=xtuner.cli:main"],
         "xtuner.plugins": ["serve=mg_llava.serving.command"],
         # read by lmms-eval where it is installed
-        "lmms_eval.models": ["mg_llava=mg_llava.adapters:lmms_eval_manifest"],
+        "lmms_eval.models": ["mg_llava=mg_llava.evaluation.lmms_eval:lmms_eval_manifest"],
     },
 )

@@ -11,13 +11,13 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mg_llava.assistant import Assistant
-from mg_llava.boxes import BoxSelection
-from mg_llava.encoders import HighResEncoder, LowResEncoder
-from mg_llava.fusion import ConvGateFusion
+from mg_llava.boxes.selection import BoxSelection
+from mg_llava.inference.assistant import Assistant
 from mg_llava.model import MGLLaVA
-from mg_llava.objects import ObjectEncoder
-from mg_llava.preprocess import ImageProcessor
+from mg_llava.model.encoders import HighResEncoder, LowResEncoder
+from mg_llava.model.fusion import ConvGateFusion
+from mg_llava.model.objects import ObjectEncoder
+from mg_llava.pictures.preprocess import ImageProcessor
 from tests.tiny_parts import HIGH_SIZE, VOCAB, tiny_clip_folder, tiny_convnext_folder, tiny_llm_folder
 from xtuner.model.llm import build_llm
 from xtuner.model.projector import MLPProjector

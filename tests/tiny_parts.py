@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from mg_llava.encoders import HighResEncoder, LowResEncoder
-from mg_llava.fusion import ConvGateFusion
 from mg_llava.model import MGLLaVA
-from mg_llava.objects import ObjectEncoder
+from mg_llava.model.encoders import HighResEncoder, LowResEncoder
+from mg_llava.model.fusion import ConvGateFusion
+from mg_llava.model.objects import ObjectEncoder
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.model.projector import MLPProjector
 

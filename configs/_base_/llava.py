@@ -1,9 +1,7 @@
 """The low-resolution baseline (LLaVA-1.5): CLIP and projector. Read after a stage, it replaces the model."""
 
-from mg_llava.encoders import LowResEncoder
-from mg_llava.model import MGLLaVA
-from xtuner.model.llm import build_llm
-from xtuner.model.projector import MLPProjector
+from mg_llava.model import LowResEncoder, MGLLaVA
+from xtuner.model import MLPProjector, build_llm
 
 visual_encoder_aux_path = None
 image_size_aux = 336

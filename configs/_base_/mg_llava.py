@@ -1,11 +1,7 @@
 """MG-LLaVA: CLIP at 336 px, ConvNeXt at 768 px, Conv-Gate fusion, object tokens."""
 
-from mg_llava.encoders import HighResEncoder, LowResEncoder
-from mg_llava.fusion import ConvGateFusion
-from mg_llava.model import MGLLaVA
-from mg_llava.objects import ObjectEncoder
-from xtuner.model.llm import build_llm
-from xtuner.model.projector import MLPProjector
+from mg_llava.model import ConvGateFusion, HighResEncoder, LowResEncoder, MGLLaVA, ObjectEncoder
+from xtuner.model import MLPProjector, build_llm
 
 visual_encoder_aux_path = "checkpoints/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
 image_size_aux = 768

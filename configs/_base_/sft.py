@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from xtuner.data.samplers import LengthGroupedBatchSampler
+from xtuner.data.batches import LengthGroupedBatchSampler
 
 with read_base():
     from .benchmarks import *

@@ -1,13 +1,12 @@
 """Everything around the model, assembled from the settings: data, optimizer, schedule, run, evaluation."""
 
 from mg_llava.boxes import BoxSelection
-from mg_llava.dataset import MGLLaVADataset
-from mg_llava.preprocess import ImageProcessor
-from xtuner.data.samplers import ShuffledBatchSampler
-from xtuner.data.tokenizer import build_tokenizer
-from xtuner.engine.optim import build_adamw
-from xtuner.engine.schedule import WarmupCosine
-from xtuner.engine.settings import RuntimeSettings
+from mg_llava.data import MGLLaVADataset
+from mg_llava.pictures import ImageProcessor
+from xtuner.data.batches import ShuffledBatchSampler
+from xtuner.data.text import build_tokenizer
+from xtuner.engine import RuntimeSettings
+from xtuner.engine.steps import WarmupCosine, build_adamw
 
 tokenizer = dict(type=build_tokenizer, name_or_path="${llm_name_or_path}")
 image_processor = dict(

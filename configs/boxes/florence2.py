@@ -1,7 +1,6 @@
 """Florence-2: its own classes, no scores."""
 
-from mg_llava.box_generation import BoxGeneration
-from mg_llava.detectors import Florence2Detector
+from mg_llava.detectors import BoxGeneration, Florence2Detector
 
 detector_path = "florence-community/Florence-2-large"
 detector = dict(type=Florence2Detector, name_or_path="${detector_path}", dtype="bfloat16")

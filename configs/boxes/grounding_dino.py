@@ -1,7 +1,6 @@
 """Grounding-DINO; MM-Grounding-DINO and LLMDet by `detector_path`."""
 
-from mg_llava.box_generation import BoxGeneration
-from mg_llava.detectors import GroundingDinoDetector
+from mg_llava.detectors import BoxGeneration, GroundingDinoDetector
 
 detector_path = "IDEA-Research/grounding-dino-base"
 vocabulary = None

@@ -1,7 +1,6 @@
 """OmDet-Turbo, the fastest."""
 
-from mg_llava.box_generation import BoxGeneration
-from mg_llava.detectors import OmdetTurboDetector
+from mg_llava.detectors import BoxGeneration, OmdetTurboDetector
 
 detector_path = "omlab/omdet-turbo-swin-tiny-hf"
 vocabulary = None

@@ -1,7 +1,6 @@
 """OWLv2 over a vocabulary: the shipped everyday objects unless `vocabulary` names a file."""
 
-from mg_llava.box_generation import BoxGeneration
-from mg_llava.detectors import Owlv2Detector
+from mg_llava.detectors import BoxGeneration, Owlv2Detector
 
 detector_path = "google/owlv2-large-patch14-ensemble"
 vocabulary = None

@@ -1,7 +1,6 @@
 """As the published boxes were made: RAM++ tags, then OWLv2 (threshold 0.2). TagFile can stand for RamTagger."""
 
-from mg_llava.box_generation import BoxGeneration
-from mg_llava.detectors import Owlv2Detector, RamTagger
+from mg_llava.detectors import BoxGeneration, Owlv2Detector, RamTagger
 
 detector_path = "google/owlv2-large-patch14-ensemble"
 tagger = dict(type=RamTagger, path="checkpoints/ram_plus_swin_large_14m.pth")

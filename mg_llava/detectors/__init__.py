@@ -1,23 +1,19 @@
-"""Finding boxes in any picture: one small interface, pictures → boxes in their own frame, and a class per detector."""
+"""Finding boxes in any picture: one small interface, pictures → boxes in their own frame, and a class per detector.
 
-from __future__ import annotations
+``generation`` runs a detector over a folder of pictures and writes a box file.
+"""
 
-from mg_llava.detectors.base import Detector, NoDetector, read_vocabulary
-from mg_llava.detectors.files import BoxFileDetector
-from mg_llava.detectors.florence2 import Florence2Detector
-from mg_llava.detectors.grounded import GroundingDinoDetector, OmdetTurboDetector
-from mg_llava.detectors.owlv2 import Owlv2Detector
-from mg_llava.detectors.tags import RamTagger, TagFile
+import lazy_loader
 
-__all__ = [
-    "BoxFileDetector",
-    "Detector",
-    "Florence2Detector",
-    "GroundingDinoDetector",
-    "NoDetector",
-    "OmdetTurboDetector",
-    "Owlv2Detector",
-    "RamTagger",
-    "TagFile",
-    "read_vocabulary",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "base": ["Detector", "NoDetector", "read_vocabulary"],
+        "files": ["BoxFileDetector"],
+        "florence2": ["Florence2Detector"],
+        "grounded": ["GroundingDinoDetector", "OmdetTurboDetector"],
+        "owlv2": ["Owlv2Detector"],
+        "tags": ["RamTagger", "TagFile"],
+        "generation": ["BoxGeneration"],
+    },
+)

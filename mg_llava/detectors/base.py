@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from mg_llava.boxes import PictureBoxes, clip_boxes, no_boxes
+from mg_llava.boxes.selection import PictureBoxes, clip_boxes, no_boxes
 from xtuner.errors import XTunerError
 from xtuner.model.llm import resolve_dtype
 
@@ -55,7 +55,7 @@ def read_vocabulary(path: str | None) -> list[str]:
     """
     try:
         if path is None:
-            text = resources.files("mg_llava").joinpath("data").joinpath(_VOCABULARY).read_text(encoding="utf-8")
+            text = resources.files("mg_llava").joinpath("detectors").joinpath(_VOCABULARY).read_text(encoding="utf-8")
         else:
             text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

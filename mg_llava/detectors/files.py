@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from mg_llava.box_store import BoxStore
-from mg_llava.boxes import PictureBoxes
+from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.boxes.store import BoxStore
 from xtuner.errors import XTunerError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from mg_llava.boxes import PictureBoxes
+from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.detectors.base import load, load_model, to_picture_boxes
 from xtuner.log import get_logger
 

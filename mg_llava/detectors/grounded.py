@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mg_llava.boxes import PictureBoxes, no_boxes
+from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.detectors.base import in_float32, load, load_model, read_vocabulary, sizes_of, to_picture_boxes
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mg_llava.boxes import PictureBoxes, no_boxes
+from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.detectors.base import load, load_model, read_vocabulary, sizes_of, to_picture_boxes
 from xtuner.errors import XTunerError
 from xtuner.registry import build

@@ -1,42 +1,27 @@
-"""Benchmarks: one small class per kind, one runner; the table of benchmarks stands in configs/_base_/benchmarks.py."""
+"""Benchmarks: one small class per kind, one runner; the table of benchmarks stands in configs/_base_/benchmarks.py.
 
-from mg_llava.evaluation.base import Benchmark, Prediction, Question
-from mg_llava.evaluation.chart_qa import ChartQA, TallyQA
-from mg_llava.evaluation.math_vista import MathVista
-from mg_llava.evaluation.mmvp import MMVP
-from mg_llava.evaluation.multiple_choice import MultipleChoice
-from mg_llava.evaluation.open_answers import LLaVABench, MMVet
-from mg_llava.evaluation.paired_yes_no import MME, HallusionBench
-from mg_llava.evaluation.pictures import Picture
-from mg_llava.evaluation.ref_coco import RefCOCO
-from mg_llava.evaluation.runner import EvaluationRunner
-from mg_llava.evaluation.short_answer import ShortAnswer
-from mg_llava.evaluation.tables import OCRVQA, DocVQA
-from mg_llava.evaluation.vqa import GQA, VQA, TextVQA, VQAv2
-from mg_llava.evaluation.yes_no import YesNo
+``benchmarks`` says what is asked and how it scores; ``reading`` reads answers; ``run`` asks the model and keeps what it
+said; ``judging`` lets a judge decide; ``results`` shows them; ``lmms_eval`` is our model inside lmms-eval.
+"""
 
-__all__ = [
-    "GQA",
-    "MME",
-    "MMVP",
-    "OCRVQA",
-    "VQA",
-    "Benchmark",
-    "ChartQA",
-    "DocVQA",
-    "EvaluationRunner",
-    "HallusionBench",
-    "LLaVABench",
-    "MMVet",
-    "MathVista",
-    "MultipleChoice",
-    "Picture",
-    "Prediction",
-    "Question",
-    "RefCOCO",
-    "ShortAnswer",
-    "TallyQA",
-    "TextVQA",
-    "VQAv2",
-    "YesNo",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "benchmarks.base": ["Benchmark"],
+        "benchmarks.records": ["Picture", "Prediction", "Question"],
+        "benchmarks.kinds.open_tables": ["OCRVQA", "DocVQA"],
+        "run.runner": ["EvaluationRunner"],
+        "benchmarks.kinds.chart_qa": ["ChartQA", "TallyQA"],
+        "benchmarks.kinds.math_vista": ["MathVista"],
+        "benchmarks.kinds.mmvp": ["MMVP"],
+        "benchmarks.kinds.multiple_choice": ["MultipleChoice"],
+        "benchmarks.kinds.open_answers": ["LLaVABench", "MMVet"],
+        "benchmarks.kinds.paired_yes_no": ["MME", "HallusionBench"],
+        "benchmarks.kinds.ref_coco": ["RefCOCO"],
+        "benchmarks.kinds.short_answer": ["ShortAnswer"],
+        "benchmarks.kinds.vqa": ["GQA", "VQA", "TextVQA", "VQAv2"],
+        "benchmarks.kinds.yes_no": ["YesNo"],
+    },
+)

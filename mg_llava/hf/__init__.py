@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from mg_llava.checkpoint_names import to_published_names
 from mg_llava.hf.configuration import MGLLaVAConfig
-from mg_llava.hf.export import save_pretrained
+from mg_llava.hf.export import published_weights, save_checkpoint, save_pretrained
 from mg_llava.hf.loading import load_assistant, load_model, load_pretrained
 from mg_llava.hf.modeling import MGLLaVAForConditionalGeneration
 from mg_llava.hf.processing import MGLLaVAProcessor
+from mg_llava.model.checkpoint_names import to_published_names
 
 __all__ = [
     "MGLLaVAConfig",
@@ -20,6 +20,8 @@ __all__ = [
     "load_assistant",
     "load_model",
     "load_pretrained",
+    "published_weights",
+    "save_checkpoint",
     "save_pretrained",
     "to_published_names",
 ]

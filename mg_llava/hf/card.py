@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mg_llava.assistant import Assistant
     from mg_llava.hf.configuration import MGLLaVAConfig
+    from mg_llava.inference.assistant import Assistant
 
 _HEAD = """---
 library_name: transformers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.templates import PromptTemplate
+from xtuner.data.text.templates import PromptTemplate
 
 _MACROS = (
     "{%- macro words(content) -%}"

@@ -11,7 +11,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,14 @@ from mg_llava.hf.card import model_card
 from mg_llava.hf.configuration import FORMAT_VERSION, MODEL_TYPE, MGLLaVAConfig, check_types
 from mg_llava.hf.modeling import PART_NAMES, MGLLaVAForConditionalGeneration
 from mg_llava.hf.processing import MGLLaVAProcessor
+from mg_llava.hf.streaming import CheckpointWeights, tied_names
+from mg_llava.model.checkpoint_names import to_published_names
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.errors import XTunerError
-from xtuner.model.shards import ShardWriter
+from xtuner.model.files.shards import ShardWriter
 
 if TYPE_CHECKING:
-    from mg_llava.assistant import Assistant
-    from mg_llava.model import MGLLaVA
+    from mg_llava.inference.assistant import Assistant
 
 _PATH_ARGUMENTS = {"low_res_encoder": "name_or_path", "high_res_encoder": "path"}
 """The argument of each part that names where it is read from."""
@@ -82,6 +83,36 @@ def save_pretrained(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def save_checkpoint(
+    assistant: Assistant,
+    model_node: Mapping[str, Any],
+    folder: str | Path,
+    checkpoint: str | Path,
+    facts: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Writes a self-contained folder of a checkpoint's weights; of the assistant's model only the shape is used.
+
+    Args:
+        assistant, model_node, folder, facts: see `save_pretrained`.
+        checkpoint, dtype: see `CheckpointWeights`.
+    """
+    if dtype is not None:
+        assistant.model.to(dtype)
+    weights = CheckpointWeights(assistant.model, model_node, checkpoint, dtype)
+    return save_pretrained(assistant, model_node, folder, facts, weights)
+
+
+def published_weights(
+    assistant: Assistant, model_node: Mapping[str, Any], checkpoint: str | Path, dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields a checkpoint's trained parts under the published names; arguments as of `save_checkpoint`."""
+    weights = CheckpointWeights(assistant.model, model_node, checkpoint, dtype)
+    for part in weights.loaded_parts:
+        for name, tensor in weights.part(part):
+            yield from to_published_names({name: tensor}).items()
 
 
 def check_target(folder: Path) -> None:
@@ -181,14 +212,6 @@ def generation_config(assistant: Assistant) -> GenerationConfig:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
-
-
-def tied_names(model: MGLLaVA) -> set[str]:
-    """Returns the names of the weights that are the input embedding under another name."""
-    embedding = model.llm.get_input_embeddings().weight
-    names = [name for name, value in model.llm.named_parameters(remove_duplicate=False) if value is embedding]
-    own = next(name for name, value in model.llm.named_parameters() if value is embedding)
-    return {f"llm.{name}" for name in names if name != own}
 
 
 def _dtype_name(part: torch.nn.Module) -> str:

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mg_llava.assistant import Assistant
 from mg_llava.hf.configuration import MODEL_TYPE
 from mg_llava.hf.export import model_type
 from mg_llava.hf.modeling import MGLLaVAForConditionalGeneration
 from mg_llava.hf.processing import MGLLaVAProcessor
-from mg_llava.preprocess import ImageProcessor
-from xtuner.data.templates import PromptTemplate
+from mg_llava.inference.assistant import Assistant
+from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from mg_llava.model import MGLLaVA
+    from mg_llava.model.mg_llava import MGLLaVA
 
 
 def load_pretrained(

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mg_llava.hf.configuration import MGLLaVAConfig
-from mg_llava.preprocess import PixelNormalizer
-from mg_llava.splice import placeholder_positions
+from mg_llava.model.splice import placeholder_positions
+from mg_llava.pictures.preprocess import PixelNormalizer
 from xtuner.constants import IGNORE_INDEX
 from xtuner.errors import XTunerError
 from xtuner.model.llm import resolve_dtype
@@ -26,7 +26,7 @@ _ALIGNMENT = 64
 
 
 class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """`mg_llava.model.MGLLaVA` behind transformers' interface; the parts and the forward pass are that model's own.
+    """`MGLLaVA` behind transformers' interface; the parts and the forward pass are that model's own.
 
     ``input_ids`` come from `MGLLaVAProcessor`: each picture takes V placeholders (``config.image_token_id``) and then
     one per box. Loading refuses a folder that lacks weights or has unknown ones, where transformers would only warn.

@@ -13,14 +13,14 @@ from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, ImageProcessingMixin, ProcessorMixin
 from transformers.image_utils import load_image
 
-from mg_llava.boxes import BoxSelection, PictureBoxes
+from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.hf.chat_template import to_jinja
-from mg_llava.images import to_rgb
-from mg_llava.messages import Conversation, read_messages
-from mg_llava.preprocess import ImageProcessor
-from mg_llava.prompts import Prompt, PromptMaker, as_picture_boxes
+from mg_llava.inference.messages import Conversation, read_messages
+from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes
+from mg_llava.pictures.open import to_rgb
+from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from xtuner.data.templates import PromptTemplate
+from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import XTunerError
 
 PROCESSOR_FILE = "processor_config.json"

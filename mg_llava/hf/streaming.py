@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mg_llava.checkpoint_names import own_names
-from mg_llava.hf.export import tied_names
-from xtuner.model.checkpoints import load_parts
-from xtuner.model.weight_files import Weight, open_weights
+from mg_llava.model.checkpoint_names import own_names
+from xtuner.model.files.checkpoints import load_parts
+from xtuner.model.files.weight_files import Weight, open_weights
 from xtuner.registry import build
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mg_llava.model import MGLLaVA
+    from mg_llava.model.mg_llava import MGLLaVA
 
 _CONNECTORS = ("fusion", "projector", "object_encoder")
 
@@ -86,3 +85,11 @@ class CheckpointWeights:
     def _cast(self, tensor: torch.Tensor, own: torch.dtype | None) -> torch.Tensor:
         wanted = self.dtype or own
         return tensor if wanted is None or not tensor.is_floating_point() else tensor.to(wanted)
+
+
+def tied_names(model: MGLLaVA) -> set[str]:
+    """Returns the names of the weights that are the input embedding under another name."""
+    embedding = model.llm.get_input_embeddings().weight
+    names = [name for name, value in model.llm.named_parameters(remove_duplicate=False) if value is embedding]
+    own = next(name for name, value in model.llm.named_parameters() if value is embedding)
+    return {f"llm.{name}" for name in names if name != own}

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from mg_llava.chat import Detector
+from mg_llava.inference.chat import Detector
 from mg_llava.serving.engine import Engine, Overloaded, Ticket
 from mg_llava.serving.requests import ChatRequest, read_request
 from mg_llava.serving.settings import Limits

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mg_llava.assistant import Assistant
-from mg_llava.chat import Detector
+from mg_llava.inference.assistant import Assistant
+from mg_llava.inference.chat import Detector
 from mg_llava.serving.api import make_router
 from mg_llava.serving.detecting import SharedDetector
 from mg_llava.serving.engine import Engine

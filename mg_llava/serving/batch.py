@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
-from mg_llava.prompt_cache import cache_argument
+from mg_llava.inference.prompt_cache import cache_argument
+from mg_llava.serving.sampling import Sampling
 
 if TYPE_CHECKING:
-    from mg_llava.model import MGLLaVA
-    from mg_llava.serving.engine import Sampling
+    from mg_llava.model.mg_llava import MGLLaVA
 
 
 class RowBatch:

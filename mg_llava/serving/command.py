@@ -11,7 +11,7 @@ from typing import Any
 from mg_llava.serving.settings import Limits
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 HELP = "a web page and an OpenAI-compatible endpoint for a model"
 _EXTRA = "pip install 'mg-llava-xtuner[serve]' (from a clone: pip install -e '.[serve]')"
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     import uvicorn
 
     from mg_llava.serving.app import make_app
-    from xtuner.tools.chat import load_assistant, load_detector
+    from xtuner.tools.support.answering import load_assistant, load_detector
 
     assistant = load_assistant(args)
     detector = load_detector(args) if args.boxes == "detector" else None

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from mg_llava.boxes import PictureBoxes
-from mg_llava.chat import Detector
+from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.inference.chat import Detector
 
 _REMEMBERED = 64
 

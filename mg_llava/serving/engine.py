@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from mg_llava.assistant import Assistant, collate_prompts
-from mg_llava.prompts import Prompt
+from mg_llava.inference.assistant import Assistant, collate_prompts
+from mg_llava.inference.prompts import Prompt
 from mg_llava.serving.batch import RowBatch
+from mg_llava.serving.sampling import Sampling
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -33,25 +34,6 @@ class Overloaded(XTunerError):
     def __init__(self, message: str, waited: bool = False) -> None:
         super().__init__(message)
         self.waited = waited
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How an answer is made.
-
-    Attributes:
-        max_new_tokens: it is cut there.
-        temperature: 0 = the likeliest token each time.
-        top_p: tokens are drawn from the smallest set that has this share of the probability.
-        stop: texts at which the answer ends; they are not part of it.
-        seed: of this request's own draws; None = different each time.
-    """
-
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
 
 
 @dataclass

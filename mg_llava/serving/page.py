@@ -14,17 +14,18 @@ from typing import Any
 from fastapi import FastAPI
 from PIL import Image
 
-from mg_llava.boxes import PictureBoxes
-from mg_llava.chat import Detector
-from mg_llava.drawing import draw_boxes
-from mg_llava.explain import explain_boxes
-from mg_llava.images import num_frames, open_picture
-from mg_llava.prompts import Prompt, as_picture_boxes
-from mg_llava.serving.engine import Engine, Sampling
+from mg_llava.boxes.drawing import draw_boxes
+from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.inference.chat import Detector
+from mg_llava.inference.explain import explain_boxes
+from mg_llava.inference.prompts import Prompt, as_picture_boxes
+from mg_llava.pictures.open import num_frames, open_picture
+from mg_llava.serving.engine import Engine
+from mg_llava.serving.sampling import Sampling
 from mg_llava.serving.settings import Limits
 from mg_llava.serving.text import TextAssembler
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.templates import Turn
+from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError
 
 _CLEAN_SECONDS = 600

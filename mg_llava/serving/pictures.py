@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from mg_llava.images import open_picture
+from mg_llava.pictures.open import open_picture
 from mg_llava.serving.settings import Limits
 from xtuner.errors import XTunerError
 

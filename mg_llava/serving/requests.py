@@ -8,13 +8,13 @@ from typing import Any
 
 from PIL import Image
 
-from mg_llava.assistant import Assistant
-from mg_llava.boxes import PictureBoxes, clip_boxes
-from mg_llava.chat import Detector
-from mg_llava.messages import read_messages
-from mg_llava.prompts import Prompt, as_picture_boxes
-from mg_llava.serving.engine import Sampling
+from mg_llava.boxes.selection import PictureBoxes, clip_boxes
+from mg_llava.inference.assistant import Assistant
+from mg_llava.inference.chat import Detector
+from mg_llava.inference.messages import read_messages
+from mg_llava.inference.prompts import Prompt, as_picture_boxes
 from mg_llava.serving.pictures import read_picture_url
+from mg_llava.serving.sampling import Sampling
 from mg_llava.serving.settings import Limits
 from xtuner.errors import XTunerError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mg_llava.chat import MAX_PIXELS
+from mg_llava.inference.chat import MAX_PIXELS
 
 
 @dataclass(frozen=True)

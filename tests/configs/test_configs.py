@@ -154,7 +154,7 @@ def test_one_setting_reaches_everything_built_from_it(setting: str, value: Any, 
 
 @pytest.mark.parametrize("fusion", ["GatedConcatFusion", "ConvConcatFusion", "ConcatFusion"])
 def test_the_ablation_is_one_setting(fusion: str) -> None:
-    override = {"model.fusion.type": f"mg_llava.fusion.{fusion}"}
+    override = {"model.fusion.type": f"mg_llava.model.fusion.{fusion}"}
     assert load_config(config_name("fuse", "vicuna7b", "pretrain"), override).model.fusion.type.endswith(fusion)
 
 
@@ -178,7 +178,7 @@ def test_several_sources_pass_the_check_and_a_reload(tmp_path: Path) -> None:
     leaf = tmp_path / "mixed.py"
     leaf.write_text(
         "from mmengine.config import read_base\n"
-        "from mg_llava.sources import DataSource\n"
+        "from mg_llava.data.sources import DataSource\n"
         "with read_base():\n"
         "    from .configs.tiny.tiny_sft import *\n"
         "data_path = ['a.json', dict(data_path='b.json', repeats=2), dict(type=DataSource, data_path='c.json')]\n"

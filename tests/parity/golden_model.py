@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mg_llava.checkpoint_names import to_published_names
-from mg_llava.encoders import LowResEncoder
-from mg_llava.fusion import ConvGateFusion
 from mg_llava.model import MGLLaVA
-from mg_llava.objects import ObjectEncoder
-from mg_llava.preprocess import ImageProcessor
+from mg_llava.model.checkpoint_names import to_published_names
+from mg_llava.model.encoders import LowResEncoder
+from mg_llava.model.fusion import ConvGateFusion
+from mg_llava.model.objects import ObjectEncoder
+from mg_llava.pictures.preprocess import ImageProcessor
 from tests.parity.golden import golden_path, golden_weights
 from xtuner.constants import IMAGE_TOKEN_INDEX
 from xtuner.model.llm import build_llm

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from mg_llava.encoders import HighResEncoder, read_trunk_config
 from mg_llava.model import MGLLaVA
+from mg_llava.model.encoders import HighResEncoder, read_trunk_config
 from tests.tiny_parts import HIGH_SIZE, LOW_SIZE, VOCAB, tiny_batch, tiny_convnext_folder, tiny_model
 from xtuner.constants import IMAGE_TOKEN_INDEX
 from xtuner.model.meta import meta_init

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mg_llava.preprocess import ImageProcessor, PixelNormalizer
+from mg_llava.pictures.preprocess import ImageProcessor, PixelNormalizer
 from tests.parity.encoder_folders import CLIP_PREPROCESSOR, clip_folder, siglip_folder
 
 DATA = Path(__file__).parent / "data"

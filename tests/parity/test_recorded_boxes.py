@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mg_llava.boxes import BoxSelection, PictureBoxes, nms_per_class, pad_boxes
-from mg_llava.preprocess import ImageProcessor
+from mg_llava.boxes.selection import BoxSelection, PictureBoxes, nms_per_class, pad_boxes
+from mg_llava.pictures.preprocess import ImageProcessor
 from tests.parity.encoder_folders import clip_folder, siglip_folder
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "c_boxes.json").read_text())["cases"]

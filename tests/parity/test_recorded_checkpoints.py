@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mg_llava.checkpoint_names import is_published_layout, to_our_names, to_published_names
-from mg_llava.encoders import LowResEncoder
-from mg_llava.fusion import ConvGateFusion
 from mg_llava.model import MGLLaVA
-from mg_llava.objects import ObjectEncoder
+from mg_llava.model.checkpoint_names import is_published_layout, to_our_names, to_published_names
+from mg_llava.model.encoders import LowResEncoder
+from mg_llava.model.fusion import ConvGateFusion
+from mg_llava.model.objects import ObjectEncoder
 from tests.parity.golden import golden_path
 from tests.parity.golden_model import StandInTower
 from xtuner.errors import XTunerError
-from xtuner.model.checkpoints import read_state_dict
+from xtuner.model.files.checkpoints import read_state_dict
 from xtuner.model.llm import build_llm
 from xtuner.model.projector import MLPProjector
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from mg_llava.boxes import BoxSelection
-from mg_llava.dataset import MGLLaVADataset
-from mg_llava.preprocess import ImageProcessor, PixelNormalizer
+from mg_llava.boxes.selection import BoxSelection
+from mg_llava.data.dataset import MGLLaVADataset
+from mg_llava.pictures.preprocess import ImageProcessor, PixelNormalizer
 from tests.parity.encoder_folders import clip_folder
-from xtuner.data.tokenizer import build_tokenizer
+from xtuner.data.text.tokenizer import build_tokenizer
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "d_dataset"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mg_llava.checkpoint_names import to_our_names, to_published_names
-from mg_llava.fusion import ConcatFusion, ConvGateFusion
+from mg_llava.model.checkpoint_names import to_our_names, to_published_names
+from mg_llava.model.fusion import ConcatFusion, ConvGateFusion
 from tests.parity.golden import golden_arrays, golden_weights
 
 GOLDEN = golden_arrays("a_fuse.npz")

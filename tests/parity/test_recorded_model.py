@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mg_llava.checkpoint_names import to_published_names
 from mg_llava.model import MGLLaVA
+from mg_llava.model.checkpoint_names import to_published_names
 from tests.parity.golden import golden_arrays, golden_path
 from tests.parity.golden_model import golden_model, golden_pixels, golden_samples
 from xtuner.model.llm import build_llm

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from mg_llava.objects import ObjectEncoder, pool_boxes
+from mg_llava.model.objects import ObjectEncoder, pool_boxes
 from tests.parity.golden import golden_arrays, golden_weights
 
 GOLDEN = golden_arrays("b_objects.npz")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from xtuner.constants import IGNORE_INDEX
-from xtuner.data.collate import collate
-from xtuner.data.conversations import Conversation, iter_conversations
-from xtuner.data.templates import Turn, get_template
-from xtuner.data.tokenizer import build_tokenizer
-from xtuner.data.tokenizing import encode_conversation, encode_conversations, encode_prompt
+from xtuner.data.batches.collate import collate
+from xtuner.data.text.conversations import Conversation, iter_conversations
+from xtuner.data.text.templates import Turn, get_template
+from xtuner.data.text.tokenizer import build_tokenizer
+from xtuner.data.text.tokenizing import encode_conversation, encode_conversations, encode_prompt
 
 GOLDEN = Path(__file__).parent / "data" / "d_dataset"
 SETTINGS = ("vicuna_1472", "vicuna_100", "phi3_chat_1472")

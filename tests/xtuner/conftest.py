@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BASE = """
-from tests.xtuner.config_classes import LLM, Dataset, Model, Part, Settings, build_optimizer
+from tests.xtuner.config.config_classes import LLM, Dataset, Model, Part, Settings, build_optimizer
 
 llm_name_or_path = 'base-llm'
 data_path = 'base.json'

@@ -56,7 +56,7 @@ def import_ours() -> None:
     """Imports what our side needs."""
     import pandas  # noqa: F401  # pyarrow imports it with its first conversion
 
-    import mg_llava.box_store  # noqa: F401
+    import mg_llava.boxes.store  # noqa: F401
 
 
 def usual(path: str, records: int) -> tuple[int, object]:
@@ -68,7 +68,7 @@ def usual(path: str, records: int) -> tuple[int, object]:
 
 def ours(path: str, records: int) -> tuple[int, object]:
     """Opens the index."""
-    from mg_llava.box_store import BoxStore
+    from mg_llava.boxes.store import BoxStore
 
     store = BoxStore(path)
     return sum(len(store.lookup(name(number)).labels) for number in range(0, records, records // LOOKUPS)), store
@@ -77,7 +77,7 @@ def ours(path: str, records: int) -> tuple[int, object]:
 def measure_ours(path: Path, records: int, boxes: int, out: Console) -> int:
     """Writes a file, makes its index, and measures our side; returns the boxes that it found."""
     write_box_file(path, records, boxes)
-    from mg_llava.box_index import box_index_folder
+    from mg_llava.boxes.index import box_index_folder
 
     started = time.perf_counter()
     box_index_folder(str(path))

@@ -18,10 +18,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mg_llava.assistant import Assistant  # noqa: E402
 from mg_llava.hf import load_assistant, save_pretrained  # noqa: E402
-from mg_llava.prompts import as_picture_boxes  # noqa: E402
-from xtuner.data.templates import Turn  # noqa: E402
+from mg_llava.inference.assistant import Assistant  # noqa: E402
+from mg_llava.inference.prompts import as_picture_boxes  # noqa: E402
+from xtuner.data.text.templates import Turn  # noqa: E402
 
 BATCH = 8
 

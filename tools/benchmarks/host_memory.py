@@ -78,9 +78,9 @@ def load_as_rank(folder: Path, mode: str) -> None:
     """What each rank does: build, partition; prints its peak."""
     from deepspeed import initialize
 
-    from xtuner.engine.deepspeed_settings import engine_config, read_deepspeed
-    from xtuner.engine.environment import Collective, join_deepspeed, setup_environment
-    from xtuner.engine.precision import Precision
+    from xtuner.engine.processes.environment import Collective, join_deepspeed, setup_environment
+    from xtuner.engine.steps.precision import Precision
+    from xtuner.engine.strategies.deepspeed_settings import engine_config, read_deepspeed
     from xtuner.model.llm import build_llm
     from xtuner.model.placement import partition_while_loading
 

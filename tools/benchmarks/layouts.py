@@ -31,12 +31,12 @@ from rich.table import Table  # noqa: E402
 from tools.benchmarks.padding import Published, padding, published_samples  # noqa: E402
 from tools.benchmarks.train_step import ROWS, peak_bytes, random_weights, scaled_model, write_encoders  # noqa: E402
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
-from xtuner.data.collate import collate  # noqa: E402
-from xtuner.data.samplers import LengthGroupedBatchSampler, ShuffledBatchSampler  # noqa: E402
-from xtuner.engine.environment import Collective, Environment  # noqa: E402
-from xtuner.engine.optim import build_adamw  # noqa: E402
-from xtuner.engine.plain import PlainBackend, wrap_plain  # noqa: E402
-from xtuner.engine.step import run_step  # noqa: E402
+from xtuner.data.batches.collate import collate  # noqa: E402
+from xtuner.data.batches.samplers import LengthGroupedBatchSampler, ShuffledBatchSampler  # noqa: E402
+from xtuner.engine.processes.environment import Collective, Environment  # noqa: E402
+from xtuner.engine.steps.optim import build_adamw  # noqa: E402
+from xtuner.engine.steps.step import run_step  # noqa: E402
+from xtuner.engine.strategies.plain import PlainBackend, wrap_plain  # noqa: E402
 
 CONNECTORS = ("fusion", "projector", "object_encoder")
 

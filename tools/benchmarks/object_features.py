@@ -23,7 +23,7 @@ from rich.table import Table
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from mg_llava.objects import pool_boxes
+from mg_llava.model.objects import pool_boxes
 
 CHANNELS = (192, 384, 768, 1536)
 STRIDES = (4, 8, 16, 32)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from xtuner.data.samplers import LengthGroupedBatchSampler, ShuffledBatchSampler
+from xtuner.data.batches.samplers import LengthGroupedBatchSampler, ShuffledBatchSampler
 
 SHARES = {(0, 0): 0.11, (1, 10): 0.47, (11, 20): 0.24, (21, 30): 0.09, (31, 50): 0.06, (51, 100): 0.03}
 """Boxes of a picture (from, to): share of pictures, as counted in the published file."""

@@ -25,7 +25,7 @@ from rich.console import Console
 from torch.nn import functional
 from transformers import CLIPImageProcessorPil
 
-from mg_llava.preprocess import CLIP_MEAN, CLIP_STD, ImageProcessor, PixelNormalizer
+from mg_llava.pictures.preprocess import CLIP_MEAN, CLIP_STD, ImageProcessor, PixelNormalizer
 
 SIZE, LOW = 768, 336
 

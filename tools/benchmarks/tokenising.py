@@ -26,10 +26,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import PreTrainedTokenizerFast
 
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from xtuner.data.conversations import Conversation, parse_record
-from xtuner.data.templates import get_template
-from xtuner.data.tokenizing import encode_conversations
-from xtuner.data.word_cache import LLAMA3_PATTERN
+from xtuner.data.text.conversations import Conversation, parse_record
+from xtuner.data.text.templates import get_template
+from xtuner.data.text.tokenizing import encode_conversations
+from xtuner.data.text.word_cache import LLAMA3_PATTERN
 
 BATCH = 500
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

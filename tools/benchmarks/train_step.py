@@ -36,15 +36,15 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from mg_llava.encoders import HighResEncoder, LowResEncoder  # noqa: E402
-from mg_llava.fusion import ConvGateFusion  # noqa: E402
 from mg_llava.model import MGLLaVA  # noqa: E402
-from mg_llava.objects import ObjectEncoder  # noqa: E402
+from mg_llava.model.encoders import HighResEncoder, LowResEncoder  # noqa: E402
+from mg_llava.model.fusion import ConvGateFusion  # noqa: E402
+from mg_llava.model.objects import ObjectEncoder  # noqa: E402
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
-from xtuner.engine.environment import Collective, Environment  # noqa: E402
-from xtuner.engine.optim import StepOptimizer, build_adamw  # noqa: E402
-from xtuner.engine.plain import PlainBackend, wrap_plain  # noqa: E402
-from xtuner.engine.step import run_step  # noqa: E402
+from xtuner.engine.processes.environment import Collective, Environment  # noqa: E402
+from xtuner.engine.steps.optim import StepOptimizer, build_adamw  # noqa: E402
+from xtuner.engine.steps.step import run_step  # noqa: E402
+from xtuner.engine.strategies.plain import PlainBackend, wrap_plain  # noqa: E402
 from xtuner.model.projector import MLPProjector  # noqa: E402
 
 SAMPLES, BOXES, SUPERVISED, TRUNK = 8, 74, 60, "convnext_atto"

@@ -28,14 +28,14 @@ from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mg_llava.box_columns import BoxColumns
-from mg_llava.boxes import BoxSelection
-from mg_llava.preprocess import CLIP_MEAN, CLIP_STD, ImageProcessor
-from xtuner.data.encoder import INDEX, TEXT_SCHEMA, EncodedBatch
-from xtuner.data.fingerprint import text_settings
-from xtuner.data.prepared import SETTINGS
-from xtuner.data.shards import BATCH, ShardWriter, write_json
-from xtuner.data.templates import get_template
+from mg_llava.boxes.selection import BoxSelection
+from mg_llava.data.box_columns import BoxColumns
+from mg_llava.pictures.preprocess import CLIP_MEAN, CLIP_STD, ImageProcessor
+from xtuner.data.store.fingerprint import text_settings
+from xtuner.data.store.prepared import SETTINGS
+from xtuner.data.store.shards import BATCH, ShardWriter, write_json
+from xtuner.data.text.encoder import INDEX, TEXT_SCHEMA, EncodedBatch
+from xtuner.data.text.templates import get_template
 
 BOXES, IDS = 13, 180
 MAX_LENGTH = 1472
@@ -69,8 +69,8 @@ def node(folder: str) -> dict[str, Any]:
     return dict(
         data_path=None,
         image_folder=f"{folder}/images",
-        tokenizer={"type": "xtuner.data.tokenizer.build_tokenizer", "name_or_path": f"{folder}/llm"},
-        image_processor={"type": "mg_llava.preprocess.ImageProcessor", "name_or_path": f"{folder}/clip"},
+        tokenizer={"type": "xtuner.data.text.tokenizer.build_tokenizer", "name_or_path": f"{folder}/llm"},
+        image_processor={"type": "mg_llava.pictures.preprocess.ImageProcessor", "name_or_path": f"{folder}/clip"},
         prompt_template="vicuna",
         max_length=MAX_LENGTH,
         offline_processed_text_folder=f"{folder}/prepared",
@@ -79,7 +79,7 @@ def node(folder: str) -> dict[str, Any]:
 
 def make_prepared(folder: Path, samples: int, pictures: int) -> None:
     """Writes a prepared folder as `xtuner preprocess llava` does, but of random samples."""
-    from xtuner.data.tokenizer import build_tokenizer
+    from xtuner.data.text.tokenizer import build_tokenizer
 
     processor = ImageProcessor(str(folder / "clip"))
     columns = BoxColumns(None, BoxSelection(), processor, MAX_LENGTH, None)
@@ -127,18 +127,18 @@ def import_ours() -> None:
     import transformers.models.llama.tokenization_llama  # noqa: F401
     from transformers import AutoTokenizer, ImageProcessingMixin  # noqa: F401
 
-    import xtuner.data.tokenizer
-    import xtuner.engine.loader  # noqa: F401
+    import xtuner.data.text.tokenizer
+    import xtuner.engine.steps.loader  # noqa: F401
 
 
 def start(folder: str, ranks: int) -> tuple[int, object]:
     """Builds data set and loader of one rank and looks at its first samples."""
     import torch
 
-    from mg_llava.dataset import MGLLaVADataset
-    from xtuner.data.samplers import LengthGroupedBatchSampler
-    from xtuner.engine.environment import Environment
-    from xtuner.engine.loader import build_train_dataloader
+    from mg_llava.data.dataset import MGLLaVADataset
+    from xtuner.data.batches.samplers import LengthGroupedBatchSampler
+    from xtuner.engine.processes.environment import Environment
+    from xtuner.engine.steps.loader import build_train_dataloader
 
     dataset = MGLLaVADataset(**node(folder))
     loader = build_train_dataloader(
@@ -154,9 +154,9 @@ def start(folder: str, ranks: int) -> tuple[int, object]:
 
 def usual_start(folder: str, samples: int) -> tuple[int, object]:
     """Parses, tokenises and chooses boxes, as a rank without prepared data does at every start."""
-    from xtuner.data.conversations import parse_record
-    from xtuner.data.tokenizer import build_tokenizer
-    from xtuner.data.tokenizing import encode_conversation
+    from xtuner.data.text.conversations import parse_record
+    from xtuner.data.text.tokenizer import build_tokenizer
+    from xtuner.data.text.tokenizing import encode_conversation
 
     tokenizer, template, select = build_tokenizer(f"{folder}/llm"), get_template("vicuna"), BoxSelection()
     with open(f"{folder}/data.json", encoding="utf-8") as file:

@@ -63,7 +63,7 @@ class Variant:
 
 
 def _fused_by(name: str, title: str) -> Variant:
-    return Variant(title, settings=(f"model.fusion.type=mg_llava.fusion.{name}",))
+    return Variant(title, settings=(f"model.fusion.type=mg_llava.model.fusion.{name}",))
 
 
 VARIANTS = {

@@ -25,8 +25,8 @@ from torch.nn.utils import clip_grad_norm_
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mg_llava.encoders import HighResEncoder, LowResEncoder  # noqa: E402
-from mg_llava.objects import pool_boxes  # noqa: E402
+from mg_llava.model.encoders import HighResEncoder, LowResEncoder  # noqa: E402
+from mg_llava.model.objects import pool_boxes  # noqa: E402
 from tools.tiny_world.dice import Dice  # noqa: E402
 from tools.tiny_world.drawing import draw  # noqa: E402
 from tools.tiny_world.parts import (  # noqa: E402

@@ -18,9 +18,9 @@ from tools.tiny_world.questions import Question, every_question, reading_questio
 from tools.tiny_world.records import CAPTION_PROMPTS
 from tools.tiny_world.scenes import CELL, COLOURS, GRID, SHAPES, Scene, Thing, caption
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from xtuner.data.conversations import Conversation
-from xtuner.data.templates import Turn, get_template
-from xtuner.data.tokenizing import encode_conversations
+from xtuner.data.text.conversations import Conversation
+from xtuner.data.text.templates import Turn, get_template
+from xtuner.data.text.tokenizing import encode_conversations
 
 _WORDS_PER_TOKEN = 4
 _MAX_LENGTH = 1000

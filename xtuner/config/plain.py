@@ -1,6 +1,6 @@
 """Turning what a config file holds into plain data: what a dumped config can say, and nothing else.
 
-Imported classes become dotted names (``mg_llava.model.MGLLaVA``), so that a config looks the same before and
+Imported classes become dotted names (``mg_llava.model.mg_llava.MGLLaVA``), so that a config looks the same before and
 after a dump; `xtuner.registry.resolve_type` gives the class. Everything that would come back as something
 else is a mistake.
 """

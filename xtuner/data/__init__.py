@@ -1,1 +1,1 @@
-"""Text data: templates, conversations, tokenising, samplers, collating, preparing."""
+"""What users give (``records``), made into tokens (``text``), kept on disk (``store``); pictures and batches."""

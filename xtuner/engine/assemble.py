@@ -8,15 +8,15 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from xtuner.engine.checkpoint import CheckpointFolder
-from xtuner.engine.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
-from xtuner.engine.environment import Environment, join_deepspeed, seed_everything
-from xtuner.engine.integrity import is_universal
-from xtuner.engine.loader import build_train_dataloader
-from xtuner.engine.optim import StepOptimizer
-from xtuner.engine.precision import resolve_precision
+from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
+from xtuner.engine.checkpoints.integrity import is_universal
+from xtuner.engine.hooks.validation import ValLoop
+from xtuner.engine.processes.environment import Environment, join_deepspeed, seed_everything
 from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
-from xtuner.engine.validation import ValLoop
+from xtuner.engine.steps.loader import build_train_dataloader
+from xtuner.engine.steps.optim import StepOptimizer
+from xtuner.engine.steps.precision import resolve_precision
+from xtuner.engine.strategies.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.model.llm import layout_advice

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from xtuner.engine.checkpoint import CheckpointFolder
-from xtuner.engine.deepspeed_settings import read_deepspeed
-from xtuner.engine.precision import resolve_precision
-from xtuner.engine.validation import chosen_benchmarks
+from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
+from xtuner.engine.hooks.validation import chosen_benchmarks
+from xtuner.engine.steps.precision import resolve_precision
+from xtuner.engine.strategies.deepspeed_settings import read_deepspeed
 from xtuner.errors import ProblemsError
 from xtuner.registry import build
 

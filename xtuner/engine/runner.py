@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from xtuner import __version__
-from xtuner.engine.checkpoint import (
+from xtuner.engine.checkpoints.checkpoint import (
     CheckpointFolder,
     Score,
     capture_rng,
@@ -23,8 +23,9 @@ from xtuner.engine.checkpoint import (
     restore_rng,
     restore_scalars,
 )
-from xtuner.engine.environment import Collective, Environment, seed_everything
-from xtuner.engine.guard import FiniteGuard
+from xtuner.engine.checkpoints.integrity import check_bytes
+from xtuner.engine.checkpoints.resumable import check_resumable
+from xtuner.engine.checkpoints.saving import CheckpointSaver
 from xtuner.engine.hooks.bad_samples import BadSampleHook
 from xtuner.engine.hooks.profile import ProfileHook
 from xtuner.engine.hooks.progress import ProgressHook
@@ -32,19 +33,18 @@ from xtuner.engine.hooks.save import SaveHook
 from xtuner.engine.hooks.step_log import StepLogHook
 from xtuner.engine.hooks.stop import StopHook
 from xtuner.engine.hooks.validate import ValidateHook
-from xtuner.engine.integrity import check_bytes
-from xtuner.engine.loops import TrainLoop
-from xtuner.engine.optim import StepOptimizer, set_learning_rate
-from xtuner.engine.plain import PlainBackend, wrap_plain
-from xtuner.engine.resumable import check_resumable
-from xtuner.engine.saving import CheckpointSaver
-from xtuner.engine.schedule import WarmupCosine
-from xtuner.engine.settings import RuntimeSettings
-from xtuner.engine.step import StepResult, run_step
-from xtuner.engine.validation import ValLoop
+from xtuner.engine.hooks.validation import ValLoop
+from xtuner.engine.processes.environment import Collective, Environment, seed_everything
+from xtuner.engine.steps.guard import FiniteGuard
+from xtuner.engine.steps.loops import TrainLoop
+from xtuner.engine.steps.optim import StepOptimizer, set_learning_rate
+from xtuner.engine.steps.schedule import WarmupCosine
+from xtuner.engine.steps.settings import RuntimeSettings
+from xtuner.engine.steps.step import StepResult, run_step
+from xtuner.engine.strategies.plain import PlainBackend, wrap_plain
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
-from xtuner.model.frozen import frozen_marks
+from xtuner.model.files.frozen import frozen_marks
 
 
 @dataclass
@@ -87,7 +87,7 @@ class TrainingMixin:
     Attributes:
         plan: of the run.
         collective: exchange between the ranks' hosts.
-        backend: plain or DeepSpeed; see `xtuner.engine.step.TrainBackend`.
+        backend: plain or DeepSpeed; see `xtuner.engine.steps.step.TrainBackend`.
         saver: writes the checkpoints.
         guard: counts skipped steps.
         stop_requested: this rank got a signal.
@@ -329,7 +329,7 @@ class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
     """Trains by DeepSpeed. Arguments as for `PlainRunner`; ``plan.deepspeed`` holds DeepSpeed's settings."""
 
     def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
-        from xtuner.engine.strategy import ZeroStrategy
+        from xtuner.engine.strategies.deepspeed import ZeroStrategy
 
         self.begin(plan)
         assert plan.deepspeed is not None
@@ -339,7 +339,7 @@ class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
 
     def make_backend(self) -> Any:
         """Starts DeepSpeed's engine and returns the backend on it."""
-        from xtuner.engine.strategy import DeepSpeedBackend
+        from xtuner.engine.strategies.deepspeed import DeepSpeedBackend
 
         self.strategy.prepare(self.model, optim_wrapper=self.optim_wrapper, dispatch_kwargs={})
         self.model = self.strategy.model

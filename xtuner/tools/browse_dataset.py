@@ -13,8 +13,8 @@ from rich.console import Console
 
 from xtuner.config import load_config, parse_overrides
 from xtuner.registry import build
-from xtuner.tools.arguments import add_cfg_options
 from xtuner.tools.log_dataset import supervision_html
+from xtuner.tools.support.arguments import add_cfg_options
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:14px sans-serif;margin:2em;max-width:1500px}} article{{border-top:1px solid #ccc;padding:1em 0}}

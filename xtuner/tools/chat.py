@@ -11,7 +11,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import console
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 _COMMANDS = ("/image", "/boxes", "/draw", "/explain", "/reset", "/help", "/exit")
 _USAGE = (
@@ -68,7 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answers; returns the exit code."""
     _check(args)
-    session = load_assistant(args).start_chat(load_detector(args) if args.boxes == _DETECTOR else None)
+    from xtuner.tools.support.answering import load_assistant, load_detector
+    from xtuner.tools.support.families import family_of_object
+
+    assistant = load_assistant(args)
+    detector = load_detector(args) if args.boxes == _DETECTOR else None
+    session = family_of_object(assistant).ChatSession(assistant, detector)
     box_file = None if args.boxes in (_NONE, _DETECTOR) else args.boxes
     for path in args.image:
         session.add_picture(path, box_file)
@@ -127,66 +132,6 @@ def _check(args: argparse.Namespace) -> None:
         raise XTunerError("--draw saves a picture with its boxes: give one with --image.")
     if args.max_new_tokens < 1:
         raise XTunerError(f"--max-new-tokens is {args.max_new_tokens}: expected at least 1.")
-
-
-def load_assistant(args: argparse.Namespace) -> Any:
-    """Returns the assistant of an exported folder or of a config with a checkpoint.
-
-    Args:
-        args: ``model``, ``checkpoint``, ``cfg_options``, ``device``, ``precision`` and ``quantization``.
-
-    Raises:
-        XTunerError: neither a folder nor a config, or arguments that do not go together.
-    """
-    import torch
-
-    from xtuner.config import parse_overrides
-    from xtuner.tools.trained_model import load_assistant
-
-    device = torch.device(args.device or _default_device())
-    return load_assistant(
-        args.model,
-        args.checkpoint,
-        device,
-        args.precision,
-        parse_overrides(args.cfg_options),
-        **_quantization(args.quantization),
-    )
-
-
-def _quantization(bits: str | None) -> dict[str, Any]:
-    if bits is None:
-        return {}
-    import importlib.util
-
-    from transformers import BitsAndBytesConfig
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise XTunerError("--quantization needs the package bitsandbytes: run 'pip install bitsandbytes'.")
-    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=bits == "4bit", load_in_8bit=bits == "8bit")}
-
-
-def load_detector(args: argparse.Namespace) -> Any:
-    """Returns the detector of the config ``args.detector``, or None, and says so, where it cannot be had."""
-    import torch
-
-    from xtuner.config import load_config
-    from xtuner.registry import build
-
-    node = load_config(args.detector).detector
-    try:
-        return build(node, device=torch.device(args.device or _default_device()))
-    except XTunerError as error:
-        console.print(f"no detector, so pictures have no boxes: {error}", style="yellow", markup=False)
-        return None
-
-
-def _default_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmengine.config import Config
     from rich.table import Table
     from torch import nn
 
     from xtuner.memory_estimate import MemoryEstimate
 
 HELP = "Report all mistakes of a config (exit code 1), else its parts and memory per GPU; reads no weights."
-
-SUPERVISED_SHARE = 0.5
-"""Assumed share of text tokens with a label: of instructions in several turns, half is answer."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     from xtuner.config import load_config, parse_overrides
     from xtuner.engine.preflight import missing_files
+    from xtuner.tools.support.memory import build_parts, estimate
 
     # 1. all mistakes at once
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
@@ -71,26 +68,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def build_parts(cfg: Config) -> dict[str, nn.Module]:
-    """Builds the config's model without weights; returns its parts by name, frozen as in training."""
-    from xtuner.model.meta import meta_init
-    from xtuner.registry import build
-
-    with meta_init():
-        return build(cfg.model).parts()
-
-
-def count_parameters(part: nn.Module) -> tuple[int, int]:
-    """Returns how many parameters of `part` are frozen and how many are trained."""
-    counts = [0, 0]
-    for parameter in part.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
-    return counts[0], counts[1]
-
-
 def parts_table(parts: Mapping[str, nn.Module]) -> Table:
     """Returns one row per part: name, class, number of parameters, frozen or trained; and the sum."""
     from rich.table import Table
+
+    from xtuner.tools.support.memory import count_parameters
 
     table = Table("part", "class", title="parts", title_justify="left")
     table.add_column("parameters", justify="right")
@@ -104,36 +86,6 @@ def parts_table(parts: Mapping[str, nn.Module]) -> Table:
     table.add_section()
     table.add_row("all", "", f"{sum(sums):,}", f"{sums[1]:,} trained")
     return table
-
-
-def estimate(
-    cfg: Config, parts: Mapping[str, nn.Module], deepspeed: str | None, gpus: int, batch: int
-) -> MemoryEstimate:
-    """Estimates the memory of training, by the formulas of `xtuner.memory_estimate`.
-
-    A sample counts as its longest: ``max_length`` text tokens, `SUPERVISED_SHARE` of them with a label, and
-    one picture's tokens (the parts' ``num_tokens``). The precision ``auto`` counts as bf16.
-    """
-    from xtuner.engine.deepspeed_settings import read_deepspeed
-    from xtuner.memory_estimate import estimate_activations, estimate_memory, read_decoder, read_zero
-
-    zero = read_zero(read_deepspeed(deepspeed)) if deepspeed else None
-    compute_bytes = 4 if cfg.get("optimizer", {}).get("precision") == "fp32" else 2
-    counts = [count_parameters(part) for part in parts.values()]
-    frozen, trained = (sum(column) for column in zip(*counts, strict=True))
-    activations = 0.0
-    decoders = [part.config for part in parts.values() if hasattr(getattr(part, "config", None), "vocab_size")]
-    if decoders and trained:
-        text = cfg.get("train_dataset", {}).get("max_length", 2048)
-        tokens = text + sum(getattr(part, "num_tokens", 0) for part in parts.values())
-        activations = estimate_activations(
-            read_decoder(decoders[0]),
-            tokens=batch * tokens,
-            supervised=round(batch * text * SUPERVISED_SHARE),
-            compute_bytes=compute_bytes,
-            checkpointing=cfg.model.get("activation_checkpointing", False),
-        )
-    return estimate_memory(frozen, trained, zero, gpus, compute_bytes, activations)
 
 
 def memory_table(memory: MemoryEstimate, title: str) -> Table:

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from xtuner.config import load_config, parse_overrides
-from xtuner.data.findings import Findings
+from xtuner.data.records.findings import Findings
 from xtuner.registry import resolve_type
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 HELP = "Copy a config, with all that it reads from its bases, into one file that loads from anywhere."
 

@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from xtuner.data.formats import FORMATS
+from xtuner.data.records.formats import FORMATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

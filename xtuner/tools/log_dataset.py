@@ -15,7 +15,7 @@ from rich.text import Text
 from xtuner.config import load_config, parse_overrides
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from xtuner.registry import build
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

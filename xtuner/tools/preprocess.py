@@ -9,7 +9,7 @@ from xtuner.config import load_config, parse_overrides
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.registry import resolve_type
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def generate_boxes(args: argparse.Namespace) -> int:
     """Lets the class that the config names find boxes; returns the exit code."""
-    from xtuner.engine.environment import Collective, close_environment, setup_environment
+    from xtuner.engine.processes.environment import Collective, close_environment, setup_environment
     from xtuner.registry import build
 
     cfg = load_config(args.config, parse_overrides(args.cfg_options))

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="path or name of the config whose train_dataset is prepared")
     parser.add_argument("--save-folder", required=True, help="folder to make")
     parser.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
-    from xtuner.tools.arguments import add_cfg_options
+    from xtuner.tools.support.arguments import add_cfg_options
 
     add_cfg_options(parser)
     args = parser.parse_args(argv)

@@ -10,7 +10,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError
 from xtuner.log import console, get_logger
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 EXIT_MISSING = 3
 """Exit code where benchmarks were skipped because their files are absent."""
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
             return run_ranks(command, os.environ)
 
     # 2. the config's benchmarks, those asked for, those whose files are there
-    from xtuner.benchmarks import find_benchmarks
     from xtuner.config import load_config, parse_overrides
+    from xtuner.evaluation.benchmarks import find_benchmarks
 
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
     benchmarks, missing = find_benchmarks(cfg.get("benchmarks") or (), args.benchmarks)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
     # 3. the answers, from the model or from an earlier run, with their scores
     from xtuner.config import config_name
-    from xtuner.judge import Judge
+    from xtuner.evaluation.judge import Judge
     from xtuner.registry import resolve_type
 
     work_dir = Path(args.work_dir or Path("work_dirs") / config_name(cfg.filename))
@@ -115,10 +115,10 @@ def _evaluate(
     cfg: Any, args: argparse.Namespace, benchmarks: Sequence[Any], work_dir: Path, judge: Any
 ) -> dict[str, dict[str, Any]]:
     """Builds the model and asks it all questions; returns metrics by benchmark, on rank 0."""
-    from xtuner.benchmarks import checkpoint_facts, run_facts
-    from xtuner.engine.environment import Collective, close_environment, setup_environment
+    from xtuner.engine.processes.environment import Collective, close_environment, setup_environment
+    from xtuner.evaluation.benchmarks import checkpoint_facts, run_facts
     from xtuner.registry import build
-    from xtuner.tools.trained_model import build_trained
+    from xtuner.tools.support.trained_model import build_trained
 
     environment = setup_environment(args.launcher)
     model = build_trained(cfg, args.checkpoint, environment.device)
@@ -137,7 +137,7 @@ def show_comparison(first: str, second: str) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from xtuner.comparison import compare
+    from xtuner.evaluation.comparison import compare
 
     comparisons = compare(first, second)
     table = Table("benchmark", "A", "B", "shared questions", "B gained", "B lost", title=f"A: {first}\nB: {second}")

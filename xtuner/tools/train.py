@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     preflight(cfg, name, args.deepspeed, args.resume, work_dir)
 
     # 4. the data: one process prepares it, where that is to be done, and no other waits for it under a time limit
-    from xtuner.engine.environment import adopt_slurm, close_environment, setup_environment
+    from xtuner.engine.processes.environment import adopt_slurm, close_environment, setup_environment
     from xtuner.registry import build
 
     if args.launcher == "slurm":
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
     # 6. model, optimizer, runner
     from xtuner.engine.assemble import assemble
-    from xtuner.tools.out_of_memory import explain_out_of_memory
+    from xtuner.tools.support.out_of_memory import explain_out_of_memory
 
     with explain_out_of_memory(cfg, args.deepspeed, environment.world_size):
         runner = assemble(cfg, name, work_dir, environment, args.deepspeed, args.resume, dataset, args.profile)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mg_llava.boxes import PictureBoxes
+from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.detectors import (
     BoxFileDetector,
     Florence2Detector,

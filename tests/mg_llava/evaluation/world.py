@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from mg_llava.assistant import Assistant
 from mg_llava.evaluation import EvaluationRunner, ShortAnswer
+from mg_llava.inference.assistant import Assistant
 from tests.tiny_assistant import box_record, save_picture, tiny_assistant
-from xtuner.engine.environment import Collective, close_environment, setup_environment
+from xtuner.engine.processes.environment import Collective, close_environment, setup_environment
 
 FACTS = {"checkpoint": "iter_1.pth", "config": "tiny"}
 TEXTS = ["Is it red ?", "what", "Is it a dog or cat w1 w2 w3 w4 ?", "Is w5", "w6 w7", "Is it blue", "A or B"]

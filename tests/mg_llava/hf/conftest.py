@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mg_llava.assistant import Assistant
 from mg_llava.hf import MGLLaVAForConditionalGeneration, MGLLaVAProcessor, save_pretrained
+from mg_llava.inference.assistant import Assistant
 from tests.tiny_assistant import randomize, tiny_assistant
 
 

@@ -20,11 +20,11 @@ from transformers import (
     pipeline,
 )
 
-from mg_llava.boxes import PictureBoxes
+from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.hf import MGLLaVAForConditionalGeneration, MGLLaVAProcessor, save_pretrained
 from tests.mg_llava.hf.conftest import Exported
 from tests.tiny_assistant import box_record, save_picture, tiny_assistant
-from xtuner.data.templates import Turn
+from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError
 
 BOXES = {key: box_record("a")[key] for key in ("boxes", "labels", "scores")}

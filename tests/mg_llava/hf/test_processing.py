@@ -12,10 +12,10 @@ from PIL import Image
 
 from mg_llava.hf import MGLLaVAProcessor
 from mg_llava.hf.chat_template import to_jinja
-from mg_llava.prompts import as_picture_boxes
+from mg_llava.inference.prompts import as_picture_boxes
 from tests.mg_llava.hf.conftest import Exported
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.templates import TEMPLATES, PieceKind, PromptTemplate, Turn
+from xtuner.data.text.templates import TEMPLATES, PieceKind, PromptTemplate, Turn
 from xtuner.errors import XTunerError
 
 PICTURE = Image.new("RGB", (40, 30), (200, 30, 30))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mg_llava.assistant import Assistant
-from mg_llava.boxes import PictureBoxes
+from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.inference.assistant import Assistant
 from tests.tiny_assistant import randomize, tiny_assistant
 
 

@@ -21,13 +21,13 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[serve]'")
 openai = pytest.importorskip("openai", reason="the client package openai is not installed")
 
-from mg_llava.assistant import Assistant  # noqa: E402
-from mg_llava.prompts import as_picture_boxes  # noqa: E402
+from mg_llava.inference.assistant import Assistant  # noqa: E402
+from mg_llava.inference.prompts import as_picture_boxes  # noqa: E402
 from mg_llava.serving.app import make_app  # noqa: E402
 from mg_llava.serving.command import listen  # noqa: E402
 from mg_llava.serving.settings import Limits  # noqa: E402
 from tests.mg_llava.serving.conftest import data_url, found_cup, noise, serve  # noqa: E402
-from xtuner.data.templates import Turn  # noqa: E402
+from xtuner.data.text.templates import Turn  # noqa: E402
 from xtuner.errors import XTunerError  # noqa: E402
 
 LIMITS = Limits(max_upload=300_000, max_pixels=1_000_000, max_pictures=3, max_new_tokens=400, max_queue=3, max_batch=2)
@@ -284,7 +284,7 @@ class TestOverload:
 
 
 def server_sampling() -> Any:
-    from mg_llava.serving.engine import Sampling
+    from mg_llava.serving.sampling import Sampling
 
     return Sampling(5)
 

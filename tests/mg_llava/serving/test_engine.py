@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mg_llava.assistant import Assistant
-from mg_llava.prompts import Prompt, as_picture_boxes
+from mg_llava.inference.assistant import Assistant
+from mg_llava.inference.prompts import Prompt, as_picture_boxes
 from mg_llava.serving.batch import RowBatch, _nucleus
-from mg_llava.serving.engine import Engine, Overloaded, Sampling
+from mg_llava.serving.engine import Engine, Overloaded
+from mg_llava.serving.sampling import Sampling
 from mg_llava.serving.text import TextAssembler
 from tests.mg_llava.serving.conftest import noise
-from xtuner.data.templates import Turn
+from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError
 
 BOXES = as_picture_boxes([[2, 3, 20, 25], [10, 5, 38, 28]])
@@ -57,7 +58,7 @@ class TestAnswers:
     def test_one_that_joins_in_the_middle_changes_nothing(self, assistant: Assistant) -> None:
         """By hand, so that the moment is certain: two rows make three tokens, then a longer and a shorter one join."""
         rows, all_prompts = RowBatch(assistant.model), prompts(assistant)
-        from mg_llava.assistant import collate_prompts
+        from mg_llava.inference.assistant import collate_prompts
 
         answers: list[list[int]] = [[], [], [], []]
         sampling = (Sampling(), None)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mg_llava.assistant import Assistant
+from mg_llava.inference.assistant import Assistant
 from mg_llava.serving.engine import Engine
 from mg_llava.serving.settings import Limits
 from tests.mg_llava.serving.conftest import found_cup, noise, serve

@@ -8,11 +8,11 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
-from mg_llava.dataset import MGLLaVADataset
-from mg_llava.encoders import HighResEncoder, LowResEncoder
-from mg_llava.fusion import ConvGateFusion
+from mg_llava.data.dataset import MGLLaVADataset
 from mg_llava.model import MGLLaVA
-from mg_llava.objects import ObjectEncoder
+from mg_llava.model.encoders import HighResEncoder, LowResEncoder
+from mg_llava.model.fusion import ConvGateFusion
+from mg_llava.model.objects import ObjectEncoder
 from tests.tiny_assistant import tiny_model_node
 from tests.tiny_parts import HIGH_SIZE, NUM_IMAGE_TOKENS, tiny_batch, tiny_llm
 from tests.xtuner.engine.toy import toy_config
@@ -62,7 +62,7 @@ def train_pictured(
 ) -> None:
     """Trains three steps, each over all samples, three in a micro-batch."""
     from xtuner.engine.assemble import assemble
-    from xtuner.engine.environment import setup_environment
+    from xtuner.engine.processes.environment import setup_environment
 
     environment = setup_environment(None, always_group=deepspeed is not None)
     cfg = toy_config(max_iters=3, batch_size=3, accumulative_counts=grad_accum, precision=precision)

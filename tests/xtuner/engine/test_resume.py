@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.xtuner.engine.toy import train_toy
-from xtuner.engine.checkpoint import CheckpointFolder
+from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.multi_process, pytest.mark.slow]

@@ -12,10 +12,10 @@ from mmengine.config import ConfigDict
 from torch import nn
 
 from xtuner.constants import IGNORE_INDEX
-from xtuner.data.samplers import ShuffledBatchSampler
-from xtuner.engine.optim import build_adamw
-from xtuner.engine.schedule import WarmupCosine
-from xtuner.engine.settings import RuntimeSettings
+from xtuner.data.batches.samplers import ShuffledBatchSampler
+from xtuner.engine.steps.optim import build_adamw
+from xtuner.engine.steps.schedule import WarmupCosine
+from xtuner.engine.steps.settings import RuntimeSettings
 from xtuner.model.base import TrainableParts
 
 VOCABULARY = 23
@@ -114,7 +114,7 @@ def train_toy(
 ) -> Any:
     """Trains the toy in this process; returns the runner."""
     from xtuner.engine.assemble import assemble
-    from xtuner.engine.environment import setup_environment
+    from xtuner.engine.processes.environment import setup_environment
 
     environment = setup_environment(launcher, always_group=deepspeed is not None)
     # mmengine keeps its loggers by name and second, and tests run several in one second

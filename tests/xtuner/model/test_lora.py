@@ -11,9 +11,9 @@ from peft import LoraConfig, PeftModel
 
 from mg_llava.model import MGLLaVA
 from tests.tiny_parts import tiny_batch, tiny_clip, tiny_llm, tiny_llm_folder, tiny_model
-from xtuner.engine.optim import build_adamw
+from xtuner.engine.steps.optim import build_adamw
 from xtuner.errors import XTunerError
-from xtuner.model.checkpoints import save_file_atomic
+from xtuner.model.files.checkpoints import save_file_atomic
 from xtuner.model.llm import build_llm
 from xtuner.model.lora import add_adapters, linear_names, merged_weights, save_adapters
 

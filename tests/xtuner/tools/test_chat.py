@@ -195,7 +195,7 @@ class TestMistakes:
 def test_ctrl_c_in_an_answer_keeps_the_history(
     folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mg_llava.chat import ChatSession
+    from mg_llava.inference.chat import ChatSession
 
     asked: list[int] = []
     ask = ChatSession.ask

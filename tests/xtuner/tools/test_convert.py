@@ -13,18 +13,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 
-from mg_llava.checkpoint_names import to_our_names, to_published_names
 from mg_llava.hf import load_assistant, load_model
+from mg_llava.model.checkpoint_names import to_our_names, to_published_names
 from tests.tiny_parts import tiny_batch, tiny_llm_folder
 from tests.xtuner.tools.conftest import Trained
 from tests.zero_checkpoint import save_zero_checkpoint
 from xtuner.cli import main
 from xtuner.config import load_config, parse_overrides
 from xtuner.errors import XTunerError
-from xtuner.model.weight_files import read_state_dict
+from xtuner.model.files.weight_files import read_state_dict
 from xtuner.registry import build
 from xtuner.tools.model_converters.split import parse_size
-from xtuner.tools.trained_model import build_trained
+from xtuner.tools.support.trained_model import build_trained
 
 ROOT = Path(__file__).parents[3]
 

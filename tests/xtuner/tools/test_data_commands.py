@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from xtuner import cli
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from xtuner.data.conversations import parse_record
-from xtuner.data.findings import Findings
+from xtuner.data.records.findings import Findings
+from xtuner.data.text.conversations import parse_record
 from xtuner.tools import check_dataset, log_dataset, preprocess, process_untokenized_llava_data
 
 WORDS = ["<unk>", "a", "dog", "says", "yes"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.xtuner.tools.conftest import Trained
-from xtuner.benchmarks import checkpoint_facts
 from xtuner.cli import main
+from xtuner.evaluation.benchmarks import checkpoint_facts
 
 
 def arguments(trained: Trained, work_dir: Path, *more: str) -> list[str]:

@@ -16,16 +16,16 @@ from mmengine.config import ConfigDict
 
 from xtuner.cli import main
 from xtuner.errors import XTunerError
-from xtuner.tools.out_of_memory import explain_out_of_memory
+from xtuner.tools.support.out_of_memory import explain_out_of_memory
 from xtuner.tools.train import EXIT_INTERRUPTED, _to_argv, add_arguments
 
 ROOT = Path(__file__).parents[3]
 CONFIG = """
 from tests.xtuner.engine.toy import ToyDataset, ToyModel
-from xtuner.data.samplers import ShuffledBatchSampler
-from xtuner.engine.optim import build_adamw
-from xtuner.engine.schedule import WarmupCosine
-from xtuner.engine.settings import RuntimeSettings
+from xtuner.data.batches.samplers import ShuffledBatchSampler
+from xtuner.engine.steps.optim import build_adamw
+from xtuner.engine.steps.schedule import WarmupCosine
+from xtuner.engine.steps.settings import RuntimeSettings
 
 batch_size = 2
 seed = 1
@@ -56,7 +56,9 @@ def test_arguments_survive_the_relaunch() -> None:
 
 def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = ConfigDict(model=dict(), train_dataloader=dict(batch_size=8), optimizer=dict(accumulative_counts=2))
-    monkeypatch.setattr("xtuner.tools.check_cfg.build_parts", lambda cfg: {"head": torch.nn.Linear(1 << 14, 1 << 14)})
+    monkeypatch.setattr(
+        "xtuner.tools.support.memory.build_parts", lambda cfg: {"head": torch.nn.Linear(1 << 14, 1 << 14)}
+    )
     with pytest.raises(XTunerError) as caught, explain_out_of_memory(cfg, "deepspeed_zero2", 4):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
     message = str(caught.value)

@@ -1,1 +1,1 @@
-"""Hooks that log, save and guard a run."""
+"""What happens around steps: logging, saving, stopping, validating, profiling."""

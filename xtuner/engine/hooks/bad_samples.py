@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from xtuner.data.bad_samples import BadSample
+from xtuner.data.batches.bad_samples import BadSample
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 

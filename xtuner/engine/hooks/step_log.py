@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
-from xtuner.engine.step import StepResult, check_counts
+from xtuner.engine.steps.step import StepResult, check_counts
 from xtuner.log import get_logger
 from xtuner.model.flops import peak_flops
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.hooks import Hook
 
 if TYPE_CHECKING:
-    from xtuner.engine.validation import ValLoop
+    from xtuner.engine.hooks.validation import ValLoop
 
 
 class ValidateHook(Hook):

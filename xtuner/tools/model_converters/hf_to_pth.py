@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts; returns the exit code."""
     from xtuner.log import get_logger
-    from xtuner.model.weight_files import open_weights
-    from xtuner.tools.exported import family_of
+    from xtuner.model.files.weight_files import open_weights
     from xtuner.tools.model_converters.pth_to_hf import write_weights
+    from xtuner.tools.support.families import family_of
 
     folder = Path(args.folder)
     family = family_of(folder)

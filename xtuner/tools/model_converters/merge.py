@@ -72,7 +72,7 @@ def _load_base(base: Path) -> tuple[Any, bool]:
     """Returns the model of a folder, and whether it is an exported one."""
     from transformers import AutoModelForCausalLM
 
-    from xtuner.tools.exported import family_of, is_exported
+    from xtuner.tools.support.families import family_of, is_exported
 
     if is_exported(base):
         return family_of(base).load_model(base), True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError
-from xtuner.tools.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options
 
 HELP = "a checkpoint of a run (file or DeepSpeed folder) to one folder that holds the whole model"
 
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from xtuner.log import get_logger
     from xtuner.model.meta import meta_init
     from xtuner.registry import build
+    from xtuner.tools.support.families import family_of_config
 
     # 1. the model's shape, which takes no memory
     start = time.perf_counter()
@@ -73,13 +74,14 @@ def run(args: argparse.Namespace) -> int:
     with meta_init():
         model = build(cfg.model)
     assistant = build(cfg.evaluation, model=model).assistant
+    family = family_of_config(cfg)
 
     # 2. its weights, one after the other, into files
     if args.layout == "original":
-        target = write_weights(args.save_path, assistant.published_weights(cfg.model, args.checkpoint, dtype))
+        target = write_weights(args.save_path, family.published_weights(assistant, cfg.model, args.checkpoint, dtype))
     else:
         facts = describe_training(cfg, args.checkpoint)
-        target = assistant.save_checkpoint(args.save_path, cfg.model, args.checkpoint, facts, dtype)
+        target = family.save_checkpoint(assistant, cfg.model, args.save_path, args.checkpoint, facts, dtype)
     get_logger().info("%s: %.1f MB in %.0f s", target, _size(target) / 1e6, time.perf_counter() - start)
     return 0
 
@@ -91,7 +93,8 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
     from xtuner.log import get_logger
     from xtuner.model.meta import meta_init
     from xtuner.registry import build
-    from xtuner.tools.trained_model import build_trained
+    from xtuner.tools.support.families import family_of_config
+    from xtuner.tools.support.trained_model import build_trained
 
     if args.layout == "original":
         raise XTunerError("--layout original has no names for adapters: leave it out, the folder has them merged.")
@@ -110,7 +113,7 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
         plain.to(getattr(torch, _DTYPES[args.dtype]))
     assistant = build(cfg.evaluation, model=plain).assistant
     facts = describe_training(cfg, args.checkpoint)
-    assistant.save(args.save_path, cfg.model, facts, model.merged_weights())
+    family_of_config(cfg).save_pretrained(assistant, cfg.model, args.save_path, facts, model.merged_weights())
     return 0
 
 
@@ -157,8 +160,8 @@ def write_weights(path: str | Path, weights: Any) -> Path:
     Raises:
         XTunerError: the target is a folder with something in it.
     """
-    from xtuner.model.checkpoints import save_file_atomic
-    from xtuner.model.shards import ShardWriter
+    from xtuner.model.files.checkpoints import save_file_atomic
+    from xtuner.model.files.shards import ShardWriter
 
     path = Path(path)
     if path.suffix in (".pth", ".pt", ".bin", ".safetensors"):

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Splits; returns the exit code."""
-    from xtuner.model.weight_files import open_weights
+    from xtuner.model.files.weight_files import open_weights
 
     size = parse_size(args.max_shard_size)
     weights = open_weights(args.folder)
@@ -62,7 +62,7 @@ def copy_with_weights(source: Path, target: Path, weights: Iterable[tuple[str, A
         XTunerError: the target holds something.
     """
     from xtuner.log import get_logger
-    from xtuner.model.shards import ShardWriter
+    from xtuner.model.files.shards import ShardWriter
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise XTunerError(f"'{target}' exists and is not empty: name a new folder, nothing is overwritten.")

@@ -25,9 +25,9 @@ def run(args: argparse.Namespace) -> int:
     """Converts by DeepSpeed's own script; returns the exit code."""
     import torch
 
-    from xtuner.engine.integrity import TRAINER_FILE, check_resumable_form
+    from xtuner.engine.checkpoints.integrity import TRAINER_FILE, check_resumable_form
     from xtuner.log import get_logger
-    from xtuner.model.checkpoints import save_file_atomic
+    from xtuner.model.files.checkpoints import save_file_atomic
 
     source, target = Path(args.checkpoint), Path(args.target)
     if not source.is_dir():

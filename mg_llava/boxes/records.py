@@ -1,0 +1,113 @@
+"""One record of a box file: what it may say, and how it is checked."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mg_llava.boxes.selection import PictureBoxes
+from xtuner.errors import XTunerError
+
+
+@dataclass(frozen=True)
+class BoxRecord:
+    """One record of a box file.
+
+    Attributes:
+        where: how messages name it.
+        found: its boxes in pixels of the original picture.
+        size: (width, height) of the picture for which the boxes were made, where the record gives them.
+        image: the picture's path as `image_key` writes it; None where the record has none.
+        id: the sample's id; None where the record has none.
+    """
+
+    where: str
+    found: PictureBoxes
+    size: tuple[int, int] | None = None
+    image: str | None = None
+    id: str | None = None
+
+    def same_boxes(self, other: BoxRecord) -> bool:
+        """True if both hold the same boxes, labels and scores."""
+        return (
+            np.array_equal(self.found.boxes, other.found.boxes)
+            and self.found.labels == other.found.labels
+            and np.array_equal(self.found.scores, other.found.scores)
+        )
+
+
+def image_key(path: str) -> str:
+    """Returns the one way to write a picture's path."""
+    return posixpath.normpath(path.replace("\\", "/"))
+
+
+def parse_box_record(key: str | None, number: int, value: Any) -> BoxRecord:
+    """Checks one record.
+
+    Args:
+        key: its name where the file is an object: a path or an id, for what the record does not say itself.
+        number: its place in the file, from 1.
+        value: ``{"image"?, "id"?, "boxes", "labels", "scores", "width"?, "height"?}``.
+
+    Raises:
+        XTunerError: it is malformed; the message says in what.
+    """
+    where = f"box record number {number}" if key is None else f"box record '{key}'"
+    if not isinstance(value, Mapping):
+        raise XTunerError(f"{where} is a {type(value).__name__}: expected an object with boxes, labels and scores.")
+    image, sample_id = value.get("image", key), value.get("id", key)
+    if image is None and sample_id is None:
+        raise XTunerError(f"{where} has neither 'image' nor 'id': add the picture's path as 'image'.")
+    if key is None:
+        where += f" ('{sample_id if image is None else image}')"
+    return BoxRecord(
+        where,
+        _parse_boxes(value, where),
+        _size(value, where),
+        None if image is None else image_key(str(image)),
+        None if sample_id is None else str(sample_id),
+    )
+
+
+def _parse_boxes(value: Mapping[str, Any], where: str) -> PictureBoxes:
+    for key in ("boxes", "labels", "scores"):
+        if not isinstance(value.get(key), list):
+            raise XTunerError(
+                f"{where}: '{key}' is {str(value.get(key))[:40]!r}, expected a list (empty without boxes)."
+            )
+    boxes = _numbers(value["boxes"], where, "boxes", "[x0, y0, x1, y1] in pixels each")
+    scores = _numbers(value["scores"], where, "scores", "one number each")
+    count = len(value["boxes"])
+    if boxes.shape not in ((count, 4), (0,)):
+        raise XTunerError(f"{where}: 'boxes' has the shape {boxes.shape}, expected [x0, y0, x1, y1] in pixels each.")
+    if not np.isfinite(scores).all():
+        raise XTunerError(f"{where}: a score is NaN or infinite; expected numbers, by which boxes are chosen.")
+    if scores.shape != (count,) or len(value["labels"]) != count:
+        raise XTunerError(
+            f"{where}: {count} boxes, {len(value['labels'])} labels, {len(value['scores'])} scores; "
+            "expected as many of each."
+        )
+    return PictureBoxes(boxes.reshape(-1, 4), tuple(map(str, value["labels"])), scores)
+
+
+def _numbers(values: list[Any], where: str, key: str, expected: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+        if array.size and array.dtype.kind not in "iuf":
+            raise ValueError(f"values of type {array.dtype}")
+        return array.astype(np.float32)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise XTunerError(f"{where}: '{key}' cannot be read ({error}), expected {expected}.") from error
+
+
+def _size(value: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+    width, height = value.get("width"), value.get("height")
+    if width is None and height is None:
+        return None
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise XTunerError(f"{where}: width={width!r}, height={height!r}; expected both in whole pixels, or neither.")
+    return width, height

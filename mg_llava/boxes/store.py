@@ -1,0 +1,124 @@
+"""Box files: which boxes a detector found in which picture."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from mg_llava.boxes.index import box_index_folder, read_record
+from mg_llava.boxes.records import BoxRecord, image_key
+from mg_llava.boxes.selection import PictureBoxes, no_boxes
+from xtuner.data.store.arrow_rows import ArrowRows
+from xtuner.data.store.key_table import KeyTable
+from xtuner.errors import ProblemsError, XTunerError
+
+
+class BoxStore:
+    """The boxes of a box file, found by picture path, or by sample id as published files have it.
+
+    The file is a JSON list (or JSONL) of records ``{"image"?, "id"?, "boxes": [[x0, y0, x1, y1], ...], "labels",
+    "scores", "width"?, "height"?}`` (boxes in pixels of the original picture; `image` relative to the image
+    folder), or an object of them whose keys are the pictures or ids. A picture without a record has no boxes;
+    that is normal.
+
+    The file is parsed once and kept as an index in the cache; from then on opening it costs the same for any number of
+    records, and all processes of a machine share its pages. Pickles as its path.
+
+    Args:
+        path: the box file.
+        check: raise at once for malformed records; else they are left out and stand in `problems`.
+
+    Attributes:
+        problems: one sentence per malformed record.
+
+    Raises:
+        XTunerError: the file is missing or is no JSON of that form.
+        ProblemsError: records are malformed (only with `check`).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], check: bool = True) -> None:
+        self.path = os.fspath(path)
+        folder = box_index_folder(self.path)
+        index = json.loads((folder / "index.json").read_text())
+        self.problems: list[str] = index["problems"]
+        self._repeated: dict[str, dict[str, tuple[str, str]]] = index["repeated"]
+        self._rows = ArrowRows([folder / "boxes.arrow"], [index["rows_of_batches"]])
+        self._images, self._ids = (KeyTable(folder / f"{name}.keys") for name in ("images", "ids"))
+        if check and self.problems:
+            raise ProblemsError(f"box file '{self.path}'", self.problems)
+
+    def __len__(self) -> int:
+        """Number of good records."""
+        return len(self._rows)
+
+    def __reduce__(self) -> tuple[type[BoxStore], tuple[str, bool]]:
+        return type(self), (self.path, False)
+
+    def lookup(self, image_path: str | None, sample_id: str | int | None = None, num_images: int = 1) -> PictureBoxes:
+        """Returns the boxes of a picture, none where the file does not know it.
+
+        Args:
+            image_path: the picture, relative to the image folder; tried first.
+            sample_id: the sample's id, tried where the path is not in the file.
+            num_images: pictures of the sample; an id cannot say which of several it means.
+
+        Raises:
+            XTunerError: the key that fits stands for several records with different boxes, or an id is all
+                that fits a sample of several pictures.
+        """
+        record = self.find(image_path, sample_id, num_images)
+        return no_boxes() if record is None else record.found
+
+    def find(self, image_path: str | None, sample_id: str | int | None = None, num_images: int = 1) -> BoxRecord | None:
+        """Like `lookup`, but the whole record, and None where the file does not know the picture."""
+        if image_path is not None:
+            key = image_key(image_path)
+            for record in map(self._record, self._images.rows(key)):
+                if record.image == key:
+                    self._refuse_repeated("image", key)
+                    return record
+        if sample_id is None:
+            return None
+        for record in map(self._record, self._ids.rows(str(sample_id))):
+            if record.id != str(sample_id):
+                continue
+            if num_images > 1:
+                raise XTunerError(
+                    f"box file '{self.path}' has boxes for id '{sample_id}' only, but that sample has {num_images} "
+                    "pictures: give each box record the path of its picture as 'image'."
+                )
+            self._refuse_repeated("id", str(sample_id))
+            return record
+        return None
+
+    def _record(self, row: int) -> BoxRecord:
+        return read_record(self._rows, row)
+
+    def _refuse_repeated(self, kind: str, key: str) -> None:
+        if key not in self._repeated[kind]:
+            return
+        first, other = self._repeated[kind][key]
+        raise XTunerError(
+            f"box file '{self.path}' holds {kind} '{key}' several times with different boxes "
+            f"({first} and {other}): "
+            + ("keep one of them." if kind == "image" else "give each record the path of its picture as 'image'.")
+        )
+
+
+def other_size_message(image_path: str, size: tuple[int, int], made_for: tuple[int, int], where: str) -> str:
+    """Says that a picture of (width, height) `size` is not the one that the boxes of record `where` were made for.
+
+    They would point at the wrong places, so nobody should go on with them.
+    """
+    return (
+        f"picture '{image_path}' has {size[0]}x{size[1]} pixels, but {where} was made for {made_for[0]}x{made_for[1]}: "
+        "make the boxes again, or set the image processor's apply_exif_orientation as it was for them."
+    )
+
+
+def no_match_message(box_path: str, num_pictures: int) -> str:
+    """Says that a box file knows none of the pictures."""
+    return (
+        f"box file '{box_path}' fits none of the {num_pictures:,} pictures by path or id: is it the file of this data "
+        "set? box_json_path=None goes without object tokens."
+    )

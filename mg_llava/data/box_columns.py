@@ -1,0 +1,183 @@
+"""What preparing adds to the text of a sample: its boxes, chosen and mapped, and the number of all its tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes, valid_boxes
+from mg_llava.boxes.store import BoxStore
+from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.store.cache import remembered_digest
+from xtuner.data.store.prepared import PreparedRow
+from xtuner.data.text.conversations import Conversation
+from xtuner.data.text.encoder import Added
+from xtuner.data.text.tokenizing import Encoded
+from xtuner.errors import XTunerError
+
+NOT_KNOWN = "pictures not in the box file"
+LEFT_OUT = "samples longer than the context left out"
+CUT = "boxes cut for the context"
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PreparedBoxes:
+    """The chosen boxes of one picture.
+
+    Attributes:
+        found: in the frame of the square where `size` is known, else in the picture's.
+        size: (width, height) of the picture that they were made for, where the box file says it.
+    """
+
+    found: PictureBoxes
+    size: Size | None
+
+
+class BoxColumns:
+    """Adds ``box_counts`` and ``box_sizes`` per picture and ``boxes``, ``box_labels``, ``box_scores`` of all.
+
+    Where the box file gives a picture's size, its boxes stand in the frame of the square and those outside the picture
+    are gone; else they stand in the picture's frame, and are mapped when the picture is read.
+
+    Args:
+        box_json_path: see `BoxStore`; None = no boxes.
+        selection: which boxes become tokens.
+        processor: says where the boxes go.
+        max_length: most text tokens of a sample.
+        context_length: most tokens of all kinds; longer samples are dropped, boxes that pass it are not counted.
+    """
+
+    fields = {
+        "box_counts": pa.list_(pa.int32()),
+        "box_sizes": pa.list_(pa.int32()),
+        "boxes": pa.list_(pa.float32()),
+        "box_scores": pa.list_(pa.float32()),
+        "box_labels": pa.list_(pa.string()),
+    }
+
+    def __init__(
+        self,
+        box_json_path: str | None,
+        selection: BoxSelection,
+        processor: ImageProcessor,
+        max_length: int,
+        context_length: int | None,
+    ) -> None:
+        self.box_json_path = box_json_path
+        self.selection = selection
+        self.processor = processor
+        self.max_length = max_length
+        self.context_length = context_length
+        self.num_image_tokens = processor.num_image_tokens
+        self._store: BoxStore | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Describes everything that the columns depend on, as JSON can hold it."""
+        settings: dict[str, Any] = {"image_tokens": self.num_image_tokens, "context_length": self.context_length}
+        if self.box_json_path is None:
+            return {**settings, "box_file": None}
+        try:
+            digest = remembered_digest(self.box_json_path)
+        except OSError as error:
+            raise XTunerError(
+                f"box file '{self.box_json_path}' cannot be read ({error.strerror}): check box_json_path, or set it to "
+                "None to train without boxes."
+            ) from error
+        frame = {
+            "image_size": self.processor.image_size,
+            "pad_to_square": self.processor.pad_to_square,
+            "crops": self.processor.statistics.crops,
+        }
+        return {**settings, "box_file": digest, "box_selection": asdict(self.selection), "frame": frame}
+
+    def add(self, conversations: Sequence[Conversation], encoded: Sequence[Encoded]) -> Added:
+        """Makes the columns of a batch of samples."""
+        if self.box_json_path is not None and self._store is None:
+            self._store = BoxStore(self.box_json_path)
+        columns: dict[str, list[Any]] = {name: [] for name in self.fields}
+        tokens: list[int | None] = []
+        counts: Counter[str] = Counter()
+        problems: list[str] = []
+        for talk, ids in zip(conversations, encoded, strict=True):
+            num_ids = len(ids.input_ids)
+            room = object_room(self.context_length, num_ids, len(talk.images), self.num_image_tokens)
+            pictures: list[PreparedBoxes] = []
+            if room is not None and room < 0:
+                counts[LEFT_OUT] += 1
+                tokens.append(None)
+            else:
+                try:
+                    pictures = [self._picture(path, talk, num_ids, counts) for path in talk.images]
+                except XTunerError as error:
+                    problems.append(f"ambiguous boxes: sample '{talk.id}': {error}")
+                found = sum(len(picture.found.labels) for picture in pictures)
+                objects = found if room is None else min(found, room)
+                counts[CUT] += found - objects
+                tokens.append(num_ids + len(talk.images) * (self.num_image_tokens - 1) + objects)
+            _append(columns, pictures)
+        return Added({**columns}, tokens, counts, problems)
+
+    def _picture(self, path: str, talk: Conversation, num_ids: int, counts: Counter[str]) -> PreparedBoxes:
+        """Chooses the boxes of one picture; what is odd about them is counted."""
+        counts["pictures"] += 1
+        if self._store is None:
+            return PreparedBoxes(no_boxes(), None)
+        record = self._store.find(path, talk.id, len(talk.images))
+        if record is None:
+            counts[NOT_KNOWN] += 1
+            return PreparedBoxes(no_boxes(), None)
+        if not record.found.labels:
+            counts["pictures without boxes"] += 1
+            return PreparedBoxes(no_boxes(), record.size)
+        counts["inverted boxes left out"] += int((~valid_boxes(record.found.boxes)).sum())
+        chosen = self.selection(*record.found, num_ids=num_ids, max_length=self.max_length, training=True)
+        if record.size is None:
+            return PreparedBoxes(chosen, None)
+        mapped, kept = self.processor.map_boxes(chosen.boxes, record.size)
+        counts["boxes outside the picture left out"] += int((~kept).sum())
+        return PreparedBoxes(chosen.take(kept)._replace(boxes=mapped), record.size)
+
+
+def object_room(context_length: int | None, num_ids: int, num_images: int, num_image_tokens: int) -> int | None:
+    """Returns for how many object tokens the context has room; None without a bound.
+
+    Args:
+        context_length: most tokens of all kinds; None = no bound.
+        num_ids: text tokens, a picture counting as one.
+        num_images: pictures.
+        num_image_tokens: image tokens of each picture.
+    """
+    return None if context_length is None else context_length - num_ids - num_images * (num_image_tokens - 1)
+
+
+def read_boxes(row: PreparedRow, with_labels: bool = False) -> list[PreparedBoxes]:
+    """Returns the boxes of each picture of a prepared sample; the labels, slow to read, only if asked for."""
+    counts = row.numbers("box_counts").tolist()
+    sizes = row.numbers("box_sizes").reshape(-1, 2).tolist()
+    boxes = np.array(row.numbers("boxes")).reshape(-1, 4)
+    scores = np.array(row.numbers("box_scores"))
+    labels = row["box_labels"] if with_labels else [""] * len(scores)
+    pictures: list[PreparedBoxes] = []
+    start = 0
+    for count, (width, height) in zip(counts, sizes, strict=True):
+        part = slice(start, start + count)
+        found = PictureBoxes(boxes[part], tuple(labels[part]), scores[part])
+        pictures.append(PreparedBoxes(found, (width, height) if width else None))
+        start += count
+    return pictures
+
+
+def _append(columns: dict[str, list[Any]], pictures: Sequence[PreparedBoxes]) -> None:
+    columns["box_counts"].append([len(picture.found.labels) for picture in pictures])
+    columns["box_sizes"].append([side for picture in pictures for side in picture.size or (0, 0)])
+    flat = [picture.found.boxes.reshape(-1) for picture in pictures]
+    columns["boxes"].append(np.concatenate(flat) if flat else np.zeros(0, np.float32))
+    scores = [picture.found.scores for picture in pictures]
+    columns["box_scores"].append(np.concatenate(scores) if scores else np.zeros(0, np.float32))
+    columns["box_labels"].append([label for picture in pictures for label in picture.found.labels])

@@ -1,0 +1,252 @@
+"""Every fault of the training data in one pass, before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.progress import track
+
+from mg_llava.boxes.records import BoxRecord
+from mg_llava.boxes.selection import clip_boxes, valid_boxes
+from mg_llava.boxes.store import BoxStore, no_match_message, other_size_message
+from mg_llava.data.length_check import length_notes
+from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
+from mg_llava.data.sources import DataSource, read_sources
+from mg_llava.pictures.open import open_picture
+from xtuner.data.pictures.files import PictureFiles, picture_files
+from xtuner.data.records.findings import Findings
+from xtuner.data.store.progress import FileProgress
+from xtuner.data.text.conversations import Conversation, iter_conversations
+from xtuner.data.text.templates import PromptTemplate, get_template
+from xtuner.errors import ProblemsError, SampleError, XTunerError
+from xtuner.log import console
+from xtuner.registry import build
+
+_THREADS = min(8, os.cpu_count() or 1)
+_SHOWN = 10
+_RECORDS_PER_REPORT = 1000
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A picture as a sample uses it."""
+
+    path: str
+    sample_id: str
+    num_images: int
+
+
+def check_training_data(node: Mapping[str, Any]) -> Findings:
+    """Finds all problems of a ``train_dataset`` node's settings, records, pictures and boxes.
+
+    Every record is parsed and tokenised and every picture decoded once. What training leaves out or cuts though it is
+    no fault is noted: records without an answer, and what `max_length` or the language model's context has no room for.
+    """
+    findings = Findings()
+    problems = findings.problems
+    tokenizer = _try("tokenizer", lambda: build(node["tokenizer"]), problems)
+    processor = _try("image processor", lambda: build(node["image_processor"]), problems)
+    _try("box selection", lambda: build(node.get("boxes")), problems)
+    sources = _try(
+        "settings",
+        lambda: read_sources(
+            node.get("data_path"), node["image_folder"], node.get("box_json_path"), node["prompt_template"]
+        ),
+        problems,
+    )
+    # nothing can be tokenised where a part is missing; the records are looked at all the same
+    complete = not problems
+    maker = _try("language model", lambda: make_samples(node, tokenizer, processor), problems) if complete else None
+    folder = node.get("offline_processed_text_folder")
+    prepared = None
+    if folder is not None and maker is not None and sources:
+        prepared = _try("prepared data", lambda: PreparedSources(sources, maker, folder), problems)
+    turn = bool(processor is not None and processor.apply_exif_orientation)
+    for number, source in enumerate(sources or ()):
+        template = _try("prompt template", partial(get_template, source.prompt_template or ""), problems)
+        if source.data_path is not None:
+            uses = _uses_of_file(source.data_path, findings, maker, template)
+        elif prepared is not None:
+            uses = [_Use(path, name, len(images)) for name, images in prepared.pictures(number) for path in images]
+            findings.notes += [f"prepared data: {count:,} {kind}" for kind, count in prepared.left_out(number)]
+        else:
+            if folder is None:
+                problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
+            continue
+        sizes = _check_pictures(uses, source.image_folder or "", turn, problems)
+        if source.box_json_path is not None:
+            _check_boxes(uses, sizes, source.box_json_path, findings)
+    return Findings(list(dict.fromkeys(problems)), list(dict.fromkeys(findings.notes)))
+
+
+def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> ProblemsError:
+    """Returns `error` with everything else for which a training on `sources` would not start.
+
+    The first fault found ends the preparing: without this the next one would only show at the next start. Pictures
+    are looked for, not decoded. The first ten of a kind are named.
+    """
+    findings = Findings()
+    problems = findings.problems
+    for source in sources:
+        if source.data_path is None:
+            continue
+        uses = _uses_of_file(source.data_path, findings)
+        files = _try("pictures", partial(picture_files, source.image_folder or ""), problems) if uses else None
+        if files is not None:
+            users = {use.path: use.sample_id for use in reversed(uses)}
+            missing = files.missing(pa.array(users, pa.string()))
+            problems += [f"missing picture: '{path}' (sample '{users[path]}') does not exist" for path in missing]
+        if source.box_json_path is not None:
+            for _ in _records_of(uses, source.box_json_path, findings):
+                pass
+    problems = list(dict.fromkeys(problems))
+    if not problems:
+        return ProblemsError(error.what, error.problems)
+    seen: Counter[str] = Counter()
+    shown = []
+    for problem in problems:
+        kind = problem.partition(": ")[0]
+        seen[kind] += 1
+        if seen[kind] <= _SHOWN:
+            shown.append(problem)
+    more = "" if len(shown) == len(problems) else f" ({len(problems):,} in all; `xtuner check-dataset` shows them)"
+    return ProblemsError(f"the training data{more}", shown)
+
+
+def _try(kind: str, action: Callable[[], Any], problems: list[str]) -> Any:
+    """Returns what `action` returns; None with a problem noted where it fails."""
+    try:
+        return action()
+    except XTunerError as error:
+        problems.append(f"{kind}: {error}")
+        return None
+
+
+def _uses_of_file(
+    path: str, findings: Findings, maker: SampleMaker | None = None, template: PromptTemplate | None = None
+) -> list[_Use]:
+    """Pictures of the good records of a file; the faulty ones become problems, named with the file.
+
+    With `maker` and `template` what is too long is noted.
+    """
+    faults: list[str] = []
+    notes: list[str] = []
+    uses: list[_Use] = []
+
+    def answered() -> Iterator[Conversation]:
+        for number, conversation in enumerate(iter_conversations(path, faults, progress.on_bytes), start=1):
+            if number % _RECORDS_PER_REPORT == 0:
+                progress.advance(_RECORDS_PER_REPORT)
+            if conversation.turns:
+                images = conversation.images
+                uses.extend(_Use(image, conversation.id, len(images)) for image in images)
+                yield conversation
+            else:
+                where = f"record '{conversation.id}' (number {conversation.index + 1})"
+                notes.append(f"no answer: {where} has no answer to a question; it is left out.")
+
+    try:
+        with FileProgress(path, "Checking") as progress:
+            if maker is None or template is None:
+                deque(answered(), maxlen=0)
+            else:
+                notes += length_notes(answered(), maker, template)
+    except XTunerError as error:
+        findings.problems.append(f"data file: {error}")
+    name = os.path.basename(path)
+    findings.problems += [f"{fault} [{name}]" for fault in faults]
+    findings.notes += [f"{note} [{name}]" for note in notes]
+    return uses
+
+
+def _check_pictures(
+    uses: Sequence[_Use], image_folder: str, turn: bool, problems: list[str]
+) -> dict[str, tuple[int, int]]:
+    """Decodes each picture once; returns (width, height) of the good ones by path."""
+    first_use = {use.path: use for use in reversed(uses)}
+    sizes: dict[str, tuple[int, int]] = {}
+    files = _try("pictures", lambda: picture_files(image_folder), problems) if uses else None
+    if files is None:
+        return sizes
+    with ThreadPoolExecutor(_THREADS) as pool:
+        results = pool.map(lambda path: _decode(files, path, turn), first_use)
+        watched = track(results, "Decoding pictures", total=len(first_use), console=console, transient=True)
+        for use, result in zip(first_use.values(), watched, strict=True):
+            if isinstance(result, str):
+                problems.append(f"{result} (sample '{use.sample_id}')")
+            else:
+                sizes[use.path] = result
+    return sizes
+
+
+def _decode(files: PictureFiles, path: str, turn: bool) -> tuple[int, int] | str:
+    try:
+        return open_picture(files.open(path), turn).size
+    except SampleError as error:
+        return f"{error.kind}: {error}"
+
+
+def _check_boxes(uses: Sequence[_Use], sizes: Mapping[str, tuple[int, int]], box_path: str, findings: Findings) -> None:
+    seen = set()
+    problems = findings.problems
+    for use, record in _records_of(uses, box_path, findings):
+        if (record.where, use.path) in seen:
+            continue
+        seen.add((record.where, use.path))
+        size = sizes.get(use.path)
+        problems += _box_faults(record.where, record.found.boxes, size)
+        if size is not None and record.size is not None and record.size != size:
+            problems.append(f"boxes of another size: {other_size_message(use.path, size, record.size, record.where)}")
+
+
+def _records_of(uses: Sequence[_Use], box_path: str, findings: Findings) -> Iterator[tuple[_Use, BoxRecord]]:
+    """Yields the box records of the pictures; malformed and ambiguous ones, and a foreign file, become problems."""
+    problems = findings.problems
+    store = _try("box file", lambda: BoxStore(box_path, check=False), problems)
+    if store is None:
+        return
+    problems += [f"malformed box record: {problem}" for problem in store.problems]
+    without = 0
+    for use in uses:
+        try:
+            record = store.find(use.path, use.sample_id, use.num_images)
+        except XTunerError as error:
+            problems.append(f"ambiguous boxes: sample '{use.sample_id}': {error}")
+            continue
+        without += record is None
+        if record is not None:
+            yield use, record
+    if uses and without == len(uses):
+        problems.append(f"boxes without pictures: {no_match_message(box_path, len(uses))}")
+    elif without:
+        findings.notes.append(
+            f"box file: {without:,} of {len(uses):,} pictures are not in '{box_path}': no object tokens there."
+        )
+
+
+def _box_faults(where: str, boxes: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:
+    """Names the boxes that training would leave out."""
+    valid = valid_boxes(boxes)
+    for index in np.flatnonzero(~valid):
+        yield (
+            f"inverted box: {where}, box number {index + 1} is {boxes[index].tolist()}: expected x0 <= x1 "
+            "and y0 <= y1 (corners, not width and height); it is left out."
+        )
+    if size is None:
+        return
+    width, height = size
+    outside = valid.copy()
+    outside[valid] = ~clip_boxes(boxes[valid], width, height)[1]
+    for index in np.flatnonzero(outside):
+        yield (
+            f"box outside the picture: {where}, box number {index + 1} is {boxes[index].tolist()}, the "
+            f"picture has {width}x{height} pixels: were the boxes made for this version of it?"
+        )

@@ -1,0 +1,55 @@
+"""What of a data file is too long to be trained on, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from mg_llava.data.box_columns import object_room
+from mg_llava.data.prepared_sources import SampleMaker
+from xtuner.data.store.shards import BATCH
+from xtuner.data.text.conversations import Conversation
+from xtuner.data.text.templates import PromptTemplate
+from xtuner.data.text.tokenizing import Encoded, encode_conversations
+
+
+def length_notes(conversations: Iterable[Conversation], maker: SampleMaker, template: PromptTemplate) -> Iterator[str]:
+    """Yields a ``"kind: sentence"`` per sample that preparing leaves out or cuts for its length.
+
+    Args:
+        conversations: of one data file, each with an answer.
+        maker: says what is too long.
+        template: words around the turns.
+    """
+    stream = iter(conversations)
+    while batch := list(islice(stream, BATCH)):
+        all_encoded = encode_conversations(batch, maker.tokenizer, template, maker.max_length)
+        for talk, encoded in zip(batch, all_encoded, strict=True):
+            if note := _note(talk, encoded, maker):
+                yield note
+
+
+def _note(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | None:
+    kept, cut = len(encoded.input_ids), encoded.num_truncated
+    sample = f"sample '{talk.id}' (number {talk.index + 1})"
+    if not encoded.num_supervised:
+        return (
+            f"answer beyond max_length: {sample} has {kept + cut:,} text tokens, none of an answer among the first "
+            f"{maker.max_length:,}; it is left out."
+        )
+    num_images = len(talk.images) - encoded.num_truncated_images
+    image_tokens = maker.processor.num_image_tokens
+    room = object_room(maker.context_length, kept, num_images, image_tokens)
+    if room is not None and room < 0:
+        tokens = kept + num_images * (image_tokens - 1)
+        return (
+            f"longer than the context: {sample} has {tokens:,} text and image tokens, the language model takes "
+            f"{maker.context_length:,}; it is left out."
+        )
+    if not cut:
+        return None
+    pictures = f" and {encoded.num_truncated_images} picture(s)" if encoded.num_truncated_images else ""
+    return (
+        f"cut at max_length: {sample} has {kept + cut:,} text tokens, the last {cut:,} are cut off, "
+        f"{encoded.num_truncated_labels:,} of them of answers{pictures}."
+    )

@@ -1,0 +1,239 @@
+"""The prepared samples of all sources of a data set, as one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from mg_llava.boxes.selection import BoxSelection
+from mg_llava.boxes.store import no_match_message
+from mg_llava.data.box_columns import NOT_KNOWN, BoxColumns
+from mg_llava.data.sources import DataSource
+from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.pictures.files import PictureFiles, picture_files
+from xtuner.data.store.cache import CacheError, cache_folder, lock, remember
+from xtuner.data.store.fingerprint import fingerprint, text_settings
+from xtuner.data.store.prepare import load_prepared, prepare
+from xtuner.data.store.prepared import PreparedData, PreparedRow
+from xtuner.data.text.encoder import RecordEncoder
+from xtuner.data.text.templates import get_template
+from xtuner.errors import ProblemsError, XTunerError
+from xtuner.log import get_logger
+from xtuner.model.llm import read_llm_config
+from xtuner.registry import build
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NO_LOSS = ("records", "kept", "pictures")
+"""Counts of a report that say of nothing that it was dropped or cut."""
+
+_SHOWN = 10
+_SPOT_CHECKS = 200
+
+
+@dataclass(frozen=True)
+class SampleMaker:
+    """What turns the records of every source into samples.
+
+    Attributes:
+        tokenizer: of the language model.
+        max_length: most text tokens of a sample.
+        selection: which boxes become tokens.
+        processor: of pictures.
+        context_length: most tokens of all kinds; None = no bound.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    selection: BoxSelection
+    processor: ImageProcessor
+    context_length: int | None
+
+    def encoder(self, source: DataSource) -> RecordEncoder:
+        """Returns what encodes the records of `source`."""
+        columns = BoxColumns(source.box_json_path, self.selection, self.processor, self.max_length, self.context_length)
+        template = get_template(source.prompt_template or "")
+        return RecordEncoder(self.tokenizer, template, self.max_length, columns)
+
+
+def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any = None) -> SampleMaker:
+    """Builds what a ``train_dataset`` node names.
+
+    Args:
+        node: with ``tokenizer``, ``max_length``, ``image_processor`` and, where it has them, ``boxes`` and
+            ``llm_name_or_path``.
+        tokenizer: already built.
+        processor: already built.
+    """
+    llm, boxes = node.get("llm_name_or_path"), node.get("boxes")
+    return SampleMaker(
+        build(node["tokenizer"]) if tokenizer is None else tokenizer,
+        node["max_length"],
+        BoxSelection() if boxes is None else build(boxes),
+        build(node["image_processor"]) if processor is None else processor,
+        None if llm is None else getattr(read_llm_config(llm), "max_position_embeddings", None),
+    )
+
+
+class PreparedSources:
+    """The samples of several sources, one after the other.
+
+    Args:
+        sources: see `read_sources`.
+        maker: how their records become samples.
+        offline_folder: use exactly this prepared folder (numbered ones below it for several sources); None = the
+            automatic cache, prepared now where it is not there.
+
+    Attributes:
+        sources: as given.
+        tokens: (number of samples,) all tokens of each.
+        num_ids: (number of samples,) text ids of each, a picture counting as one.
+        num_images: (number of samples,) its pictures.
+        source_of: (number of samples,) number of its source.
+        report: what was dropped or cut, by kind, all sources together.
+
+    Raises:
+        XTunerError: a file is missing, malformed or prepared with other settings, or a box file knows none of its
+            source's pictures.
+        ProblemsError: faulty records, or missing pictures.
+    """
+
+    def __init__(self, sources: Sequence[DataSource], maker: SampleMaker, offline_folder: str | None = None) -> None:
+        self.sources = list(sources)
+        folders = [None] * len(sources) if offline_folder is None else _parts(offline_folder, len(sources))
+        self._parts = [_open(source, maker, folder) for source, folder in zip(self.sources, folders, strict=True)]
+        self.files: list[PictureFiles] = [picture_files(source.image_folder or "") for source in self.sources]
+        index = np.concatenate([part.index for part in self._parts])
+        self.tokens, self.num_images = index["tokens"].astype(np.int64), index["images"]
+        self.num_ids = index["length"]
+        self.source_of = np.repeat(np.arange(len(sources), dtype=np.int16), [len(part) for part in self._parts])
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.report: Counter[str] = Counter()
+        for part in self._parts:
+            self.report.update(part.report)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def row(self, number: int) -> tuple[PreparedRow, PictureFiles]:
+        """Returns sample `number` and where its pictures lie."""
+        source = int(np.searchsorted(self._ends, number, "right"))
+        first = int(self._ends[source - 1]) if source else 0
+        return self._parts[source].row(number - first), self.files[source]
+
+    def pictures(self, source: int) -> Iterator[tuple[Any, ...]]:
+        """Returns (id, pictures) of every sample of source number `source`."""
+        return self._parts[source].values("id", "images")
+
+    def left_out(self, source: int) -> list[tuple[str, int]]:
+        """Returns what was dropped or cut of source number `source` when it was prepared, and how much."""
+        report = self._parts[source].report
+        return [(kind, count) for kind, count in report.items() if count and kind not in _NO_LOSS]
+
+    def check_pictures(self) -> None:
+        """Refuses pictures that are not there: better now than hours later.
+
+        All are looked for once per prepared folder and image folder; later starts look for a few hundred. Where that
+        cannot be remembered, the home being read-only, all are looked for at every start.
+
+        Raises:
+            ProblemsError: with the first missing ones.
+        """
+        for source, part, files in zip(self.sources, self._parts, self.files, strict=True):
+            folder = source.image_folder or ""
+            name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}"
+            checked = cache_folder() / "checked_pictures" / hashlib.sha256(name.encode()).hexdigest()[:32]
+            if checked.exists() and not _spot_check(part, files):
+                continue
+            try:
+                with lock(checked):
+                    if not checked.exists() or _spot_check(part, files):
+                        _check_all(part, files, folder)
+                        remember(checked)
+            except CacheError as error:
+                get_logger().warning("Every picture is looked for, and will be at the next start: %s", error)
+                _check_all(part, files, folder)
+
+
+def prepare_sources(
+    sources: Sequence[DataSource], maker: SampleMaker, out_folder: str, num_proc: int | None
+) -> dict[str, int]:
+    """Prepares all `sources` and returns the counts.
+
+    One source goes to `out_folder` itself, several to numbered folders below it.
+
+    Raises:
+        XTunerError: no data file is given; or as `xtuner.data.store.prepare.prepare`.
+    """
+    counts: Counter[str] = Counter()
+    for source, folder in zip(sources, _parts(out_folder, len(sources)), strict=True):
+        if source.data_path is None:
+            raise XTunerError("no training data to prepare: set data_path (LLaVA JSON or JSONL).")
+        encoder = maker.encoder(source)
+        counts.update(prepare(source.data_path, folder, _settings(source, encoder), encoder, num_proc))
+    return dict(counts)
+
+
+def _open(source: DataSource, maker: SampleMaker, folder: Path | None) -> PreparedData:
+    encoder = maker.encoder(source)
+    part = load_prepared(source.data_path, _settings(source, encoder), encoder, None if folder is None else str(folder))
+    pictures = part.report.get("pictures", 0)
+    if source.box_json_path is not None and 0 < pictures == part.report.get(NOT_KNOWN):
+        raise XTunerError(no_match_message(source.box_json_path, pictures))
+    return part
+
+
+def _settings(source: DataSource, encoder: RecordEncoder) -> dict[str, Any]:
+    text = text_settings(source.data_path, encoder.tokenizer, encoder.template, encoder.max_length)
+    added: Mapping[str, Any] = {} if encoder.columns is None else encoder.columns.settings()
+    return {**text, "samples": dict(added)}
+
+
+def _parts(folder: str, number: int) -> list[Path]:
+    if number == 1:
+        return [Path(folder)]
+    return [Path(folder) / f"{index:03d}" for index in range(number)]
+
+
+def _spot_check(part: PreparedData, files: PictureFiles) -> list[str]:
+    """Looks for the pictures of samples spread evenly over the data; returns those that are missing."""
+    step = max(1, len(part) // _SPOT_CHECKS)
+    paths = [path for number in range(0, len(part), step) for path in part.row(number)["images"]]
+    return [path for path in paths if not files.holds(path)]
+
+
+def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> None:
+    paths = part.picture_paths()
+    missing = files.missing(paths)
+    if not missing:
+        # a million names, and as many found: what held them goes back to the system
+        del paths
+        pa.default_memory_pool().release_unused()
+        return
+    users = _users(part, missing[:_SHOWN])
+    shown = [f"picture '{path}' of sample '{sample_id}' does not exist" for path, sample_id in users.items()]
+    hidden = len(missing) - len(shown)
+    if hidden:
+        shown.append(f"and {hidden:,} more; `xtuner check-dataset` finds all faults of the data")
+    raise ProblemsError(
+        f"'{image_folder}' (setting image_folder), {len(missing):,} of {len(paths):,} pictures missing", shown
+    )
+
+
+def _users(part: PreparedData, paths: Sequence[str]) -> dict[str, str]:
+    """Returns the first sample that uses each of `paths`."""
+    users: dict[str, str] = {}
+    for sample_id, images in part.values("id", "images"):
+        for path in set(images).intersection(paths):
+            users.setdefault(path, sample_id)
+        if len(users) == len(paths):
+            break
+    return {path: users[path] for path in paths}

@@ -1,0 +1,93 @@
+"""The data files of a training: which there are, how often each is seen, and where its pictures and boxes lie."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from xtuner.data.text.templates import PromptTemplate
+from xtuner.errors import XTunerError, nearest
+from xtuner.registry import build, is_node
+
+Template: TypeAlias = "str | PromptTemplate | Mapping[str, Any]"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One data file of a mixture. What is None is taken from the data set's own setting.
+
+    Args:
+        data_path: JSON or JSONL of records; None where a prepared folder is given instead.
+        image_folder: see `xtuner.data.pictures.files.picture_files`.
+        box_json_path: see `BoxStore`; "" = no object tokens.
+        prompt_template: name, template or config node.
+        repeats: how often an epoch sees each sample. A fraction is drawn anew each epoch: 0.5 = half of the samples,
+            2.5 = all twice and half of them a third time.
+        name: in the log; None = the file's.
+    """
+
+    data_path: str | None = None
+    image_folder: str | None = None
+    box_json_path: str | None = None
+    prompt_template: Template | None = None
+    repeats: float = 1.0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.repeats, (int, float)) and math.isfinite(self.repeats) and self.repeats > 0):
+            raise XTunerError(f"data source '{self.data_path}': repeats={self.repeats!r}, expected a number above 0.")
+
+
+def read_sources(
+    data_path: str | Sequence[str | Mapping[str, Any] | DataSource] | None,
+    image_folder: str,
+    box_json_path: str | None,
+    prompt_template: Template,
+) -> list[DataSource]:
+    """Returns the sources of a ``train_dataset`` with everything filled in and names that differ.
+
+    Args:
+        data_path: a file, or a list whose items are files, `DataSource` or dicts of its arguments.
+        image_folder: of sources without their own, like the next two.
+        box_json_path: see there.
+        prompt_template: see there.
+
+    Raises:
+        XTunerError: an item that is none of these.
+    """
+    items = [data_path] if data_path is None or isinstance(data_path, (str, Mapping, DataSource)) else list(data_path)
+    sources = [_read(item) for item in items]
+    names = [source.name or Path(source.data_path or "prepared").stem for source in sources]
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        replace(
+            source,
+            image_folder=source.image_folder or image_folder,
+            box_json_path=(box_json_path if source.box_json_path is None else source.box_json_path) or None,
+            prompt_template=source.prompt_template or prompt_template,
+            name=f"{name}#{number}" if name in repeated else name,
+        )
+        for number, (source, name) in enumerate(zip(sources, names, strict=True), start=1)
+    ]
+
+
+def _read(item: Any) -> DataSource:
+    if item is None or isinstance(item, str):
+        return DataSource(item)
+    if isinstance(item, DataSource):
+        return item
+    if is_node(item):
+        return _read(build(item))
+    if not isinstance(item, Mapping):
+        raise XTunerError(f"data_path holds {item!r}: expected a file, or dict(data_path=..., repeats=..., ...).")
+    known = [field.name for field in fields(DataSource)]
+    for key in item:
+        if key not in known:
+            raise XTunerError(f"a source of data_path does not take '{key}'.{nearest(str(key), known)}")
+    if item.get("data_path") is None:
+        raise XTunerError(f"a source of data_path names no file: {dict(item)!r}; give it 'data_path'.")
+    return DataSource(**item)

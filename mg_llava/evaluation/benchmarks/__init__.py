@@ -1,0 +1,1 @@
+"""What a benchmark is (``base``), what the kinds share, and in ``kinds`` one module per kind."""

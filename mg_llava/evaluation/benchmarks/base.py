@@ -1,0 +1,180 @@
+"""What a benchmark is: files, questions, prompts, the reading of an answer, and a score."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any, ClassVar
+
+from mg_llava.boxes.store import BoxStore
+from mg_llava.evaluation.benchmarks.pictures import pictures_first
+from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
+from xtuner.errors import XTunerError
+
+
+@dataclass(kw_only=True, eq=False)
+class Benchmark(ABC):
+    """Questions with a way to ask them and a way to score the answers.
+
+    Nothing is read before `questions()`; a whole table of benchmarks costs nothing to build.
+
+    Args:
+        name: folder of its results, and what ``--benchmarks`` takes.
+        data_file: the authors' file, or files, relative to `data_root`.
+        data_root: folder that paths are relative to.
+        image_folder: folder of the pictures, or None where the file holds them.
+        box_json_path: box file, relative to `data_root`; None = no object tokens, unless there is a `box_folder`.
+        box_folder: folder of ``<name>.json`` box files, for a table of benchmarks; None = none.
+        max_new_tokens: answers are cut there; choose what the benchmark's answers need.
+        strict_reference: read and score answers as the original did, faults and all, to compare with its numbers.
+    """
+
+    strict_differs: ClassVar[bool] = False
+    """Whether `strict_reference` changes anything for this kind."""
+
+    name: str
+    data_file: str | Sequence[str]
+    data_root: str = ""
+    image_folder: str | None = None
+    box_json_path: str | None = None
+    box_folder: str | None = None
+    max_new_tokens: int = 16
+    strict_reference: bool = False
+
+    def path(self, path: str) -> str:
+        """Returns a path below `data_root`."""
+        return os.path.join(self.data_root, path)
+
+    @property
+    def data_paths(self) -> list[str]:
+        """The authors' files."""
+        files = [self.data_file] if isinstance(self.data_file, str) else self.data_file
+        return [self.path(file) for file in files]
+
+    @property
+    def data_path(self) -> str:
+        """The only one of the authors' files.
+
+        Raises:
+            XTunerError: there are several.
+        """
+        if len(self.data_paths) != 1:
+            raise XTunerError(
+                f"benchmark '{self.name}': {type(self).__name__} takes one data_file, found {self.data_file!r}."
+            )
+        return self.data_paths[0]
+
+    @property
+    def box_path(self) -> str | None:
+        """The box file, or None."""
+        if self.box_json_path is not None:
+            return self.path(self.box_json_path)
+        return None if self.box_folder is None else os.path.join(self.box_folder, f"{self.name}.json")
+
+    @cached_property
+    def boxes(self) -> BoxStore | None:
+        """The boxes of the box file, read once; None without one."""
+        return None if self.box_path is None else BoxStore(self.box_path)
+
+    def files(self) -> list[str]:
+        """Returns the files and folders that the benchmark cannot do without."""
+        image_folder = None if self.image_folder is None else self.path(self.image_folder)
+        return [*self.data_paths, *(path for path in (image_folder, self.box_path) if path is not None)]
+
+    def missing_files(self) -> list[str]:
+        """Returns those of `files` that do not exist."""
+        return [path for path in self.files() if not os.path.exists(path)]
+
+    @cached_property
+    def _questions(self) -> list[Question]:
+        questions = self.read_questions()
+        if not questions:
+            raise XTunerError(f"benchmark '{self.name}': {', '.join(self.data_paths)} holds no question.")
+        return questions
+
+    def questions(self) -> list[Question]:
+        """Returns all questions, in the file's order; read once."""
+        return self._questions
+
+    @abstractmethod
+    def read_questions(self) -> list[Question]:
+        """Reads the benchmark's files.
+
+        Raises:
+            XTunerError: a row is malformed; the message names file and row.
+        """
+
+    def prompt(self, question: Question) -> str:
+        """Returns the words to ask with, without the picture's place."""
+        return question.text
+
+    def place_pictures(self, question: Question, words: str) -> tuple[str, list[Picture]]:
+        """Returns the words with ``<image>`` at each picture's place, and the pictures in that order.
+
+        Raises:
+            XTunerError: the question names a picture that it does not have.
+        """
+        return pictures_first(words, question.pictures)
+
+    @abstractmethod
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns what `output` answers, or None if that cannot be told."""
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns how right `parsed` is, 0–1; None without a known answer."""
+        return None if question.answer is None else float(parsed == question.answer)
+
+    def predict(self, question: Question, prompt: str, output: str) -> Prediction:
+        """Returns the prediction that an answer of the model amounts to."""
+        parsed = self.parse(question, output)
+        return Prediction(question.id, prompt, output, parsed, self.hit(question, parsed))
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """Returns ``overall`` (0–1, None if nothing could be scored), ``groups`` and what belongs beside them."""
+        pairs = [
+            (question, prediction) for question, prediction in self.pairs(predictions) if prediction.hit is not None
+        ]
+        return {**mean_by_groups((question.groups, prediction.hit or 0.0) for question, prediction in pairs)}
+
+    def pairs(self, predictions: Iterable[Prediction]) -> list[tuple[Question, Prediction]]:
+        """Joins predictions with their questions, in the order of the questions."""
+        by_id = {prediction.id: prediction for prediction in predictions}
+        return [(question, by_id[question.id]) for question in self.questions() if question.id in by_id]
+
+    def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
+        """Writes what the benchmark's server wants to have uploaded; returns the paths."""
+        return []
+
+    def picture(self, name: Any) -> Picture:
+        """Returns the picture of that name, which may be a number, in the picture folder."""
+        name = str(name)
+        return Picture(key=name, path=os.path.join(self.path(self.image_folder or ""), name))
+
+
+def mean_by_groups(hits: Iterable[tuple[Mapping[str, str], float]]) -> dict[str, Any]:
+    """Returns ``{"overall": mean, "groups": {axis: {name: mean}}}`` of hits with their groups."""
+    everything: list[float] = []
+    grouped: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for groups, hit in hits:
+        everything.append(hit)
+        for axis, name in groups.items():
+            grouped[axis][name].append(hit)
+    return {
+        "overall": fmean(everything) if everything else None,
+        "groups": {axis: {name: fmean(values) for name, values in names.items()} for axis, names in grouped.items()},
+    }
+
+
+def unique_ids(ids: Iterable[Any]) -> list[str]:
+    """Returns the ids as text; a repeated one gets ``#2``, ``#3``, …, because authors' files do repeat ids."""
+    seen: dict[str, int] = defaultdict(int)
+    result = []
+    for value in map(str, ids):
+        seen[value] += 1
+        result.append(value if seen[value] == 1 else f"{value}#{seen[value]}")
+    return result

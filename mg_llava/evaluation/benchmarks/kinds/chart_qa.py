@@ -1,0 +1,99 @@
+"""Open questions in the authors' JSON lists: ChartQA and TallyQA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, ClassVar
+
+from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
+from mg_llava.evaluation.benchmarks.files import read_records
+from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST
+from mg_llava.evaluation.reading.answers import short_answer
+from mg_llava.evaluation.reading.metrics import relaxed_match
+from mg_llava.evaluation.reading.vqa_answers import normalise
+
+
+class ChartQA(Benchmark):
+    """``test_human.json`` and ``test_augmented.json``: lists of ``{imgname, query, label}``; relaxed accuracy.
+
+    Each file is a group named as the file; overall = mean over the files. `label` may be a list of right answers.
+    """
+
+    strict_differs: ClassVar[bool] = True
+
+    def read_questions(self) -> list[Question]:
+        """Reads the files; a record without its fields is named."""
+        questions: list[Question] = []
+        for path in self.data_paths:
+            split = os.path.splitext(os.path.basename(path))[0]
+            for row in read_records(path, ("imgname", "query")):
+                label = row.get("label")
+                questions.append(
+                    Question(
+                        # the authors give no ids; boxes made for this benchmark count through all files
+                        id=str(len(questions)),
+                        text=str(row["query"]),
+                        pictures=(self.picture(row["imgname"]),),
+                        box_id=str(len(questions)),
+                        answer=None if label is None else [str(one) for one in _as_list(label)],
+                        groups={"split": split},
+                    )
+                )
+        return questions
+
+    def prompt(self, question: Question) -> str:
+        """Returns the question and the request for a short answer."""
+        return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
+
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns the answer without outer spaces."""
+        return output.strip() or None
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns whether the answer is near enough to a right one, see `metrics.relaxed_match`."""
+        if question.answer is None:
+            return None
+        matches = (
+            relaxed_match(parsed or "", answer, strict_reference=self.strict_reference) for answer in question.answer
+        )
+        return float(any(matches))
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """Returns the mean of the files' accuracies as ``overall``."""
+        scores = super().score(predictions)
+        splits = scores["groups"].get("split", {})
+        return {**scores, "overall": fmean(splits.values()) if splits else None}
+
+
+class TallyQA(Benchmark):
+    """``test.json``: a list of ``{image, question, answer, question_id, issimple?}``; exact match of the count."""
+
+    def read_questions(self) -> list[Question]:
+        """Reads the list; a record without its fields is named."""
+        rows = read_records(self.data_path, ("image", "question", "question_id"))
+        return [
+            Question(
+                id=unique_id,
+                text=str(row["question"]),
+                pictures=(self.picture(row["image"]),),
+                box_id=str(row["question_id"]),
+                answer=None if row.get("answer") is None else normalise(str(row["answer"])),
+                groups={"kind": "simple" if row["issimple"] else "complex"} if "issimple" in row else {},
+            )
+            for unique_id, row in zip(unique_ids(row["question_id"] for row in rows), rows, strict=True)
+        ]
+
+    def prompt(self, question: Question) -> str:
+        """Returns the question and the request for a short answer."""
+        return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
+
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns the count in digits: number words up to ten are read too."""
+        return normalise(short_answer(output)) or None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,55 @@
+"""Open questions in VLMEvalKit's tables: DocVQA and OCRVQA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mg_llava.evaluation.benchmarks.records import Question
+from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST, TableBenchmark, read_list
+from mg_llava.evaluation.reading.answers import short_answer
+from mg_llava.evaluation.reading.metrics import anls
+
+
+@dataclass(kw_only=True, eq=False)
+class DocVQA(TableBenchmark):
+    """A TSV of ``index, image, question, answer?, split?``, scored by ANLS; `answer` may be a list of answers."""
+
+    def read_questions(self) -> list[Question]:
+        """Reads the table; a row without index or question is named by its number."""
+        return [
+            Question(
+                id=unique_id,
+                text=row["question"],
+                pictures=pictures,
+                box_id=row["index"],
+                answer=read_list(row["answer"]) if "answer" in row else None,
+                groups={"split": row["split"]} if "split" in row else {},
+            )
+            for unique_id, row, pictures in self.rows(("index", "question"))
+        ]
+
+    def prompt(self, question: Question) -> str:
+        """Returns the question and the request for a short answer."""
+        return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
+
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns the answer without outer spaces."""
+        return output.strip() or None
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns the similarity to the nearest right answer, see `metrics.anls`."""
+        return None if question.answer is None else anls(parsed or "", question.answer)
+
+
+class OCRVQA(DocVQA):
+    """The same table, scored by exact match of normalised answers (`answers.short_answer`)."""
+
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns the normalised answer."""
+        return short_answer(output) or None
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns whether the answer is one of the right ones."""
+        if question.answer is None:
+            return None
+        return float(parsed is not None and parsed in {short_answer(answer) for answer in question.answer})

@@ -1,0 +1,34 @@
+"""Questions with one short answer, scored by exact match: the tiny world's test."""
+
+from __future__ import annotations
+
+from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
+from mg_llava.evaluation.benchmarks.files import read_records
+from mg_llava.evaluation.benchmarks.records import Question
+from mg_llava.evaluation.reading.answers import short_answer
+
+
+class ShortAnswer(Benchmark):
+    """A JSON list of ``{id, image, question, answer, kind}``; right = equal after `answers.short_answer` of both.
+
+    `image` may be absent; scores are broken down by `kind`.
+    """
+
+    def read_questions(self) -> list[Question]:
+        """Reads the JSON list; a record without question or answer is named by its number."""
+        rows = read_records(self.data_path, ("id", "question", "answer"))
+        return [
+            Question(
+                id=unique_id,
+                text=str(row["question"]),
+                pictures=(self.picture(row["image"]),) if row.get("image") else (),
+                box_id=str(row["id"]),
+                answer=short_answer(str(row["answer"])),
+                groups={"kind": str(row["kind"])} if "kind" in row else {},
+            )
+            for unique_id, row in zip(unique_ids(row["id"] for row in rows), rows, strict=True)
+        ]
+
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns the normalised answer."""
+        return short_answer(output) or None

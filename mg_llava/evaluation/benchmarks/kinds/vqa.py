@@ -1,0 +1,214 @@
+"""Open questions: TextVQA, VQAv2, GQA, with the question files that LLaVA's evaluation made common."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
+from mg_llava.evaluation.benchmarks.files import read_json, read_questions
+from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.reading.vqa_answers import normalise, vqa_accuracy
+from xtuner.errors import XTunerError
+
+_OCR_HINT = "Reference OCR token:"
+
+
+@dataclass(kw_only=True, eq=False)
+class VQA(Benchmark):
+    """JSON lines of ``{question_id, image, text}``; the text already holds the request for a short answer.
+
+    Subclasses say where answers come from; without any, predictions are written and not scored. Answers are normalised
+    and scored as the VQA challenges do (`vqa_answers`).
+
+    Args:
+        answer_file: the authors' answers, relative to `data_root`; None = not scored.
+        (others): see `Benchmark`.
+    """
+
+    answer_file: str | None = None
+
+    @property
+    def answer_path(self) -> str | None:
+        """The authors' answers, or None."""
+        return None if self.answer_file is None else self.path(self.answer_file)
+
+    def files(self) -> list[str]:
+        """Returns question file, answers, picture folder and box file."""
+        return [*super().files(), *([] if self.answer_path is None else [self.answer_path])]
+
+    def read_questions(self) -> list[Question]:
+        """Reads questions and answers; a line without its fields is named."""
+        rows = read_questions(self.data_path, ("question_id", "image", "text"))
+        answers = {} if self.answer_path is None else self.read_answers(self.answer_path)
+        return [
+            self.question(unique_id, row, answers)
+            for unique_id, row in zip(unique_ids(row["question_id"] for row in rows), rows, strict=True)
+        ]
+
+    def read_answers(self, path: str) -> dict[str, Any]:
+        """Reads VQAv2's annotations: ``{"annotations": [{"question_id", "answers": [{"answer"}]}]}`` by question id."""
+        try:
+            annotations = read_json(path)["annotations"]
+            return {
+                str(row["question_id"]): _texts(one["answer"] for one in row["answers"])
+                for row in annotations
+                if row["answers"]
+            }
+        except (KeyError, TypeError) as error:
+            raise XTunerError(f"'{path}' is not VQAv2's annotation file: {error!r} not found as expected.") from error
+
+    def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
+        """Returns the question that a line of the question file holds."""
+        return Question(
+            id=unique_id,
+            text=str(row["text"]),
+            pictures=(self.picture(row["image"]),),
+            box_id=str(row["question_id"]),
+            answer=answers.get(str(row["question_id"])),
+        )
+
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns the answer as the challenge normalises it; "" is an answer too."""
+        return normalise(output)
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns the VQA accuracy against people's answers."""
+        return None if question.answer is None or parsed is None else vqa_accuracy(parsed, question.answer)
+
+
+@dataclass(kw_only=True, eq=False)
+class VQAv2(VQA):
+    """VQAv2: writes ``upload.json`` for the server; scored here where `answer_file` gives annotations.
+
+    Args:
+        upload_questions: JSON lines with every question that the server wants, in its order, relative to `data_root`;
+            those not asked (the test set beyond test-dev) get an empty answer; None = the questions asked.
+        (others): see `VQA`.
+    """
+
+    upload_questions: str | None = None
+
+    def files(self) -> list[str]:
+        """Returns the files of `VQA` and the list of questions to upload."""
+        return [*super().files(), *([] if self.upload_questions is None else [self.path(self.upload_questions)])]
+
+    def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
+        """Writes ``upload.json``: ``[{"question_id", "answer"}]``."""
+        answers = {prediction.id: prediction.parsed or "" for prediction in predictions}
+        path = self.data_path if self.upload_questions is None else self.path(self.upload_questions)
+        rows = read_questions(path, ("question_id",))
+        upload = [
+            {"question_id": row["question_id"], "answer": answers.get(str(row["question_id"]), "")} for row in rows
+        ]
+        return [_write_json(os.path.join(folder, "upload.json"), upload)]
+
+
+@dataclass(kw_only=True, eq=False)
+class TextVQA(VQA):
+    """TextVQA validation: answers from ``TextVQA_0.5.1_val.json`` by picture and question, as ids differ between files.
+
+    Args:
+        ocr_hints: keep the question file's line of words that an OCR system read; False asks without.
+        (others): see `VQA`.
+    """
+
+    ocr_hints: bool = True
+
+    def read_answers(self, path: str) -> dict[str, Any]:
+        """Reads ``{"data": [{"image_id", "question", "answers"}]}`` by picture and question."""
+        try:
+            rows = read_json(path)["data"]
+            return {_textvqa_key(row["image_id"], row["question"]): _texts(row["answers"]) for row in rows}
+        except (KeyError, TypeError) as error:
+            raise XTunerError(f"'{path}' is not TextVQA's annotation file: {error!r} not found as expected.") from error
+
+    def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
+        """Returns the question of a line; its answers must be in the answer file, if there is one."""
+        lines = [line for line in str(row["text"]).split("\n") if not line.startswith(_OCR_HINT)]
+        key = _textvqa_key(row["question_id"], lines[0])
+        if answers and key not in answers:
+            raise XTunerError(
+                f"'{self.data_path}' question {unique_id}: '{lines[0]}' has no answers in '{self.answer_path}': the "
+                "two files are of different versions; take TextVQA 0.5.1."
+            )
+        return Question(
+            id=unique_id,
+            text=str(row["text"]) if self.ocr_hints else "\n".join(lines),
+            pictures=(self.picture(row["image"]),),
+            box_id=str(row["question_id"]),
+            answer=answers.get(key),
+        )
+
+
+def _textvqa_key(image_id: Any, question: Any) -> str:
+    return f"{image_id}\n{str(question).strip().lower()}"
+
+
+def _texts(answers: Iterable[Any]) -> list[str]:
+    return [str(answer) for answer in answers if answer is not None]
+
+
+class GQA(VQA):
+    """GQA testdev-balanced: answers from ``testdev_balanced_questions.json``; exact match, balanced questions only.
+
+    Writes ``testdev_balanced_predictions.json`` for GQA's own script.
+    """
+
+    def read_answers(self, path: str) -> dict[str, Any]:
+        """Returns the authors' questions by id."""
+        questions = read_json(path)
+        if not isinstance(questions, dict):
+            raise XTunerError(f"'{path}': expected GQA's object of questions by id, found {type(questions).__name__}.")
+        return {
+            question_id: question for question_id, question in questions.items() if question.get("isBalanced", True)
+        }
+
+    def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
+        """Returns the question with its answer and the axes that GQA's script breaks scores down by."""
+        known = answers.get(str(row["question_id"]))
+        return Question(
+            id=unique_id,
+            text=str(row["text"]),
+            pictures=(self.picture(row["image"]),),
+            box_id=str(row["question_id"]),
+            answer=None if known is None else str(known["answer"]),
+            groups={} if known is None else _gqa_groups(known),
+        )
+
+    def parse(self, question: Question, output: str) -> str | None:
+        """Returns the answer in lower case without its full stop."""
+        return output.strip().rstrip(".").lower()
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns whether the answer is the authors', word for word."""
+        return None if question.answer is None else float(parsed == question.answer)
+
+    def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
+        """Writes ``[{"questionId", "prediction"}]``."""
+        rows = [
+            {"questionId": question.box_id, "prediction": prediction.parsed}
+            for question, prediction in self.pairs(predictions)
+        ]
+        return [_write_json(os.path.join(folder, "testdev_balanced_predictions.json"), rows)]
+
+
+def _gqa_groups(question: dict[str, Any]) -> dict[str, str]:
+    types: dict[str, str] = defaultdict(str, question.get("types") or {})
+    return {
+        "form": "open" if types["structural"] == "query" else "binary",
+        "structural": types["structural"],
+        "semantic": types["semantic"],
+        "steps": str(len(question.get("semantic") or ())),
+        "words": str(len(question["question"].split())),
+    }
+
+
+def _write_json(path: str, content: Any) -> str:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False)
+    return path

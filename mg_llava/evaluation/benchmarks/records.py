@@ -1,0 +1,96 @@
+"""The records of an evaluation: a picture, a question about it, and what a model said."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from mg_llava.pictures.open import to_rgb
+from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.errors import XTunerError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A question's picture: a file, or one that stands base64-encoded in the benchmark's file.
+
+    Args:
+        key: what boxes are looked up by: the path relative to the picture folder, or "" where there is no path.
+        path: the file, or None.
+        encoded: base64 text of the file's bytes, or None.
+        box_ids: further ids that box files may know it by, tried after `key` and the question's own.
+    """
+
+    key: str
+    path: str | None = None
+    encoded: str | None = None
+    box_ids: tuple[str, ...] = ()
+
+    def open(self, image_processor: ImageProcessor) -> Image.Image:
+        """Returns the picture as 8-bit RGB.
+
+        Raises:
+            XTunerError: it is missing, or is not a picture.
+        """
+        if self.path is not None:
+            return image_processor.open(self.path)
+        try:
+            return to_rgb(Image.open(io.BytesIO(base64.b64decode(self.encoded or ""))))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise XTunerError(
+                f"the picture {self.key or 'in the benchmark file'} does not decode ({error}): expected the base64 "
+                "text of a PNG or JPEG file; download the benchmark file again."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a benchmark.
+
+    Attributes:
+        id: unique in its benchmark; predictions are resumed by it.
+        text: what is asked, as the benchmark's file has it.
+        pictures: usually one; none for a question of words only.
+        box_id: the authors' id of the question, which published box files use too.
+        answer: what `Benchmark.hit` compares with; None where the authors keep the answer to themselves.
+        options: letter → text of a multiple-choice question.
+        groups: names under which scores are broken down, e.g. ``{"category": "color"}``.
+    """
+
+    id: str
+    text: str
+    pictures: tuple[Picture, ...] = ()
+    box_id: str = ""
+    answer: Any = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of ``predictions.jsonl``.
+
+    Attributes:
+        id: the question's.
+        prompt: the user's words as the model got them (with ``<image>``), before the template.
+        output: the model's raw answer; None if there was none, see `error`.
+        parsed: what was read from the answer; None if nothing could be.
+        hit: 0–1; None if the benchmark has no answer to compare with.
+        error: why there is no answer, e.g. a missing picture.
+    """
+
+    id: str
+    prompt: str
+    output: str | None
+    parsed: str | None
+    hit: float | None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the line's fields; `error` only where there is one."""
+        return {key: value for key, value in asdict(self).items() if key != "error" or value is not None}

@@ -1,0 +1,1 @@
+"""Answers that another language model judges: what it is asked and what its verdict counts."""

@@ -1,0 +1,1 @@
+"""Results for people: the HTML report and the spreadsheet."""

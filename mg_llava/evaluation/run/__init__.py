@@ -1,0 +1,1 @@
+"""Running benchmarks: questions to the model, predictions to disk, predictions to scores."""

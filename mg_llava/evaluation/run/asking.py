@@ -1,0 +1,158 @@
+"""From questions to answers: packages of like length, taken by whichever process is free, asked as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch.utils.data import DataLoader, Dataset
+
+from mg_llava.boxes.selection import no_boxes
+from mg_llava.evaluation.benchmarks.base import Benchmark
+from mg_llava.evaluation.benchmarks.pictures import find_boxes
+from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.inference.assistant import Assistant, Prompt
+from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.text.templates import Turn
+from xtuner.engine.processes.environment import Collective
+from xtuner.engine.processes.work_queue import WorkQueue
+from xtuner.engine.steps.loader import outlive_signals
+from xtuner.errors import XTunerError
+
+_PACKAGES_PER_WORKER = 4
+"""Loading ahead takes packages out of the queue: with fewer than so many for each worker, others would go idle."""
+
+Asked = tuple[Question, str, "Prompt | str"]
+"""A question, its words, and the prompt made of them or the fault that prevented it."""
+
+
+def ask(
+    assistant: Assistant,
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    stop: Callable[[], bool],
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    collective: Collective,
+    lockstep: bool = False,
+) -> Iterator[list[Prediction]]:
+    """Yields the predictions of this process's share, batch by batch.
+
+    The longest prompts come first, so that a batch holds little padding and the last batches are short.
+
+    Args:
+        assistant: answers.
+        benchmark: of the questions.
+        questions: the same on all processes.
+        stop: asked before each batch; once it is True on this process, no process begins another batch.
+        batch_size, num_workers, collective, lockstep: see `EvaluationRunner`.
+    """
+    # few questions are shared by all processes rather than asked by one
+    size = max(1, min(batch_size, -(-len(questions) // collective.world_size)))
+    ordered = sorted(range(len(questions)), key=lambda number: -_length(benchmark, questions[number]))
+    packages = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    takes = _Rounds(packages, collective) if lockstep else _Packages(packages, collective)
+    loader = DataLoader(
+        _Prompts(assistant, benchmark, questions),
+        batch_sampler=takes,  # type: ignore[arg-type]  # any iterable of lists of indices will do
+        num_workers=min(num_workers, len(packages) // (_PACKAGES_PER_WORKER * collective.world_size)),
+        prefetch_factor=None,
+        collate_fn=list,
+        worker_init_fn=outlive_signals,
+    )
+    for batch in loader:
+        yield _answer(assistant, benchmark, batch, lockstep)
+        if takes.ends(stop()):
+            return
+
+
+def _length(benchmark: Benchmark, question: Question) -> int:
+    return len(benchmark.prompt(question)) + _PICTURE_LETTERS * len(question.pictures)
+
+
+_PICTURE_LETTERS = 2000
+"""A picture is about as long as so many letters: only the order depends on it."""
+
+
+class _Packages:
+    """Index lists that processes take from one queue."""
+
+    def __init__(self, packages: Sequence[list[int]], collective: Collective) -> None:
+        self.packages = packages
+        self.queue = WorkQueue(collective, len(packages))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.packages[number] for number in self.queue)
+
+    def ends(self, stop: bool) -> bool:
+        """Closes the queue for all processes where this one stops; returns whether it does."""
+        if stop:
+            self.queue.close()
+        return stop
+
+
+class _Rounds:
+    """Index lists dealt out in rounds, empty for processes that the last round has none for.
+
+    Weights that are spread over the processes are gathered by all of them together, so all make as many batches.
+    """
+
+    def __init__(self, packages: Sequence[list[int]], collective: Collective) -> None:
+        self.collective = collective
+        rank, size = collective.rank, collective.world_size
+        self.own = [
+            packages[start + rank] if start + rank < len(packages) else [] for start in range(0, len(packages), size)
+        ]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.own)
+
+    def ends(self, stop: bool) -> bool:
+        """Returns whether any process stops."""
+        return self.collective.sum([float(stop)])[0] > 0
+
+
+def _answer(assistant: Assistant, benchmark: Benchmark, batch: Sequence[Asked], lockstep: bool) -> list[Prediction]:
+    """The predictions of a batch; in lockstep the model is called even where there is nothing to ask."""
+    asked = [(question, words, prompt) for question, words, prompt in batch if isinstance(prompt, Prompt)]
+    outputs: list[str] = []
+    if asked:
+        prompts = [prompt for _, _, prompt in asked]
+        outputs = assistant.generate(prompts, benchmark.max_new_tokens, synced=lockstep)
+    elif lockstep:
+        assistant.generate([assistant.prepare([Turn("-")])], benchmark.max_new_tokens, synced=True)
+    answers = {question.id: output for (question, _, _), output in zip(asked, outputs, strict=True)}
+    return [
+        benchmark.predict(question, words, answers[question.id])
+        if isinstance(prompt, Prompt)
+        else _unanswered(question, words, prompt)
+        for question, words, prompt in batch
+    ]
+
+
+class _Prompts(Dataset):
+    """Prompts of questions, made where the loader's workers run; a question's fault stands in its prompt's place."""
+
+    def __init__(self, assistant: Assistant, benchmark: Benchmark, questions: Sequence[Question]) -> None:
+        self.assistant = assistant
+        self.benchmark = benchmark
+        self.questions = questions
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Asked:
+        question = self.questions[index]
+        words = self.benchmark.prompt(question)
+        try:
+            words, pictures = self.benchmark.place_pictures(question, words)
+            opened = [picture.open(self.assistant.image_processor) for picture in pictures]
+        except XTunerError as error:
+            return question, f"{IMAGE_TOKEN}\n{words}" if IMAGE_TOKEN not in words else words, str(error)
+        records = [find_boxes(self.benchmark.boxes, question, one) for one in pictures]
+        found = [no_boxes() if record is None else record.found for record in records]
+        return question, words, self.assistant.prepare([Turn(words)], opened, found)
+
+
+def _unanswered(question: Question, words: str, error: str) -> Prediction:
+    return Prediction(question.id, words, None, None, None if question.answer is None else 0.0, error)

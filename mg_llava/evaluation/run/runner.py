@@ -1,0 +1,175 @@
+"""Asking a model all questions of a benchmark, in batches, and scoring the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mg_llava.boxes.selection import BoxSelection
+from mg_llava.evaluation.benchmarks.base import Benchmark
+from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.results.predictions import PredictionFiles
+from mg_llava.evaluation.results.report import write_report
+from mg_llava.evaluation.results.spreadsheet import write_spreadsheet
+from mg_llava.evaluation.run.asking import ask
+from mg_llava.evaluation.run.scoring import finish, rescore
+from mg_llava.inference.assistant import Assistant
+from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.text.templates import PromptTemplate
+from xtuner.engine.processes.environment import Collective
+from xtuner.evaluation.judge import Judge
+from xtuner.log import console, get_logger
+from xtuner.registry import build
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mg_llava.model.mg_llava import MGLLaVA
+
+
+class EvaluationRunner:
+    """Runs benchmarks on a model: left-padded batches, greedy, resumable, shared by all processes.
+
+    Args:
+        tokenizer: the model's, or its config node.
+        image_processor: as in training, or its config node.
+        prompt_template: as in training.
+        model: supplied by the command: in eval mode, on its device.
+        collective: supplied by the command: this process among the others; None = alone.
+        lockstep: supplied by the command: the model's weights are spread over the processes (ZeRO-3), so that all
+            must call it equally often.
+        boxes: which boxes become object tokens, or its config node.
+        batch_size: questions a batch.
+        num_workers: processes that read and resize pictures; 0 = none besides this one.
+    """
+
+    provided_by_parent: ClassVar[tuple[str, ...]] = ("model", "collective", "lockstep")
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase | Mapping[str, Any],
+        image_processor: ImageProcessor | Mapping[str, Any],
+        prompt_template: str | PromptTemplate,
+        model: MGLLaVA,
+        collective: Collective | None = None,
+        lockstep: bool = False,
+        boxes: BoxSelection | Mapping[str, Any] | None = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+    ) -> None:
+        selection = None if boxes is None else build(boxes)
+        self.assistant = Assistant(model, build(tokenizer), build(image_processor), prompt_template, selection)
+        self.collective = collective or Collective()
+        self.lockstep = lockstep
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+
+    def run(
+        self,
+        benchmark: Benchmark,
+        folder: str | Path,
+        facts: Mapping[str, Any],
+        limit: int | None = None,
+        judge: Judge | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        """Asks the questions that `folder` has no prediction of, scores all, and writes ``metrics.json``.
+
+        Args:
+            benchmark: with its files in place.
+            folder: of the results: ``predictions.jsonl``, ``metrics.json``, files for upload.
+            facts: what answers depend on (checkpoint, config), kept in both.
+            limit: ask only the first so many questions.
+            judge: judges free answers; None leaves those unscored that no earlier run had judged.
+            should_stop: asked before each batch; where any process says True, the answers so far are kept and nothing
+                is scored.
+            progress: show a bar; a terminal has room for one, so not within a training.
+
+        Returns:
+            What ``metrics.json`` holds: ``overall`` (0–1 or None), ``groups``, counts, and `facts`; nothing on ranks
+            other than 0, or when it was stopped.
+
+        Raises:
+            XTunerError: a file of the benchmark is malformed, or no question could be asked.
+        """
+        questions = benchmark.questions()[:limit]
+        rank = self.collective.rank
+        facts = {**facts, "benchmark": benchmark.name, "prompt_template": self.assistant.template.name}
+        files = PredictionFiles(folder, facts, rank)
+        # 1. what an earlier evaluation left
+        to_ask = self._open_questions(questions, files, benchmark.name)
+        # 2. this process's share, once all have read what stands
+        self.collective.barrier()
+        answers = ask(
+            self.assistant,
+            benchmark,
+            to_ask,
+            should_stop or _never,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collective=self.collective,
+            lockstep=self.lockstep,
+        )
+        bar = progress and rank == 0 and bool(to_ask)
+        # the others are about as fast as this process
+        share = -(-len(to_ask) // self.collective.world_size)
+        for predictions in _progress(answers, benchmark.name, share, bar):
+            files.add(predictions)
+        # 3. everything together
+        self.collective.barrier()
+        if rank != 0:
+            return {}
+        answered = files.merge([question.id for question in questions])
+        still_open = sum(question.id not in answered for question in questions)
+        if still_open:
+            get_logger().info("%s: stopped, %d of %d questions are open", benchmark.name, still_open, len(questions))
+            return {}
+        return finish(benchmark, files, [answered[question.id] for question in questions], judge)
+
+    def _open_questions(self, questions: Sequence[Question], files: PredictionFiles, name: str) -> list[Question]:
+        """Makes the folder ready; returns the questions that it has no prediction of, the same on all processes."""
+        if self.collective.rank == 0:
+            files.prepare()
+        self.collective.barrier()
+        # what a missing picture prevented is tried again
+        done = {key for key, prediction in files.read().items() if prediction.error is None}
+        to_ask = [question for question in questions if question.id not in done]
+        if self.collective.rank == 0 and len(to_ask) < len(questions):
+            get_logger().info("%s: %d answers stand already", name, len(questions) - len(to_ask))
+        return to_ask
+
+    @staticmethod
+    def rescore(benchmark: Benchmark, folder: str | Path, judge: Judge | None = None) -> dict[str, Any]:
+        """Reads and scores again what stands in `folder`, without a model; see `scoring.rescore`."""
+        return rescore(benchmark, folder, judge)
+
+    @staticmethod
+    def spreadsheet(benchmark: Benchmark, folder: str | Path) -> Path:
+        """Writes the xlsx of a benchmark's predictions; see `spreadsheet.write_spreadsheet`."""
+        return write_spreadsheet(benchmark, folder)
+
+    @staticmethod
+    def report(benchmark: Benchmark, folder: str | Path, image_processor: Mapping[str, Any] | ImageProcessor) -> Path:
+        """Writes the page of a benchmark's results; see `report.write_report`."""
+        return write_report(benchmark, folder, build(image_processor))
+
+
+def _never() -> bool:
+    return False
+
+
+def _progress(batches: Iterator[list[Prediction]], name: str, total: int, shown: bool) -> Iterator[list[Prediction]]:
+    """Shows a bar with the share of right answers while the batches pass through."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hits: list[float] = []
+    with Progress(*columns, console=console, disable=not shown) as progress:
+        task = progress.add_task(name, total=total)
+        for predictions in batches:
+            yield predictions
+            hits += [prediction.hit for prediction in predictions if prediction.hit is not None]
+            running = f" {sum(hits) / len(hits):.1%}" if hits else ""
+            progress.update(task, advance=len(predictions), description=name + running)

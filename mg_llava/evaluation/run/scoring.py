@@ -1,0 +1,140 @@
+"""From predictions to ``metrics.json``: judged, scored, counted; with or without a model at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mg_llava.evaluation.benchmarks.base import Benchmark
+from mg_llava.evaluation.benchmarks.pictures import find_boxes
+from mg_llava.evaluation.benchmarks.records import Prediction
+from mg_llava.evaluation.judging.verdicts import judge as judge_predictions
+from mg_llava.evaluation.results.predictions import PredictionFiles
+from xtuner import __version__
+from xtuner.errors import XTunerError
+from xtuner.evaluation.judge import Judge
+from xtuner.log import get_logger
+
+
+def rescore(benchmark: Benchmark, folder: str | Path, judge: Judge | None = None) -> dict[str, Any]:
+    """Reads and scores the raw answers in `folder` again, by the rules of today.
+
+    Args:
+        benchmark: with its files in place.
+        folder: of its results.
+        judge: judges free answers; None asks nobody.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        XTunerError: `folder` has no prediction of a question of the benchmark.
+    """
+    facts_file = Path(folder) / "run.json"
+    if not facts_file.exists():
+        raise XTunerError(f"'{folder}' holds no results to score again: evaluate with --checkpoint first.")
+    files = PredictionFiles(folder, json.loads(facts_file.read_text(encoding="utf-8")))
+    old = files.merge([question.id for question in benchmark.questions()])
+    anew = []
+    for question, prediction in benchmark.pairs(old.values()):
+        if prediction.output is not None:
+            prediction = benchmark.predict(question, prediction.prompt, prediction.output)
+        anew.append(prediction)
+    if not anew:
+        raise XTunerError(
+            f"'{files.path}' holds {len(old)} predictions, none of them of a question of benchmark '{benchmark.name}': "
+            "is it another version of its file?"
+        )
+    return finish(benchmark, files, anew, judge)
+
+
+def finish(
+    benchmark: Benchmark, files: PredictionFiles, predictions: Sequence[Prediction], judge: Judge | None
+) -> dict[str, Any]:
+    """Judges and scores predictions; writes verdicts, ``metrics.json`` and what the benchmark's server wants.
+
+    Args:
+        benchmark: that they answer.
+        files: of the results, with what the run was.
+        predictions: in the order of the questions.
+        judge: judges free answers; None applies earlier judgements only.
+
+    Returns:
+        What ``metrics.json`` holds.
+    """
+    judged, judging = judge_predictions(benchmark, predictions, files.folder, judge)
+    files.replace(judged)
+    metrics: dict[str, Any] = {**benchmark.score(judged), **_counts(benchmark, judged), **judging}
+    if benchmark.strict_differs and not benchmark.strict_reference:
+        metrics["overall_strict_reference"] = _strict_overall(benchmark, judged)
+    if metrics["overall"] is None:
+        get_logger().info(
+            "%s: not scored, its answers are not public or wait for a judge; predictions are written.", benchmark.name
+        )
+    metrics |= {
+        **files.facts,
+        "strict_reference": benchmark.strict_reference,
+        "prompt_example": judged[0].prompt,
+        "prompts_sha256": _prompts_hash(judged),
+        "versions": {
+            "xtuner": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers")},
+        },
+        "files": [Path(path).name for path in benchmark.write_files(str(files.folder), judged)],
+    }
+    text = json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
+    (files.folder / "metrics.json").write_text(text, encoding="utf-8")
+    return metrics
+
+
+def _prompts_hash(predictions: Sequence[Prediction]) -> str:
+    """Hash of all prompts in order: two runs with the same one were asked the same."""
+    return hashlib.sha256("\0".join(one.prompt for one in predictions).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _strict_overall(benchmark: Benchmark, predictions: Sequence[Prediction]) -> float | None:
+    """The score as the original would have reported it for the same answers."""
+    strict = replace(benchmark, strict_reference=True)
+    pairs = strict.pairs(predictions)
+    read = [one if one.output is None else strict.predict(question, one.prompt, one.output) for question, one in pairs]
+    return strict.score(read)["overall"]
+
+
+def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, int]:
+    """Counts what went wrong and what was absent, and says so."""
+    failed = [prediction for prediction in predictions if prediction.error is not None]
+    if failed:
+        get_logger().warning(
+            "%s: %d of %d questions could not be asked and count as wrong; the first, '%s': %s",
+            *(benchmark.name, len(failed), len(predictions), failed[0].id, failed[0].error),
+        )
+    if len(failed) == len(predictions):
+        raise XTunerError(f"benchmark '{benchmark.name}': no question could be asked; the first: {failed[0].error}")
+    pairs = benchmark.pairs(predictions)
+    without_boxes = _without_boxes(benchmark, predictions)
+    if without_boxes and benchmark.boxes is not None:
+        get_logger().info(
+            "%s: %d of %d questions were asked without boxes, '%s' has none for them.",
+            *(benchmark.name, without_boxes, len(predictions), benchmark.box_path),
+        )
+    return {
+        "num_questions": len(predictions),
+        "num_unparsed": sum(p.parsed is None and p.error is None for p in predictions),
+        "num_failed": len(failed),
+        "num_without_answer": sum(question.answer is None for question, _ in pairs),
+        "num_without_boxes": without_boxes,
+    }
+
+
+def _without_boxes(benchmark: Benchmark, predictions: Sequence[Prediction]) -> int:
+    if benchmark.boxes is None:
+        return len(predictions)
+    questions = [question for question, _ in benchmark.pairs(predictions)]
+    return sum(all(find_boxes(benchmark.boxes, one, picture) is None for picture in one.pictures) for one in questions)

@@ -1,0 +1,159 @@
+"""From a conversation with pictures to an answer: the one way that evaluation and chat ask the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from mg_llava.boxes.selection import BoxSelection, PictureBoxes, clip_boxes
+from mg_llava.inference.prompts import Prompt, PromptMaker
+from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.text.templates import PromptTemplate, Turn, get_template
+from xtuner.errors import XTunerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mg_llava.model.mg_llava import MGLLaVA
+
+
+class Assistant:
+    """A model with what belongs to it, answering conversations.
+
+    Args:
+        model: in eval mode, on its device.
+        tokenizer: the model's.
+        image_processor: as in training.
+        template: name or template that the model was trained with.
+        boxes: which of a picture's boxes become object tokens.
+    """
+
+    def __init__(
+        self,
+        model: MGLLaVA,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: ImageProcessor,
+        template: str | PromptTemplate,
+        boxes: BoxSelection | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.template = get_template(template)
+        self.boxes = boxes or BoxSelection()
+
+    @property
+    def maker(self) -> PromptMaker:
+        """What makes this assistant's prompts."""
+        return PromptMaker(self.tokenizer, self.image_processor, self.template, self.boxes)
+
+    def prepare(
+        self,
+        turns: Sequence[Turn],
+        pictures: Sequence[Image.Image] = (),
+        found: Sequence[PictureBoxes | None] = (),
+        answer_start: str = "",
+    ) -> Prompt:
+        """Tokenises the turns and preprocesses the pictures; see `PromptMaker.prepare`."""
+        return self.maker.prepare(turns, pictures, found, answer_start)
+
+    def choose_boxes(self, found: PictureBoxes, size: tuple[int, int]) -> tuple[PictureBoxes, int]:
+        """Returns the boxes that become object tokens, and how many of the chosen lie outside and are left out.
+
+        Args:
+            found: of a picture.
+            size: its (width, height) in pixels.
+        """
+        chosen = self.boxes(*found, training=False)
+        _, inside = clip_boxes(chosen.boxes, *size)
+        return chosen.take(inside), len(chosen.boxes) - int(inside.sum())
+
+    def room(self, prompt: Prompt) -> int:
+        """Returns how many new tokens fit into the language model's context after `prompt`.
+
+        Raises:
+            XTunerError: none at all.
+        """
+        context = getattr(self.model.llm.config, "max_position_embeddings", None)
+        if context is None:
+            return sys.maxsize
+        used = prompt.num_tokens(self.model.low_res_encoder.num_tokens, self.model.object_encoder is not None)
+        if used >= context:
+            pictures, objects = len(prompt.boxes), sum(map(len, prompt.boxes))
+            raise XTunerError(
+                f"the prompt has {used} tokens ({pictures} pictures of {self.model.low_res_encoder.num_tokens}, "
+                f"{objects} boxes, {len(prompt.input_ids) - pictures} of text), the model's context is {context}: "
+                f"{used - context + 1} too many. Ask shorter, show fewer pictures or start anew (/reset)."
+            )
+        return context - used
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, streamer: Any | None = None, synced: bool = False
+    ) -> list[str]:
+        """Answers a batch of prompts greedily.
+
+        Args:
+            prompts: at least one; they may differ in length and in number of pictures.
+            max_new_tokens: answers are cut there.
+            streamer: a transformers streamer that gets the tokens as they come; for one prompt only.
+            synced: go on until the longest answer of all processes ends (ZeRO-3, where they gather weights together).
+
+        Returns:
+            One answer per prompt, without what ends it.
+        """
+        batch = collate_prompts(prompts, pad_id=self.tokenizer.pad_token_id)
+        tokens = self.model.generate(**batch, **self.greedy(max_new_tokens), streamer=streamer, synced_gpus=synced)
+        return [self.decode(ids) for ids in tokens.tolist()]
+
+    def greedy(self, max_new_tokens: int) -> dict[str, Any]:
+        """Returns arguments of ``generate`` for the likeliest answer, ending where the template says."""
+        return {
+            "do_sample": False,
+            "max_new_tokens": max_new_tokens,
+            "eos_token_id": self.stop_ids(),
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
+
+    def stop_ids(self) -> list[int]:
+        """Returns the ids that end an answer: eos, and stop words that are one token."""
+        ids = [self.tokenizer.eos_token_id]
+        for word in self.template.stop_words:
+            pieces = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+            if len(pieces) == 1:
+                ids.append(pieces[0])
+        return sorted(set(ids))
+
+    def decode(self, ids: list[int]) -> str:
+        """Returns the text of an answer's ids, up to the first that ends it or to the first stop word."""
+        stops = set(self.stop_ids())
+        end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+        text = str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
+        for word in self.template.stop_words:
+            text = text.split(word)[0]
+        return text.strip()
+
+
+def collate_prompts(prompts: Sequence[Prompt], pad_id: int) -> dict[str, Any]:
+    """Joins prompts to a batch, padded on the left so that all answers start at the same place.
+
+    Returns:
+        input_ids (B, T) int64, attention_mask (B, T) bool, pixel_values (I, 3, S, S) uint8 of all pictures in order of
+        appearance, boxes: I tensors (N, 4).
+    """
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    input_ids = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
+    attention_mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt.input_ids)
+        input_ids[row, start:] = torch.tensor(prompt.input_ids)
+        attention_mask[row, start:] = True
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "pixel_values": torch.cat([prompt.pixel_values for prompt in prompts]),
+        "boxes": [boxes for prompt in prompts for boxes in prompt.boxes],
+    }

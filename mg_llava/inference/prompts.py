@@ -1,0 +1,146 @@
+"""From turns with pictures and boxes to what the model is asked: the one way of evaluation, chat, server and
+processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
+from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.constants import IMAGE_TOKEN_INDEX
+from xtuner.data.text.templates import PromptTemplate, Turn
+from xtuner.data.text.tokenizing import encode_prompt
+from xtuner.errors import XTunerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked, ready for a batch.
+
+    Attributes:
+        input_ids: T token ids, `IMAGE_TOKEN_INDEX` at the place of each picture, ending where the answer starts.
+        pixel_values: (n, 3, S, S) uint8, the n pictures in order.
+        boxes: n tensors (N, 4) float32, xyxy in pixels of the S frame.
+    """
+
+    input_ids: list[int]
+    pixel_values: torch.Tensor
+    boxes: list[torch.Tensor]
+
+    def num_tokens(self, num_image_tokens: int, with_objects: bool = True) -> int:
+        """Returns how many tokens the language model reads: text, V per picture, one per box."""
+        pictures = len(self.boxes)
+        objects = sum(map(len, self.boxes)) if with_objects else 0
+        return len(self.input_ids) - pictures + pictures * num_image_tokens + objects
+
+
+class PromptMaker:
+    """Tokenises turns and preprocesses pictures as training does.
+
+    Args:
+        tokenizer: the model's.
+        image_processor: as in training.
+        template: words around the turns.
+        boxes: which of a picture's boxes become object tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: ImageProcessor,
+        template: PromptTemplate,
+        boxes: BoxSelection,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.template = template
+        self.boxes = boxes
+
+    def prepare(
+        self,
+        turns: Sequence[Turn],
+        pictures: Sequence[Image.Image] = (),
+        found: Sequence[PictureBoxes | None] = (),
+        answer_start: str = "",
+    ) -> Prompt:
+        """Tokenises the turns and preprocesses the pictures.
+
+        Args:
+            turns: the last one unanswered; ``<image>`` at the place of each picture.
+            pictures: in the order of their places.
+            found: each picture's boxes in its own frame, None for none; empty = no boxes at all.
+            answer_start: words that the answer begins with.
+
+        Raises:
+            XTunerError: other numbers of ``<image>``, pictures and boxes.
+        """
+        input_ids = encode_prompt(turns, self.tokenizer, self.template)
+        if answer_start:
+            input_ids = [*input_ids, *self.tokenizer(answer_start, add_special_tokens=False)["input_ids"]]
+        return self.join(input_ids, pictures, found)
+
+    def join(
+        self, input_ids: list[int], pictures: Sequence[Image.Image] = (), found: Sequence[PictureBoxes | None] = ()
+    ) -> Prompt:
+        """Puts ids and preprocessed pictures together; arguments and errors as of `prepare`."""
+        places = input_ids.count(IMAGE_TOKEN_INDEX)
+        found = found or [None] * len(pictures)
+        if not places == len(pictures) == len(found):
+            raise XTunerError(
+                f"the conversation has {places} times <image>, {len(pictures)} pictures and {len(found)} lists of "
+                "boxes: give one <image> and one list (or None) for each picture."
+            )
+        prepared = [self._prepare_picture(picture, boxes) for picture, boxes in zip(pictures, found, strict=True)]
+        size = self.image_processor.image_size
+        pixels = [pixels for pixels, _ in prepared]
+        return Prompt(
+            input_ids=input_ids,
+            pixel_values=torch.stack(pixels) if pixels else torch.zeros((0, 3, size, size), dtype=torch.uint8),
+            boxes=[boxes for _, boxes in prepared],
+        )
+
+    def _prepare_picture(self, picture: Image.Image, found: PictureBoxes | None) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = None if found is None else self.boxes(*found, training=False).boxes
+        pixels, boxes = self.image_processor(picture, chosen)
+        return pixels, torch.as_tensor(boxes, dtype=torch.float32)
+
+
+def as_picture_boxes(value: Any) -> PictureBoxes | None:
+    """Returns the boxes of one picture in whatever form a user has them.
+
+    Args:
+        value: None; `PictureBoxes`; a mapping with ``boxes`` and, where known, ``labels`` and ``scores``; or (N, 4)
+            numbers
+            xyxy in pixels of the picture. Boxes without labels count as N different objects, so none is taken for a
+            double of another.
+
+    Raises:
+        XTunerError: no boxes of that form.
+    """
+    if value is None or isinstance(value, PictureBoxes):
+        return value
+    content = value if isinstance(value, Mapping) else {"boxes": value}
+    try:
+        boxes = np.asarray(content["boxes"], np.float32)
+        boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
+        count = len(boxes)
+        labels = tuple(str(label) for label in content.get("labels") or range(count))
+        scores = np.asarray(content.get("scores") or [1.0] * count, np.float32)
+        if boxes.shape != (count, 4) or len(labels) != count or scores.shape != (count,):
+            raise ValueError(f"{boxes.shape} boxes, {len(labels)} labels, {scores.shape} scores")
+    except (KeyError, TypeError, ValueError) as error:
+        raise XTunerError(
+            f"the boxes cannot be read ({error}): expected a list of [x0, y0, x1, y1] in pixels of the picture, or an "
+            "object with boxes, labels and scores of the same length."
+        ) from error
+    return PictureBoxes(boxes, labels, scores) if count else no_boxes()

@@ -1,0 +1,20 @@
+"""The paper: the whole model and its parts, in the order of the forward pass.
+
+``mg_llava`` assembles the parts; ``encoders``, ``fusion``, ``objects`` and ``splice`` are one step each; ``batch``
+makes what the forward pass reads; ``flops`` counts its operations; ``checkpoint_names`` maps published names.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "mg_llava": ["MGLLaVA"],
+        "encoders": ["HighResEncoder", "LowResEncoder"],
+        "fusion": ["ConcatFusion", "ConvConcatFusion", "ConvGateFusion", "GatedConcatFusion"],
+        "objects": ["ObjectEncoder", "axis_weights", "pool_boxes"],
+        "splice": ["SplicePlan", "plan_splice"],
+        "batch": ["BatchPreprocessor"],
+        "checkpoint_names": ["own_names", "to_our_names", "to_published_names"],
+    },
+)

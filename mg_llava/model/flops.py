@@ -1,0 +1,82 @@
+"""Floating-point operations of a step of MG-LLaVA, by the rules of `xtuner.model.flops`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.memory_estimate import read_decoder
+from xtuner.model.flops import attention_flops, weight_flops
+
+if TYPE_CHECKING:
+    from mg_llava.model.encoders import HighResEncoder, LowResEncoder
+
+
+class StepFlops:
+    """Counts a collated batch's FLOPs from its shapes alone; what does not change is counted once.
+
+    Args:
+        parts: of the model by name; absent ones left out.
+        trainable: names of those that are trained.
+    """
+
+    def __init__(self, parts: Mapping[str, Any], trainable: Collection[str]) -> None:
+        low, llm = parts["low_res_encoder"], parts["llm"]
+        self.num_image_tokens = low.num_tokens
+        self.with_objects = "object_encoder" in parts
+        self.per_picture = low_res_flops(low, "low_res_encoder" in trainable)
+        self.per_picture += weight_flops(parts["projector"]) * self.num_image_tokens
+        if "high_res_encoder" in parts:
+            self.per_picture += high_res_flops(parts["high_res_encoder"])
+        if "fusion" in parts:
+            convolutions = [layer for layer in parts["fusion"].modules() if isinstance(layer, nn.Conv2d)]
+            self.per_picture += sum(weight_flops(layer) for layer in convolutions) * self.num_image_tokens
+        self.per_box = weight_flops(parts["object_encoder"]) if self.with_objects else 0.0
+        head = cast(nn.Module, llm.get_output_embeddings())
+        self.per_supervised = weight_flops(head)
+        self.per_token = weight_flops(llm) - self.per_supervised
+        sizes = read_decoder(llm.config)
+        self.layers = sizes.layers
+        heads = llm.config.num_attention_heads
+        self.attention_width = heads * (getattr(llm.config, "head_dim", None) or sizes.width // heads)
+
+    def __call__(self, batch: Mapping[str, Any]) -> float:
+        """Returns the FLOPs of forward and backward pass for a collated batch on the CPU."""
+        mask = batch["attention_mask"].bool()
+        is_image = (batch["input_ids"] == IMAGE_TOKEN_INDEX) & mask
+        boxes = batch.get("boxes") if self.with_objects else None
+        counts = torch.tensor([len(box) for box in boxes] if boxes is not None else [0] * int(is_image.sum()))
+        widths = mask.double()
+        widths[is_image] = (self.num_image_tokens + counts).double()
+        lengths = widths.sum(dim=1)
+        supervised = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+        return (
+            self.per_picture * int(is_image.sum())
+            + self.per_box * int(counts.sum())
+            + self.per_token * float(lengths.sum())
+            + attention_flops(self.attention_width, self.layers, float((lengths**2).sum()) / 2)
+            + self.per_supervised * supervised
+        )
+
+
+def low_res_flops(encoder: LowResEncoder, trained: bool) -> float:
+    """FLOPs of one picture in the low-resolution encoder: patches, layers, attention of all tokens with all."""
+    patches, tokens = encoder.num_tokens, encoder.num_tokens + 1
+    transformer = getattr(encoder.clip, "vision_model", encoder.clip)
+    patch = weight_flops(transformer.embeddings, backward=False) * patches
+    layers = weight_flops(transformer.encoder, backward=trained) * tokens
+    return patch + layers + attention_flops(encoder.channels, len(transformer.encoder.layers), tokens**2, trained)
+
+
+def high_res_flops(encoder: HighResEncoder) -> float:
+    """FLOPs of one picture in the high-resolution encoder: every layer of a stage acts on each cell of its map."""
+    total = 0.0
+    for index, (stage, stride) in enumerate(zip(encoder.stages, encoder.strides, strict=True)):
+        cells = (encoder.image_size // stride) ** 2
+        modules = [encoder.stem, stage] if index == 0 else [stage]
+        total += cells * sum(weight_flops(module, backward=False) for module in modules)
+    return total

@@ -1,0 +1,369 @@
+"""MG-LLaVA: low resolution, high resolution and objects, spliced into a language model's input."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from mg_llava.model.batch import BatchPreprocessor
+from mg_llava.model.checkpoint_names import own_names
+from mg_llava.model.flops import StepFlops
+from mg_llava.model.splice import splice
+from mg_llava.pictures.preprocess import PixelNormalizer
+from xtuner.errors import XTunerError
+from xtuner.model.base import TrainableParts
+from xtuner.model.files.checkpoints import LoadReport, load_parts, read_state_dict
+from xtuner.model.head import check_fused_loss, supervised_logits, supervised_loss
+from xtuner.model.layers import checkpoint_activations, checkpointing_layers, compile_modules
+from xtuner.model.meta import in_meta_init
+from xtuner.registry import build
+
+_CONNECTORS = ("fusion", "projector", "object_encoder")
+
+
+class MGLLaVA(TrainableParts):
+    """The model of MG-LLaVA (arXiv 2406.17770), and without its high-resolution parts the LLaVA-1.5 baseline.
+
+    The forward pass, and the order of everything here:
+
+    1. low-resolution encoder: (I, 3, s, s) → image tokens (I, V, C);
+    2. high-resolution encoder: (I, 3, S, S) → stage maps (I, C_i, H_i, H_i);
+    3. fusion, if there is one, of the last stage map into the image tokens;
+    4. projector: image tokens to the language model's width, (I, V, D);
+    5. object encoder: one token per box from all stage maps, (ΣN, D);
+    6. splice: each ``<image>`` becomes its V image tokens and then its object tokens;
+    7. language model: loss on supervised tokens, logits, or new tokens.
+
+    Args:
+        llm: node of or built causal language model of transformers.
+        low_res_encoder, high_res_encoder, fusion, projector, object_encoder: nodes or built parts. Sizes are
+            passed on at build: fusion reads the encoders' channels, projector and object encoder also the
+            language model's width. Without a high-resolution encoder there is neither fusion nor object encoder;
+            with one there is at least one of them. Without fusion the image tokens are low resolution only.
+        trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders are frozen.
+        llm_lora, visual_encoder_lora: node of or built ``peft.LoraConfig``: trains adapters in the language model or
+            in the low-resolution encoder instead of their weights. Without ``target_modules`` all linear layers but
+            the head get one.
+        pack: train on a batch's samples joined in one row, without padding, instead of on padded rows. Pays with flash
+            attention; elsewhere the dense mask of a long row can cost more than the padding.
+        activation_checkpointing: recompute the language model's layers in the backward pass instead of
+            keeping them; a number is the share of layers, see `checkpoint_activations`.
+        compile: compile both encoders and each layer of the language model (``torch.compile``); a string names the
+            backend.
+        fused_loss: head and loss in one kernel of liger-kernel; needs a GPU, and leaves single sources' losses out.
+        pretrained_pth: checkpoint to start from, with this model's or the published one's names; it must hold
+            the connecting parts, and may hold the language model.
+
+    Raises:
+        XTunerError: parts that do not fit together or are half given, or a checkpoint that does not fit.
+    """
+
+    part_names = ("low_res_encoder", "high_res_encoder", *_CONNECTORS, "llm")
+
+    def __init__(
+        self,
+        llm: Mapping[str, Any] | PreTrainedModel,
+        low_res_encoder: Mapping[str, Any] | nn.Module,
+        projector: Mapping[str, Any] | nn.Module,
+        high_res_encoder: Mapping[str, Any] | nn.Module | None = None,
+        fusion: Mapping[str, Any] | nn.Module | None = None,
+        object_encoder: Mapping[str, Any] | nn.Module | None = None,
+        trainable: Collection[str] = _CONNECTORS,
+        llm_lora: Mapping[str, Any] | Any = None,
+        visual_encoder_lora: Mapping[str, Any] | Any = None,
+        pack: bool = False,
+        activation_checkpointing: bool | float = True,
+        compile: bool | str = False,
+        fused_loss: bool = False,
+        pretrained_pth: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.low_res_encoder = build(low_res_encoder)
+        self.high_res_encoder = build(high_res_encoder)
+        self._check_parts(fusion, object_encoder)
+        self.llm = build(llm)
+        width = self.llm.get_input_embeddings().embedding_dim
+        self.fusion, self.object_encoder = None, None
+        if self.high_res_encoder is not None:
+            channels = self.high_res_encoder.channels
+            self.fusion = build(fusion, low_channels=self.low_res_encoder.channels, high_channels=channels[-1])
+            self.object_encoder = build(
+                object_encoder,
+                in_channels=sum(channels),
+                out_channels=width,
+                image_size=self.high_res_encoder.image_size,
+            )
+        token_channels = self.low_res_encoder.channels if self.fusion is None else self.fusion.out_channels
+        self.projector = build(projector, in_channels=token_channels, out_channels=width)
+        self.data_preprocessor = self._build_preprocessor(pack)
+        for part, setting, lora in (
+            ("llm", "llm_lora", llm_lora),
+            ("low_res_encoder", "visual_encoder_lora", visual_encoder_lora),
+        ):
+            if lora is not None:
+                self.add_adapters(part, build(lora), setting)
+        self.set_trainable(trainable)
+        checkpoint_activations(self.llm, float(activation_checkpointing))
+        self._flops: StepFlops | None = None
+        self.fused_loss = fused_loss
+        if fused_loss and not in_meta_init():
+            check_fused_loss(self.llm)
+        if compile and not in_meta_init():
+            encoders = [part for part in (self.low_res_encoder, self.high_res_encoder) if part is not None]
+            backend = compile if isinstance(compile, str) else "inductor"
+            compile_modules([*encoders, *checkpointing_layers(self.llm)], backend)
+        if pretrained_pth is not None and not in_meta_init():
+            self.load_checkpoint(pretrained_pth)
+
+    def _check_parts(self, fusion: Any, object_encoder: Any) -> None:
+        low, high = self.low_res_encoder, self.high_res_encoder
+        if high is None:
+            for name, part in (("fusion", fusion), ("object_encoder", object_encoder)):
+                if part is not None:
+                    raise XTunerError(
+                        f"the model has a {name} but no high_res_encoder to feed it: give both or neither."
+                    )
+            return
+        if fusion is None and object_encoder is None:
+            raise XTunerError(
+                "the model has a high_res_encoder that nothing reads: give a fusion (ConvGateFusion for instance) or "
+                "an object_encoder, or leave the high_res_encoder out."
+            )
+        if fusion is not None and low.grid != high.grid:
+            raise XTunerError(
+                f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} px), "
+                f"high resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride "
+                f"{high.strides[-1]}). Set image_size_aux to {low.grid[0] * high.strides[-1]}."
+            )
+
+    def _build_preprocessor(self, pack: bool) -> BatchPreprocessor:
+        low, high = self.low_res_encoder, self.high_res_encoder
+        # nothing is read under meta_init, and the statistics change no shape
+        normalizer = PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(low.name_or_path)
+        return BatchPreprocessor(
+            normalizer,
+            image_size=low.image_size if high is None else high.image_size,
+            low_res_size=low.image_size,
+            num_image_tokens=low.num_tokens,
+            vocab_size=self.llm.get_input_embeddings().num_embeddings,
+            with_objects=self.object_encoder is not None,
+            pack=pack,
+        )
+
+    def set_trainable(self, names: Collection[str]) -> None:
+        """Trains the parts `names`, freezes all others.
+
+        Raises:
+            XTunerError: an unknown part, or an encoder, which this method never trains.
+        """
+        encoders = [name for name in names if name in self.part_names and name.endswith("_encoder")]
+        encoders = [name for name in encoders if name not in _CONNECTORS]
+        if encoders:
+            raise XTunerError(
+                f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out, or adapt CLIP "
+                "by visual_encoder_lora."
+            )
+        if "llm" in names and "llm" not in self._adapters and getattr(self.llm, "is_quantized", False):
+            raise XTunerError(
+                "the language model is quantised, so its weights cannot be trained: give llm_lora as well."
+            )
+        super().set_trainable(names)
+
+    def train(self, mode: bool = True) -> MGLLaVA:
+        """Sets the mode of the trained parts; a frozen language model still recomputes its layers if asked to."""
+        super().train(mode)
+        if "llm" in self.parts():
+            # transformers only recomputes layers in train mode; their dropout below stays in eval mode
+            for layer in checkpointing_layers(self.llm):
+                layer.training = mode
+        return self
+
+    def step_flops(self, batch: Mapping[str, Any]) -> float:
+        """Returns the floating-point operations of forward and backward pass for a collated batch."""
+        if self._flops is None:
+            self._flops = StepFlops(self.parts(), self.trainable)
+        return self._flops(batch)
+
+    def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
+        """True for a collated batch with pictures."""
+        pixels = batch.get("pixel_values")
+        return pixels is not None and len(pixels) > 0
+
+    def keep_in_step(self, batch: dict[str, Any], elsewhere: bool, partitioned: bool) -> dict[str, Any]:
+        """Adds a blank picture, which nothing sees, where the encoders have to run as they do on other ranks."""
+        trained = "low_res_encoder" in self.trainable
+        return {**batch, "blank_picture": (elsewhere or trained) if partitioned else (elsewhere and trained)}
+
+    def load_checkpoint(self, path: str | Path, required: Collection[str] | None = None) -> LoadReport:
+        """Loads weights into the parts that a checkpoint holds and logs the report.
+
+        Args:
+            path: anything `read_state_dict` reads, with this model's or the published names.
+            required: parts that must be in it; by default fusion, projector and object encoder.
+
+        Raises:
+            XTunerError: a part is absent, incomplete or of another shape.
+        """
+        state = own_names(read_state_dict(path))
+        parts = self.parts()
+        if required is None:
+            required = [name for name in _CONNECTORS if name in parts]
+        report = load_parts(parts, state, required, source=f"checkpoint '{path}'", adapters=self._adapters)
+        report.log(str(path))
+        return report
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        high_pixels: torch.Tensor,
+        low_pixels: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        image_positions: torch.Tensor,
+        object_positions: torch.Tensor,
+        target_positions: torch.Tensor,
+        targets: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        target_sources: torch.Tensor | None = None,
+        blank_picture: bool = False,
+        mode: str = "loss",
+    ) -> Any:
+        """Runs a batch as `data_preprocessor` makes it: `SplicePlan`'s tensors, pixels and boxes.
+
+        Samples are padded on the right, where no token can see the padding, or packed with restarting positions, which
+        keep them apart in transformers' models; so the language model needs no mask.
+
+        Args:
+            target_sources: (S, K) one-hot source of each target.
+            blank_picture: run the encoders although there are no pictures; see `keep_in_step`.
+            mode: ``loss`` or ``logits``.
+
+        Returns:
+            ``loss``: ``loss_sum``, the summed cross entropy of the supervised tokens in float32, and
+                ``num_supervised``; with `target_sources` ``by_source`` (2, K), both of each source.
+            ``logits``: (B, T', vocabulary).
+        """
+        embeds = self.embed(input_ids, high_pixels, low_pixels, boxes, image_positions, object_positions, blank_picture)
+        if mode == "logits":
+            return self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).logits
+        if mode != "loss":
+            raise XTunerError(f"mode is '{mode}': expected 'loss' or 'logits'.")
+        losses: dict[str, torch.Tensor] = {}
+        if target_sources is None or self.fused_loss:
+            loss = supervised_loss(self.llm, embeds, position_ids, target_positions, targets, self.fused_loss)
+        else:
+            logits = supervised_logits(self.llm, embeds, position_ids, target_positions).float()
+            loss = functional.cross_entropy(logits, targets, reduction="sum")
+            each = functional.cross_entropy(logits.detach(), targets, reduction="none")
+            losses["by_source"] = torch.stack([each @ target_sources, target_sources.sum(dim=0)])
+        return {"loss_sum": loss, "num_supervised": torch.ones_like(targets).sum(), **losses}
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        high_pixels: torch.Tensor,
+        low_pixels: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        image_positions: torch.Tensor,
+        object_positions: torch.Tensor,
+        blank_picture: bool = False,
+    ) -> torch.Tensor:
+        """Steps 1–6: what the language model reads, (B, T', D)."""
+        image_tokens, object_tokens = self.encode_images(high_pixels, low_pixels, boxes, blank_picture)
+        text_embeds = self.llm.get_input_embeddings()(input_ids)
+        return splice(text_embeds, image_tokens, object_tokens, image_positions, object_positions)
+
+    def encode_images(
+        self,
+        high_pixels: torch.Tensor,
+        low_pixels: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        blank_picture: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Steps 1–5: image tokens (I, V, D) and object tokens (ΣN, D) of I normalised pictures; I may be 0.
+
+        Without pictures the encoders do not run unless `blank_picture` asks for it, but the trained parts get empty
+        inputs: their gradients are then zero, not absent, so that ranks with and without pictures still exchange the
+        same gradients.
+        """
+        count = len(low_pixels)
+        if blank_picture and not count:
+            low_pixels = low_pixels.new_zeros((1, *low_pixels.shape[1:]))
+            high_pixels = high_pixels.new_zeros((1, *high_pixels.shape[1:]))
+        low_tokens, stage_maps = self._encode_low(low_pixels), self._encode_high(high_pixels)
+        fused = low_tokens if self.fusion is None else self.fusion(low_tokens, stage_maps[-1])
+        image_tokens = self.projector(fused.to(_dtype(self.projector)))
+        if self.object_encoder is None:
+            return image_tokens[:count], image_tokens.new_zeros((0, image_tokens.shape[-1]))
+        return image_tokens[:count], self.object_encoder([stage[:count] for stage in stage_maps], boxes)
+
+    def _encode_low(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Step 1, under no_grad unless the encoder has adapters; these enter the result with weight zero where there
+        are no pictures.
+        """
+        low = self.low_res_encoder
+        trained = "low_res_encoder" in self.trainable
+        if not len(pixels):
+            tokens = pixels.new_zeros((0, low.num_tokens, low.channels))
+            return tokens + 0 * sum(p.sum() for p in low.parameters() if p.requires_grad) if trained else tokens
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return low(pixels)
+
+    @torch.no_grad()
+    def _encode_high(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Step 2 under no_grad, since the encoder is frozen."""
+        high = self.high_res_encoder
+        if high is None:
+            return []
+        if len(pixels):
+            return high(pixels)
+        sides = [high.image_size // stride for stride in high.strides]
+        sizes = zip(high.channels, sides, strict=True)
+        return [pixels.new_zeros((0, channels, side, side)) for channels, side in sizes]
+
+    # not inference_mode: evaluation during training must leave no tensors behind that autograd refuses
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        boxes: Sequence[torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **generation: Any,
+    ) -> torch.Tensor:
+        """Generates after prompts; steps 1–7 as in training.
+
+        Args:
+            input_ids: (B, T) on the CPU, `IMAGE_TOKEN_INDEX` at each picture's place, padded on either side.
+            pixel_values: (I, 3, S, S) uint8, all pictures in order.
+            boxes: I tensors (N, 4), xyxy in pixels of the S frame.
+            attention_mask: (B, T), True = a token; all, if not given.
+            generation: arguments of transformers' ``generate``, ``max_new_tokens`` for instance.
+
+        Returns:
+            (B, T_new) ids of the new tokens only, padded after each answer's end.
+        """
+        data = {
+            "input_ids": input_ids,
+            "pixel_values": pixel_values,
+            "boxes": boxes,
+            "attention_mask": attention_mask,
+        }
+        batch = self.data_preprocessor(data, training=False, pad_left=True)
+        for unused in ("labels", "position_ids", "target_positions", "targets"):
+            batch.pop(unused)
+        mask = batch.pop("attention_mask")
+        # in step with other processes, which may have pictures, the encoders run here too
+        embeds = self.embed(**batch, blank_picture=generation.get("synced_gpus", False))
+        return self.llm.generate(inputs_embeds=embeds, attention_mask=mask.long(), **generation)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype

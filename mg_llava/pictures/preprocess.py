@@ -1,0 +1,214 @@
+"""Pictures and boxes to what the encoders take: the only copy, used by training, evaluation and chat.
+
+In the workers a picture becomes a uint8 square of `image_size` pixels (`ImageProcessor`); on the device that
+becomes the normalised high-resolution picture and, from it, the low-resolution one (`PixelNormalizer`).
+Checked against the published preprocessing in tests/parity/test_pixels.py. transformers' default
+(torchvision) CLIP processor differs by up to one grey level; the arithmetic here is that of its Pillow one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from mg_llava.boxes.selection import clip_boxes, pad_boxes, resize_boxes
+from mg_llava.pictures.encoder_config import read_num_image_tokens, read_pixel_statistics
+from mg_llava.pictures.open import PictureSource, open_picture, to_rgb
+from xtuner.errors import XTunerError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class ImageProcessor:
+    """Pictures of any shape to the square that the encoders see, and boxes with them.
+
+    Steps: pad to a square with the mean colour (where `pad_to_square`), resize with Pillow's bicubic filter
+    so that the shorter side has `image_size` pixels, cut the middle square out. Boxes go the same way, are
+    rounded to whole pixels (half to even) and cut at the edges. An encoder whose preprocessing does not crop
+    (SigLIP) squeezes instead and leaves boxes fractional.
+
+    Args:
+        name_or_path: low-resolution encoder: a folder (or hub name) with preprocessor_config.json and
+            config.json.
+        image_size: side of the square in pixels (768 for the published models).
+        pad_to_square: keep the whole picture; otherwise its margins are cut off.
+        apply_exif_orientation: turn pictures as their EXIF tag says. Boxes hold for the pixels as they were
+            when the boxes were made; the published ones were made without turning.
+
+    Attributes:
+        statistics: mean, deviation and shape rule of the encoder.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        image_size: int = 768,
+        pad_to_square: bool = True,
+        apply_exif_orientation: bool = False,
+    ) -> None:
+        if image_size < 1:
+            raise XTunerError(
+                f"image_size={image_size}: expected the side of the encoders' picture in pixels, e.g. 768."
+            )
+        self.name_or_path = name_or_path
+        self.image_size = image_size
+        self.pad_to_square = pad_to_square
+        self.apply_exif_orientation = apply_exif_orientation
+        self.statistics = read_pixel_statistics(name_or_path)
+        self._num_image_tokens: int | None = None
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that the low-resolution encoder makes of one picture, class token not counted."""
+        if self._num_image_tokens is None:
+            self._num_image_tokens = read_num_image_tokens(self.name_or_path)
+        return self._num_image_tokens
+
+    def open(self, path: PictureSource) -> Image.Image:
+        """Reads a picture's file or bytes as 8-bit RGB; see `mg_llava.pictures.open.open_picture`."""
+        return open_picture(path, self.apply_exif_orientation)
+
+    def __call__(self, image: Image.Image, boxes: np.ndarray | None = None) -> tuple[torch.Tensor, np.ndarray]:
+        """Returns the square as uint8 (3, S, S) RGB and the boxes that remain as (M, 4) float32 in its frame.
+
+        Args:
+            image: of any mode and shape.
+            boxes: (N, 4) xyxy in pixels of `image`; None = none.
+        """
+        if boxes is None:
+            boxes = np.zeros((0, 4), np.float32)
+        return self.pixels(image), self.map_boxes(boxes, image.size)[0]
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """Returns the square as uint8 (3, S, S) RGB, a view of (S, S, 3) memory: the device puts it in order."""
+        image = to_rgb(image)
+        if self.pad_to_square and image.width != image.height:
+            square = _pad_and_resize(image, self.image_size, self.statistics.pad_color)
+            return torch.from_numpy(np.array(square, dtype=np.uint8)).permute(2, 0, 1)
+        width, height = self._resized(image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        if width != height:
+            left, top = self._margins(width, height)
+            image = image.crop((left, top, left + self.image_size, top + self.image_size))
+        return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+
+    def map_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Takes boxes from a picture's frame to the frame of the square.
+
+        Args:
+            boxes: (N, 4) float32 xyxy in pixels of the picture.
+            size: (width, height) of the picture.
+
+        Returns:
+            (M, 4) float32 boxes that remain after cutting at the edges, and (N,) bool which these are.
+        """
+        width, height = size
+        boxes = boxes.astype(np.float32, copy=False)
+        if self.pad_to_square:
+            boxes = pad_boxes(boxes, width, height)
+            width = height = max(width, height)
+        target = (self.image_size, self.image_size)
+        if not self.statistics.crops:
+            return clip_boxes(resize_boxes(boxes, (width, height), target), *target)
+        # one scale for both sides: the longer side of the resized picture is rounded down, boxes do not
+        # follow that
+        shorter = min(width, height)
+        boxes = np.round(resize_boxes(boxes, (shorter, shorter), target))
+        left, top = self._margins(*self._resized((width, height)))
+        return clip_boxes(boxes - np.array([left, top, left, top], np.float32), *target)
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) after resizing a picture of `size`, before the middle is cut out."""
+        width, height = size
+        if not self.statistics.crops:
+            return self.image_size, self.image_size
+        longer = int(self.image_size * max(size) / min(size))
+        return (self.image_size, longer) if width <= height else (longer, self.image_size)
+
+    def _margins(self, width: int, height: int) -> tuple[int, int]:
+        """Pixels cut off at the left and at the top of a resized picture."""
+        return (width - self.image_size) // 2, (height - self.image_size) // 2
+
+
+def _pad_and_resize(image: Image.Image, size: int, color: tuple[int, int, int]) -> Image.Image:
+    """Pads to a square and resizes it, with the bits of doing so in this order, but not for the padding.
+
+    Pillow resizes in two passes, first each row, then each column. Rows and columns of padding come out of a pass as
+    they went in, so only the others go through it.
+    """
+    width, height = image.size
+    side = max(width, height)
+    bicubic = Image.Resampling.BICUBIC
+    if width > height:
+        rows = image.resize((size, height), bicubic)
+        padded = Image.new("RGB", (size, side), color)
+        padded.paste(rows, (0, (side - height) // 2))
+        return padded.resize((size, size), bicubic)
+    left = (side - width) // 2
+    padded = Image.new("RGB", (side, side), color)
+    padded.paste(image, (left, 0))
+    rows = padded.resize((size, side), bicubic)
+    # the filter reaches two pixels of the larger scale to either side
+    scale = size / side
+    reach = int(2 * max(scale, 1)) + 2
+    first, end = max(0, int(left * scale) - reach), min(size, int((left + width) * scale) + 1 + reach)
+    square = Image.new("RGB", (size, size), color)
+    square.paste(rows.crop((first, 0, end, side)).resize((end - first, size), bicubic), (first, 0))
+    return square
+
+
+class PixelNormalizer(nn.Module):
+    """8-bit pictures to the two inputs of the encoders, on the device that holds the pictures.
+
+    high = (u8 / 255 − mean) / std per channel in float32, each step rounded as IEEE says, so that every
+    device gives the same bits; low = `high` resized bilinearly without antialias, as the published method
+    does. Holds no parameters and nothing in its state dict.
+
+    Args:
+        mean: of red, green, blue on the 0–1 scale.
+        std: likewise.
+    """
+
+    constant_bits: torch.Tensor
+
+    def __init__(self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> None:
+        super().__init__()
+        self._constants = np.array([[255] * 3, mean, std], np.float32)
+        # kept as integers: a model that is cast to bfloat16 would cast floats with it
+        bits = torch.from_numpy(self._constants.view(np.int32))
+        self.register_buffer("constant_bits", bits, persistent=False)
+
+    def reset_constants(self) -> None:
+        """Fills the table again, for loaders that make modules without memory and fill only what files hold."""
+        self.constant_bits.copy_(torch.from_numpy(self._constants.view(np.int32)))
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str) -> PixelNormalizer:
+        """Makes the normalizer of the image encoder `name_or_path`; see `read_pixel_statistics`."""
+        statistics = read_pixel_statistics(name_or_path)
+        return cls(statistics.mean, statistics.std)
+
+    def forward(self, pixels: torch.Tensor, low_res_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalises and resizes I pictures.
+
+        Args:
+            pixels: (I, 3, S, S) uint8 RGB; I may be 0.
+            low_res_size: side s of the low-resolution pictures.
+
+        Returns:
+            high (I, 3, S, S) and low (I, 3, s, s), both float32 whatever the model's type.
+        """
+        # 255 as a tensor: by a plain number a GPU would multiply with the rounded 1/255, which differs
+        scale, mean, std = self.constant_bits.view(torch.float32).view(3, 1, 3, 1, 1)
+        # workers hand pictures over as Pillow has them, colours innermost
+        high = pixels.contiguous().float().div_(scale).sub_(mean).div_(std)
+        size = (low_res_size, low_res_size)
+        if not len(pixels):
+            return high, high.new_zeros((0, 3, *size))
+        return high, functional.interpolate(high, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,389 @@
+"""The training data set on a few drawn pictures: samples, lengths, batches, faults."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from mg_llava.boxes.selection import BoxSelection
+from mg_llava.data.dataset import MGLLaVADataset
+from mg_llava.pictures.preprocess import CLIP_MEAN, CLIP_STD, ImageProcessor
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.errors import ProblemsError, XTunerError
+
+SIZE, IMAGE_TOKENS = 24, 4
+WORDS = ["<unk>", "<s>", "</s>", "USER", "ASSISTANT", ":", "What", "is", "this", "A", "dog", "."]
+
+
+def talk(question: str, answer: str = "A dog.") -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def box_record(image: str, count: int, **more: Any) -> dict[str, Any]:
+    """`count` boxes side by side, all of different classes, the last the surest."""
+    boxes = [[2 * i, 0, 2 * i + 2, 8] for i in range(count)]
+    scores = [(i + 1) / 100 for i in range(count)]
+    return {
+        "image": image,
+        "boxes": boxes,
+        "labels": [f"c{i}" for i in range(count)],
+        "scores": scores,
+        **more,
+    }
+
+
+RECORDS = [
+    {"id": "one", "image": "a.png", "conversations": talk("<image>\nWhat is this")},
+    {"id": "text", "conversations": talk("What is this dog", "This.")},
+    {"id": "two", "image": ["a.png", "b/b.png"], "conversations": talk("What is <image> this <image>")},
+    {"id": "bare", "image": "c.png", "conversations": talk("<image>\nWhat is this")},
+    {"id": "silent", "image": "a.png", "conversations": [{"from": "human", "value": "<image>"}]},
+]
+BOXES = [box_record("a.png", 3, width=12, height=8), box_record("b/b.png", 2)]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Writes a data set and returns the arguments of `MGLLaVADataset`, everything by node or path."""
+    monkeypatch.setenv("XTUNER_CACHE", str(tmp_path / "cache"))
+    for name, size in (("a.png", (12, 8)), ("b/b.png", (8, 8)), ("c.png", (5, 9))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", size, (len(name), 100, 200)).save(tmp_path / name)
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    preprocessor = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "do_center_crop": True}
+    (clip / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    config = {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14}
+    (clip / "config.json").write_text(json.dumps(config))
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **specials).save_pretrained(tmp_path / "llm")
+
+    def make(records: Any = RECORDS, boxes: Any = BOXES, context: int | None = None, **changes: Any) -> dict[str, Any]:
+        (tmp_path / "data.json").write_text(json.dumps(records))
+        (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+        LlamaConfig(max_position_embeddings=context or 4096).save_pretrained(tmp_path / "llm")
+        return {
+            "data_path": str(tmp_path / "data.json"),
+            "image_folder": str(tmp_path),
+            "tokenizer": {
+                "type": "xtuner.data.text.tokenizer.build_tokenizer",
+                "name_or_path": str(tmp_path / "llm"),
+            },
+            "image_processor": {"type": ImageProcessor, "name_or_path": str(clip), "image_size": SIZE},
+            "prompt_template": "vicuna",
+            "max_length": 100,
+            "box_json_path": str(tmp_path / "boxes.json"),
+            "boxes": {"type": BoxSelection},
+            "llm_name_or_path": str(tmp_path / "llm") if context else None,
+            **changes,
+        }
+
+    return make
+
+
+class TestSamples:
+    def test_a_sample(self, world: Any) -> None:
+        dataset = MGLLaVADataset(**world())
+        sample = dataset[0]
+        assert sample["sample_id"] == "one"
+        assert sample["pixel_values"].shape == (1, 3, SIZE, SIZE)
+        assert sample["pixel_values"].dtype == torch.uint8
+        # 12x8 is padded by two rows and doubled; best score first
+        assert sample["boxes"][0].tolist() == [[8, 4, 12, 20], [4, 4, 8, 20], [0, 4, 4, 20]]
+        assert sample["boxes"][0].dtype == torch.float32
+        assert (sample["input_ids"] == IMAGE_TOKEN_INDEX).sum() == 1
+        supervised = sample["labels"] != IGNORE_INDEX
+        assert dataset.tokenizer.decode(sample["labels"][supervised]) == "A dog . </s>"
+
+    def test_a_text_only_sample_has_no_picture(self, world: Any) -> None:
+        sample = MGLLaVADataset(**world())[1]
+        assert sample["pixel_values"].shape == (0, 3, SIZE, SIZE) and sample["boxes"] == []
+
+    def test_several_pictures_stand_in_order(self, world: Any) -> None:
+        sample = MGLLaVADataset(**world())[2]
+        assert [len(boxes) for boxes in sample["boxes"]] == [3, 2]
+        # the red of a picture is the length of its name
+        middle = sample["pixel_values"][:, 0, SIZE // 2, SIZE // 2]
+        assert middle.tolist() == [len("a.png"), len("b/b.png")]
+
+    def test_lengths_are_those_of_the_samples(self, world: Any) -> None:
+        dataset = MGLLaVADataset(**world())
+        assert len(dataset) == len(dataset.lengths) == 4
+        assert dataset.modality.tolist() == [True, False, True, True]
+        assert dataset.groups.tolist() == [1, 0, 1, 1]
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            objects = sum(len(boxes) for boxes in sample["boxes"])
+            pictures = len(sample["pixel_values"])
+            expected = len(sample["input_ids"]) + pictures * (IMAGE_TOKENS - 1) + objects
+            assert dataset.lengths[index] == expected
+
+    def test_without_a_box_file_there_are_no_objects(self, world: Any) -> None:
+        dataset = MGLLaVADataset(**world(box_json_path=None))
+        assert [len(boxes) for boxes in dataset[2]["boxes"]] == [0, 0]
+        assert dataset.report["pictures without boxes"] == 0
+
+    def test_what_is_left_out_is_counted(self, world: Any) -> None:
+        odd = box_record("a.png", 3, width=12, height=8)
+        odd["boxes"][0] = [9, 0, 5, 5]
+        odd["boxes"][1] = [50, 50, 60, 60]
+        dataset = MGLLaVADataset(**world(boxes=[odd]))
+        assert len(dataset[0]["boxes"][0]) == 1
+        # a.png is in two samples; b and c have no boxes
+        assert dataset.report["inverted boxes left out"] == 2
+        assert dataset.report["boxes outside the picture left out"] == 2
+        assert dataset.report["pictures not in the box file"] == 2
+        assert dataset.report["pictures"] == 4
+
+    def test_several_files_follow_each_other(self, world: Any, tmp_path: Path) -> None:
+        arguments = world()
+        (tmp_path / "more.jsonl").write_text(json.dumps(RECORDS[1]) + "\n")
+        dataset = MGLLaVADataset(**{**arguments, "data_path": [arguments["data_path"], str(tmp_path / "more.jsonl")]})
+        assert [dataset[i]["sample_id"] for i in range(len(dataset))] == [
+            "one",
+            "text",
+            "two",
+            "bare",
+            "text",
+        ]
+
+    def test_describe(self, world: Any) -> None:
+        dataset = MGLLaVADataset(**world())
+        text = dataset.describe(2)
+        assert f"{dataset.lengths[2]} tokens" in text
+        assert "picture a.png (12x8): 4 image tokens, 3 object tokens (c2, c1, c0)" in text
+        assert "picture" not in dataset.describe(1).splitlines()[1:]
+
+
+class TestContext:
+    def test_the_lowest_scored_boxes_of_all_pictures_go(self, world: Any) -> None:
+        whole = MGLLaVADataset(**world())
+        # sample 2 has 5 boxes with scores 0.01 to 0.03 and 0.01 to 0.02; room for three
+        context = int(whole.lengths[2]) - 2
+        dataset = MGLLaVADataset(**world(context=context))
+        assert dataset.lengths[2] == context
+        first, second = dataset[2]["boxes"]
+        assert first.tolist() == whole[2]["boxes"][0][:2].tolist()
+        assert second.tolist() == whole[2]["boxes"][1][:1].tolist()
+        assert dataset.report["boxes cut for the context"] == 2
+
+    def test_samples_that_do_not_fit_without_boxes_are_left_out(self, world: Any) -> None:
+        text_only = MGLLaVADataset(**world()).lengths[1]
+        dataset = MGLLaVADataset(**world(context=int(text_only)))
+        assert [dataset[i]["sample_id"] for i in range(len(dataset))] == ["text"]
+        assert dataset.report["samples longer than the context left out"] == 3
+
+    def test_nothing_left(self, world: Any) -> None:
+        with pytest.raises(XTunerError, match="4 samples longer than the context left out"):
+            MGLLaVADataset(**world(context=3))
+
+
+class TestCollate:
+    def test_a_mixed_batch(self, world: Any) -> None:
+        dataset = MGLLaVADataset(**world())
+        batch = dataset.collate_fn([dataset[i] for i in range(4)])
+        assert batch["sample_ids"] == ["one", "text", "two", "bare"]
+        assert batch["pixel_values"].shape == (4, 3, SIZE, SIZE)
+        assert [len(boxes) for boxes in batch["boxes"]] == [3, 3, 2, 0]
+        assert (batch["input_ids"] == IMAGE_TOKEN_INDEX).sum() == 4
+        assert (batch["attention_mask"].sum(dim=1) == torch.tensor([len(dataset[i]["labels"]) for i in range(4)])).all()
+
+    def test_a_batch_of_text(self, world: Any) -> None:
+        dataset = MGLLaVADataset(**world())
+        batch = dataset.collate_fn([dataset[1], dataset[1]])
+        assert batch["pixel_values"].shape == (0, 3, SIZE, SIZE) and batch["boxes"] == []
+
+    def test_through_a_loader_with_workers(self, world: Any) -> None:
+        dataset = MGLLaVADataset(**world())
+        loader = torch.utils.data.DataLoader(dataset, 2, collate_fn=dataset.collate_fn, num_workers=1)
+        assert [batch["sample_ids"] for batch in loader] == [["one", "text"], ["two", "bare"]]
+
+
+class TestFaults:
+    def test_a_missing_picture_names_sample_and_path(self, world: Any, tmp_path: Path) -> None:
+        dataset = MGLLaVADataset(**world())
+        (tmp_path / "a.png").unlink()
+        with pytest.raises(XTunerError, match=r"sample 'one' \(number 0\): picture '.*a.png' does not exist"):
+            dataset[0]
+
+    def test_missing_pictures_are_found_before_training(self, world: Any, tmp_path: Path) -> None:
+        node = world()
+        (tmp_path / "b" / "b.png").unlink()
+        with pytest.raises(ProblemsError, match=r"missing picture: 'b/b.png' \(sample 'two'\) does not exist"):
+            MGLLaVADataset(**node)
+
+    def test_all_that_stops_a_start_is_named_at_once(self, world: Any, tmp_path: Path) -> None:
+        gone = [
+            {"id": f"gone{number}", "image": f"{number}.png", "conversations": talk("<image>")} for number in range(12)
+        ]
+        role = {"id": "role", "conversations": [{"from": "robot", "value": "x"}]}
+        twice = [box_record("a.png", 1), box_record("a.png", 2)]
+        nan = {**box_record("c.png", 1), "scores": [float("nan")]}
+        with pytest.raises(ProblemsError) as caught:
+            MGLLaVADataset(**world([*RECORDS, *gone, role], [*twice, nan]))
+        assert "(16 in all; `xtuner check-dataset` shows them)" in str(caught.value)
+        kinds = Counter(problem.partition(": ")[0] for problem in caught.value.problems)
+        assert kinds == {"unknown role": 1, "missing picture": 10, "malformed box record": 1, "ambiguous boxes": 2}
+        with pytest.raises(ProblemsError) as prepared:
+            MGLLaVADataset.prepare(world([*RECORDS, *gone, role], [*twice, nan]), str(tmp_path / "out"), 1)
+        assert prepared.value.problems == caught.value.problems and not (tmp_path / "out").exists()
+
+    def test_a_box_file_of_other_pictures(self, world: Any) -> None:
+        with pytest.raises(XTunerError, match="fits none of the 4 pictures"):
+            MGLLaVADataset(**world(boxes=[box_record("elsewhere.png", 1)]))
+
+    def test_boxes_of_another_size(self, world: Any) -> None:
+        dataset = MGLLaVADataset(**world(boxes=[box_record("a.png", 3, width=8, height=12)]))
+        with pytest.raises(XTunerError, match="has 12x8 pixels, but .* was made for 8x12"):
+            dataset[0]
+
+    def test_boxes_by_id_for_several_pictures(self, world: Any) -> None:
+        record = {**box_record("a.png", 1), "id": "two"}
+        del record["image"]
+        with pytest.raises(XTunerError, match="that sample has 2 pictures"):
+            MGLLaVADataset(**world(boxes=[record]))
+
+    def test_faulty_records(self, world: Any) -> None:
+        bad = {"id": "bad", "image": "a.png", "conversations": talk("no place for it")}
+        with pytest.raises(ProblemsError, match="'bad'"):
+            MGLLaVADataset(**world(records=[*RECORDS, bad]))
+
+
+class TestPrepare:
+    def test_a_prepared_folder_is_used(self, world: Any, tmp_path: Path) -> None:
+        arguments = world()
+        counts = MGLLaVADataset.prepare({"type": MGLLaVADataset, **arguments}, str(tmp_path / "out"), 1)
+        assert counts["kept"] == 4
+        prepared = MGLLaVADataset(**{**arguments, "offline_processed_text_folder": str(tmp_path / "out")})
+        np.testing.assert_array_equal(prepared.lengths, MGLLaVADataset(**arguments).lengths)
+        alone = {**arguments, "data_path": None, "offline_processed_text_folder": str(tmp_path / "out")}
+        assert MGLLaVADataset(**alone)[0]["sample_id"] == "one"
+
+    def test_another_setting_is_refused(self, world: Any, tmp_path: Path) -> None:
+        arguments = world()
+        MGLLaVADataset.prepare(arguments, str(tmp_path / "out"), 1)
+        with pytest.raises(XTunerError, match="max_length: prepared with 100, now 50"):
+            MGLLaVADataset(**{**arguments, "max_length": 50, "offline_processed_text_folder": str(tmp_path / "out")})
+
+    def test_several_files(self, world: Any, tmp_path: Path) -> None:
+        arguments = world()
+        arguments["data_path"] = [arguments["data_path"]] * 2
+        counts = MGLLaVADataset.prepare(arguments, str(tmp_path / "out"), 1)
+        assert counts["kept"] == 8
+        arguments["offline_processed_text_folder"] = str(tmp_path / "out")
+        assert len(MGLLaVADataset(**arguments)) == 8
+
+
+class TestCheck:
+    def test_good_data_has_no_problems(self, world: Any) -> None:
+        assert MGLLaVADataset.check_records({"type": MGLLaVADataset, **world()}).problems == []
+
+    def test_every_fault_is_found_in_one_pass(self, world: Any, tmp_path: Path) -> None:
+        (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
+        records = [
+            *RECORDS,
+            {"id": "gone", "image": "gone.png", "conversations": talk("<image>")},
+            {"id": "broken", "image": "broken.png", "conversations": talk("<image>")},
+            {"id": "count", "image": "a.png", "conversations": talk("<image> <image>")},
+            {"id": "role", "conversations": [{"from": "robot", "value": "x"}]},
+            {"id": "nobody", "conversations": [{"from": "gpt", "value": "x"}]},
+            {"id": "by_id", "image": ["d.png", "d.png"], "conversations": talk("<image> <image>")},
+        ]
+        Image.new("RGB", (4, 4)).save(tmp_path / "d.png")
+        odd = box_record("a.png", 3, width=12, height=8)
+        odd["boxes"][:2] = [[5, 0, 1, 5], [20, 20, 30, 30]]
+        by_id = {**box_record("", 1), "id": "by_id"}
+        del by_id["image"]
+        boxes = [odd, box_record("c.png", 1, width=7, height=7), {"image": "x.png"}, by_id]
+        node = world(records, boxes, prompt_template="vicunna")
+        found = MGLLaVADataset.check_records(node).problems
+        kinds = [problem.split(": ")[0] for problem in found]
+        assert sorted(set(kinds)) == sorted(
+            [
+                "prompt template",
+                "missing picture",
+                "picture does not decode",
+                "wrong number of pictures",
+                "unknown role",
+                "no human turn",
+                "malformed box record",
+                "inverted box",
+                "box outside the picture",
+                "boxes of another size",
+                "ambiguous boxes",
+            ]
+        )
+        text = "\n".join(found)
+        assert "Did you mean 'vicuna'" in text
+        assert "gone.png' does not exist" in text and "(sample 'gone')" in text
+        # a picture of several samples is named once
+        assert kinds.count("inverted box") == kinds.count("box outside the picture") == 1
+
+    def test_what_length_leaves_out_is_named_and_equals_the_preparing(self, world: Any, tmp_path: Path) -> None:
+        long = "dog " * 20
+        two_turns = [*talk("<image>"), *talk(f"{long} <image><image>")]
+        records = [
+            *RECORDS,
+            {"id": "whole", "image": "a.png", "conversations": talk(f"<image>\n{long}")},
+            {"id": "part", "image": "a.png", "conversations": talk("<image>\nWhat", long)},
+            {"id": "later", "image": ["a.png"] * 3, "conversations": two_turns},
+            {"id": "many", "image": ["a.png"] * 5, "conversations": talk("<image>" * 5)},
+        ]
+        # "whole": bos, USER, :, the picture, 20 words, ASSISTANT, :, and the answer's A dog. </s>
+        node = world(records, context=24, max_length=20)
+        found = MGLLaVADataset.check_records(node)
+        assert found.problems == []
+        assert found.notes == [
+            "no answer: record 'silent' (number 5) has no answer to a question; it is left out. [data.json]",
+            "answer beyond max_length: sample 'whole' (number 6) has 30 text tokens, none of an answer among the first "
+            "20; it is left out. [data.json]",
+            "cut at max_length: sample 'part' (number 7) has 28 text tokens, the last 8 are cut off, 8 of them of "
+            "answers. [data.json]",
+            "cut at max_length: sample 'later' (number 8) has 41 text tokens, the last 21 are cut off, 4 of them of "
+            "answers and 2 picture(s). [data.json]",
+            "longer than the context: sample 'many' (number 9) has 29 text and image tokens, the language model takes "
+            "24; it is left out. [data.json]",
+            f"box file: 1 of 14 pictures are not in '{node['box_json_path']}': no object tokens there.",
+        ]
+        report = MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+        assert report["dropped: no supervised token within max_length"] == report["dropped: nobody answers"] == 1
+        assert report["samples longer than the context left out"] == 1 and report["cut off: samples"] == 2
+        # without the data file the prepared folder tells how many
+        node.update(data_path=None, offline_processed_text_folder=str(tmp_path / "out"))
+        told = MGLLaVADataset.check_records(node).notes
+        assert "prepared data: 2 cut off: samples" in told and "prepared data: 1 dropped: nobody answers" in told
+
+    def test_a_foreign_box_file(self, world: Any) -> None:
+        (found,) = MGLLaVADataset.check_records(world(boxes=[box_record("other.png", 1)])).problems
+        assert found.startswith("boxes without pictures: ") and "is it the file of this data set?" in found
+
+    def test_missing_files_and_unreadable_parts(self, world: Any, tmp_path: Path) -> None:
+        node = world(box_json_path=str(tmp_path / "none.json"), data_path=str(tmp_path / "none.json"))
+        node["tokenizer"]["name_or_path"] = node["image_processor"]["name_or_path"] = str(tmp_path)
+        kinds = [problem.split(": ")[0] for problem in MGLLaVADataset.check_records(node).problems]
+        assert kinds == ["tokenizer", "image processor", "data file", "box file"]
+
+    def test_no_data_at_all(self, world: Any) -> None:
+        (found,) = MGLLaVADataset.check_records(world(data_path=None)).problems
+        assert found.startswith("settings: no training data")
+
+    def test_a_prepared_folder_alone(self, world: Any, tmp_path: Path) -> None:
+        node = world()
+        MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+        node.update(data_path=None, offline_processed_text_folder=str(tmp_path / "out"))
+        assert MGLLaVADataset.check_records(node).problems == []
+        (tmp_path / "c.png").unlink()
+        (found,) = MGLLaVADataset.check_records(node).problems
+        assert found.startswith("missing picture") and "(sample 'bare')" in found

@@ -1,0 +1,201 @@
+"""Boxes for a data set: complete, restartable, by several processes; and the command that starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mg_llava.boxes.selection import PictureBoxes, no_boxes
+from mg_llava.boxes.store import BoxStore
+from mg_llava.detectors.generation import BoxGeneration
+from tests.tiny_assistant import save_picture
+from tests.tiny_detectors import NAMES, tiny_owlv2
+from xtuner.cli import main
+from xtuner.errors import XTunerError
+
+ROOT = Path(__file__).parents[3]
+
+
+class Whole:
+    """Finds one box, the picture itself; counts its calls; may be slow or break."""
+
+    calls: ClassVar[list[int]] = []
+    breaks_after = 10**9
+
+    def __init__(self, label: str = "all", seconds: float = 0.0, device: Any = None) -> None:
+        self.label = label
+        self.seconds = seconds
+
+    def __call__(self, pictures: Sequence[Image.Image], keys: Sequence[str] | None = None) -> list[PictureBoxes]:
+        time.sleep(self.seconds)
+        if sum(Whole.calls) + len(pictures) > Whole.breaks_after:
+            raise KeyboardInterrupt
+        Whole.calls.append(len(pictures))
+        return [
+            PictureBoxes(np.array([[0, 0, *picture.size]], np.float32), (self.label,), np.ones(1, np.float32))
+            if picture.width > 20
+            else no_boxes()
+            for picture in pictures
+        ]
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Whole, "calls", [])
+    monkeypatch.setattr(Whole, "breaks_after", 10**9)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(10):
+        save_picture(tmp_path / "images" / "train" / f"{number}.png", number, (20 + number, 15))
+    return tmp_path / "images"
+
+
+def generation(folder: Path, **arguments: Any) -> BoxGeneration:
+    detector = arguments.pop("detector", {"type": Whole})
+    return BoxGeneration(detector, str(folder), **{"batch_size": 3, "num_workers": 0, **arguments})
+
+
+class TestRun:
+    def test_the_file_is_what_training_reads(self, folder: Path, tmp_path: Path) -> None:
+        out = generation(folder).run(tmp_path / "boxes.json", draw=2)
+        store = BoxStore(str(out))
+        assert len(store) == 10 and not (tmp_path / "boxes.json.parts").exists()
+        assert store.lookup("train/5.png").boxes.tolist() == [[0, 0, 25, 15]]
+        assert not len(store.lookup("train/0.png").boxes)
+        record = store.find("train/5.png")
+        assert record is not None and record.size == (25, 15)
+        drawn = sorted(path.name for path in (tmp_path / "boxes.json.drawn").iterdir())
+        assert drawn == ["train_0.png.png", "train_1.png.png"]
+
+    def test_pictures_of_records(self, folder: Path, tmp_path: Path) -> None:
+        records = [{"image": "train/3.png"}, {"conversations": []}, {"image": ["train/1.png", "train/3.png"]}]
+        (tmp_path / "data.json").write_text(json.dumps(records))
+        run = generation(folder, data_path=str(tmp_path / "data.json"))
+        assert run.keys == ["train/3.png", "train/1.png"]
+        assert len(BoxStore(str(run.run(tmp_path / "boxes.json", limit=1)))) == 1
+
+    def test_goes_on_where_it_was(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Whole, "breaks_after", 6)
+        with pytest.raises(KeyboardInterrupt):
+            generation(folder).run(tmp_path / "boxes.json")
+        (part,) = (tmp_path / "boxes.json.parts").glob("*.jsonl")
+        assert len(part.read_text().splitlines()) == 6
+        # a line that a kill cut off
+        part.write_bytes(part.read_bytes()[:-10])
+        monkeypatch.setattr(Whole, "breaks_after", 10**9)
+        Whole.calls.clear()
+        out = generation(folder).run(tmp_path / "boxes.json")
+        assert sum(Whole.calls) == 5 and len(BoxStore(str(out))) == 10
+
+    def test_a_broken_picture_is_told_and_the_rest_found(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (folder / "train" / "4.png").write_bytes(b"no picture")
+        out = generation(folder).run(tmp_path / "boxes.json")
+        assert len(BoxStore(str(out))) == 9
+        error = " ".join(capsys.readouterr().err.split())
+        assert "4.png' does not decode" in error and "1 unreadable" in error
+
+
+class TestMistakes:
+    def test_parts_of_another_detector(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Whole, "breaks_after", 3)
+        with pytest.raises(KeyboardInterrupt):
+            generation(folder).run(tmp_path / "boxes.json")
+        with pytest.raises(XTunerError, match="of another detector or of other pictures"):
+            generation(folder, detector={"type": Whole, "label": "other"}).run(tmp_path / "boxes.json")
+
+    def test_a_start_that_failed_leaves_nothing_in_the_way(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Whole, "breaks_after", 0)
+        with pytest.raises(KeyboardInterrupt):
+            generation(folder).run(tmp_path / "boxes.json")
+        monkeypatch.setattr(Whole, "breaks_after", 10**9)
+        out = generation(folder, detector={"type": Whole, "label": "other"}).run(tmp_path / "boxes.json")
+        assert {label for record in json.loads(Path(str(out)).read_text()) for label in record["labels"]} == {"other"}
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(XTunerError, match="does not exist"):
+            generation(tmp_path / "absent")
+        with pytest.raises(XTunerError, match="names no picture"):
+            generation(tmp_path)
+
+
+class TestCommand:
+    def options(self, tmp_path: Path, folder: Path) -> list[str]:
+        (tmp_path / "names.txt").write_text("\n".join(NAMES))
+        settings = {
+            "detector_path": tiny_owlv2(tmp_path / "owlv2"),
+            "vocabulary": tmp_path / "names.txt",
+            "detector.threshold": 0.01,
+            "detector.dtype": "float32",
+        }
+        words = ["--image-folder", str(folder), "--out", str(tmp_path / "boxes.json"), "--num-workers", "0"]
+        return [*words, "--cfg-options", *(f"{key}={value}" for key, value in settings.items())]
+
+    def test_owlv2(self, folder: Path, tmp_path: Path) -> None:
+        assert main(["preprocess", "boxes", "--draw", "1", *self.options(tmp_path, folder)]) == 0
+        records = json.loads((tmp_path / "boxes.json").read_text())
+        assert len(records) == 10 and any(record["boxes"] for record in records)
+        assert {label for record in records for label in record["labels"]} <= set(NAMES)
+
+    def test_an_absent_checkpoint(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["--image-folder", str(folder), "--out", str(tmp_path / "boxes.json")]
+        command = ["preprocess", "boxes", *words, "--cfg-options", f"detector_path={tmp_path / 'absent'}"]
+        assert main(command) == 1
+        assert "Download it and name its folder (detector_path)" in capsys.readouterr().err
+        assert main(["preprocess", "boxes", "--config", "tiny_sft", *words]) == 1
+        assert "has no box_generation" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    @pytest.mark.multi_process
+    def test_two_processes_killed_and_started_again(self, folder: Path, tmp_path: Path) -> None:
+        """As on a cluster: killed with -9 in the middle, gone on by another number of processes."""
+        code = (
+            "import os, torch, sys; from torch import distributed; from mg_llava.detectors import BoxGeneration;"
+            "from xtuner.engine.processes.environment import Collective;"
+            "distributed.init_process_group('gloo') if 'RANK' in os.environ else None;"
+            "g = BoxGeneration({'type': 'tests.mg_llava.detectors.test_generation.Whole', 'seconds': SECONDS}, FOLDER, "
+            "batch_size=1,"
+            " num_workers=0); g.run(OUT, collective=Collective())"
+        )
+        code = code.replace("FOLDER", repr(str(folder))).replace("OUT", repr(str(tmp_path / "boxes.json")))
+        # the detector's node is compared on restart, so its pause comes from outside of it
+        code = code.replace("SECONDS", "0.5")
+        (tmp_path / "run.py").write_text(code.replace("; ", "\n").replace(";", "\n"))
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            "2",
+            "--master_port",
+            "0",
+            "--standalone",
+        ]
+        first = subprocess.Popen([*launch, str(tmp_path / "run.py")], env=environment, start_new_session=True)
+        parts = tmp_path / "boxes.json.parts"
+        deadline = time.monotonic() + 120
+        while sum(len(p.read_text().splitlines()) for p in parts.glob("*.jsonl")) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        standing = sum(len(p.read_text().splitlines()) for p in parts.glob("*.jsonl"))
+        assert 3 <= standing < 10 and not (tmp_path / "boxes.json").exists()
+        subprocess.run([sys.executable, str(tmp_path / "run.py")], env=environment, check=True)
+        assert len(BoxStore(str(tmp_path / "boxes.json"))) == 10

@@ -1,0 +1,107 @@
+"""What keeps a run from going on with a checkpoint is said, all of it at once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.xtuner.engine.toy import ToyModel, train_toy
+from xtuner.engine.checkpoints.resumable import check_resumable
+from xtuner.errors import XTunerError
+
+FACTS: dict[str, Any] = {
+    "parameters": {"a": [2]},
+    "frozen": {"llm": "bfloat16:0a"},
+    "global_batch": 4,
+    "order": {"made_for": [2, 1], "seed": 1, "samples": 9, "checksum": 5},
+    "zero_stage": 2,
+    "precision": "bf16",
+    "max_iters": 5,
+}
+
+
+def order(**changes: int) -> dict[str, Any]:
+    return {"order": {**FACTS["order"], **changes}}
+
+
+def test_the_same_and_what_may_differ(framework_log: list[logging.LogRecord]) -> None:
+    check_resumable(FACTS, dict(FACTS), Path("x"))
+    assert not framework_log
+    check_resumable(FACTS, {**FACTS, "zero_stage": 1, "max_iters": 7, "frozen": {"llm": "float32:0b"}}, Path("x"))
+    assert [record.getMessage() for record in framework_log] == [
+        "x was on a schedule of 5 steps, this run has 7: the rate follows the new one from here."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parameters": {"a": [3], "b": [1]}}, r"1 weights trained here but not there, e.g. b\n"),
+        ({"parameters": {"a": [3]}}, r"1 weights of another shape, e.g. a: \[2\], here \[3\]"),
+        ({"parameters": {}}, "1 weights trained there but not here, e.g. a"),
+        ({"frozen": {"llm": "bfloat16:0b"}}, "other frozen weights in llm than it was trained on"),
+        ({"global_batch": 8}, "4 samples per optimizer step, this run has 8"),
+        (order(seed=2), "seed 1, here 2: samples would be seen twice"),
+        (order(samples=8, checksum=6), "samples in the data: 9, here 8"),
+        (order(checksum=6), "another order: data of other lengths"),
+        ({"zero_stage": 3}, "ZeRO stage 2, here 3"),
+        ({"precision": "fp32"}, "precision bf16 under DeepSpeed, here fp32"),
+    ],
+)
+def test_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(XTunerError, match=f"x does not fit this run:\n(?s:.*){message}(?s:.*)pretrained_pth=x"):
+        check_resumable(FACTS, {**FACTS, **changes}, Path("x"))
+
+
+def test_all_at_once() -> None:
+    with pytest.raises(XTunerError) as caught:
+        check_resumable(FACTS, {**FACTS, **order(seed=2, samples=3), "parameters": {}}, Path("x"))
+    assert str(caught.value).count("\n  - ") == 3
+
+
+class OtherEmbedding(ToyModel):
+    """The toy on other frozen weights."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        with torch.no_grad():
+            self.embedding.weight *= 1.01
+
+
+class TestRuns:
+    """Resuming as a user would, with one thing changed."""
+
+    @pytest.fixture(scope="class")
+    def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        work_dir = tmp_path_factory.mktemp("small")
+        train_toy(work_dir, max_iters=1)
+        return work_dir / "iter_1.pth"
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (dict(width=8), r"1 weights of another shape, e.g. head.0.weight: \[32, 16\], here \[32, 8\]"),
+            (dict(batch_size=3), "4 samples per optimizer step, this run has 6"),
+            (dict(seed=8), "seed 7, here 8"),
+            (dict(size=42), "samples in the data: 40, here 42"),
+            (dict(model=OtherEmbedding), "other frozen weights in embedding"),
+        ],
+    )
+    def test_other_run(self, checkpoint: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(XTunerError, match=message):
+            train_toy(tmp_path, resume=str(checkpoint), max_iters=1, **changes)
+
+    def test_of_an_older_version(self, checkpoint: Path, tmp_path: Path) -> None:
+        content = torch.load(checkpoint, weights_only=True)
+        del content["trainer"]["order"]
+        torch.save(content, tmp_path / "iter_1.pth")
+        with pytest.raises(XTunerError, match="older version"):
+            train_toy(tmp_path, resume="auto", max_iters=1)
+
+    def test_no_such_checkpoint(self, tmp_path: Path) -> None:
+        with pytest.raises(XTunerError, match="no such checkpoint"):
+            train_toy(tmp_path, resume=str(tmp_path / "iter_5.pth"))

@@ -1,0 +1,180 @@
+"""Where pictures lie: in a folder, in tar or zip shards, or as bytes in Parquet."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import posixpath
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xtuner.data.pictures.index import DEFLATED, SUFFIXES, picture_index
+from xtuner.data.store.arrow_rows import ArrowRows
+from xtuner.data.store.key_table import KeyTable
+from xtuner.errors import SampleError, XTunerError
+
+_LISTED = 10_000
+"""Names of a folder that stand in memory as Python's at a time."""
+
+
+class PictureFiles(Protocol):
+    """Pictures by their path as the records give it."""
+
+    def open(self, path: str) -> str | io.BytesIO:
+        """Returns the path of a picture's file, or its bytes."""
+        ...
+
+    def holds(self, path: str) -> bool:
+        """Says whether the picture is there."""
+        ...
+
+    def missing(self, paths: pa.StringArray) -> list[str]:
+        """Returns those of `paths` that are not there."""
+        ...
+
+
+def picture_files(image_folder: str) -> PictureFiles:
+    """Opens what a setting ``image_folder`` names.
+
+    Args:
+        image_folder: a folder; or a ``.tar``, ``.zip`` or ``.parquet`` file, or a pattern of such (``shards/*.tar``),
+            whose members' names are the records' paths.
+
+    Raises:
+        XTunerError: a pattern or file that is not there, or a file of another kind.
+    """
+    is_pattern = any(letter in image_folder for letter in "*?[") and not os.path.isdir(image_folder)
+    if not is_pattern and not image_folder.lower().endswith(SUFFIXES):
+        if os.path.isfile(image_folder):
+            raise XTunerError(
+                f"image_folder '{image_folder}' is neither a folder nor one of {', '.join(SUFFIXES)} (tar not "
+                "compressed, because pictures are read at their place): unpack it."
+            )
+        return FolderPictures(image_folder)
+    files = sorted(glob.glob(image_folder, recursive=True)) if is_pattern else [image_folder]
+    if not files or not all(os.path.isfile(file) for file in files):
+        raise XTunerError(f"image_folder '{image_folder}' names no file: expected {', '.join(SUFFIXES)}, or a folder.")
+    return ArchivePictures(files)
+
+
+class FolderPictures:
+    """Pictures as files below a folder."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def open(self, path: str) -> str:
+        """Returns the path of the picture's file."""
+        return os.path.join(self.folder, path)
+
+    def holds(self, path: str) -> bool:
+        """Says whether the picture's file is there."""
+        return os.path.isfile(self.open(path))
+
+    def missing(self, paths: pa.StringArray) -> list[str]:
+        """Returns those of `paths` that are no files.
+
+        Folders are listed once instead of asking for each picture: on a network's disk that is the difference
+        between seconds and an hour for a million of them. Names stay in Arrow, a quarter of what Python's take.
+        """
+        # what stands before the name, with its slash
+        parents = pc.replace_substring_regex(paths, "[^/]*$", "")
+        listed = [names for parent in pc.unique(parents).to_pylist() for names in self._listed(parent)]
+        found = pc.is_in(paths, value_set=pa.chunked_array(listed, pa.string()))
+        # the list may lack what a file system finds under another writing of its name
+        return [path for path in paths.filter(pc.invert(found)).to_pylist() if not self.holds(path)]
+
+    def _listed(self, parent: str) -> Iterator[pa.StringArray]:
+        """Yields what a folder holds, each name with `parent` before it."""
+        folder = os.path.join(self.folder, parent)
+        if not os.path.isdir(folder):
+            return
+        with os.scandir(folder) as entries:
+            names = (parent + entry.name for entry in entries if _is_utf8(entry.name))
+            while some := list(islice(names, _LISTED)):
+                yield pa.array(some, pa.string())
+
+
+class ArchivePictures:
+    """Pictures in tar, zip or Parquet files, read at their place without unpacking.
+
+    An index of the members is made once and kept in the cache. Pickles as the files' names.
+
+    Args:
+        files: of one or several of these kinds; of members with the same name the first counts.
+    """
+
+    def __init__(self, files: list[str]) -> None:
+        self.files = files
+        folder, rows_of_batches = picture_index(files)
+        self._rows = ArrowRows([folder / "members.arrow"], [rows_of_batches])
+        self._keys = KeyTable(folder / "members.keys")
+        self._handles: dict[int, int] = {}
+
+    def __reduce__(self) -> tuple[type[ArchivePictures], tuple[list[str]]]:
+        return type(self), (self.files,)
+
+    def open(self, path: str) -> io.BytesIO:
+        """Returns the picture's bytes.
+
+        Raises:
+            XTunerError: no member has this name, or the archive is cut off.
+        """
+        row = self._row(path)
+        if row is None:
+            raise SampleError(
+                "missing picture",
+                f"picture '{path}' is in none of {len(self.files)} archive(s) ('{self.files[0]}', ...): check "
+                "image_folder and the record's 'image'.",
+            )
+        batch, number = self._rows.locate(row)
+        stored = batch.column("bytes")[number]
+        if stored.is_valid:
+            return io.BytesIO(stored.as_py())
+        place = (batch.column(name)[number].as_py() for name in ("file", "offset", "size", "method"))
+        file, offset, size, method = place
+        if file not in self._handles:
+            self._handles[file] = os.open(self.files[file], os.O_RDONLY)
+        # at a place of its own: processes that share the handle do not move each other
+        content = os.pread(self._handles[file], size, offset)
+        if len(content) < size:
+            message = f"picture '{path}': the archive '{self.files[file]}' is cut off; copy it again."
+            raise SampleError("picture does not decode", message)
+        try:
+            return io.BytesIO(zlib.decompress(content, -15) if method == DEFLATED else content)
+        except zlib.error as error:
+            message = f"picture '{path}' in '{self.files[file]}' does not unpack ({error})."
+            raise SampleError("picture does not decode", message) from error
+
+    def holds(self, path: str) -> bool:
+        """Says whether an archive holds the picture."""
+        return self._row(path) is not None
+
+    def missing(self, paths: pa.StringArray) -> list[str]:
+        """Returns those of `paths` that no archive holds."""
+        found = pc.is_in(paths, value_set=self._rows.column("name"))
+        # others may be members under another writing of their name
+        return [path for path in paths.filter(pc.invert(found)).to_pylist() if not self.holds(path)]
+
+    def _row(self, path: str) -> int | None:
+        name = posixpath.normpath(path)
+        for row in self._keys.rows(name):
+            batch, number = self._rows.locate(row)
+            if batch.column("name")[number].as_py() == name:
+                return row
+        return None
+
+
+def _is_utf8(name: str) -> bool:
+    """False for a name of undecodable bytes: Arrow cannot hold it, and no data file can name it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

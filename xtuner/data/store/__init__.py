@@ -1,0 +1,1 @@
+"""Prepared data on disk: made once, memory-mapped, checked against what it was made from."""

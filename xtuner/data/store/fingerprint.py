@@ -1,0 +1,89 @@
+"""What a prepared data set was made from and with: compared before it is used again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from xtuner.data.store.cache import remembered_digest
+from xtuner.data.text.templates import PromptTemplate
+from xtuner.errors import XTunerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT_VERSION = 2
+"""Raised whenever the same settings would give other ids, labels or columns."""
+
+_NOT_COMPARED = frozenset({"data.path", "tokenizer.name", "prompt_template.name", "prompt_template.stop_words"})
+_UNKNOWN = "unknown"
+
+
+def text_settings(
+    data_path: str | None, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, max_length: int
+) -> dict[str, Any]:
+    """Describes everything that the ids and labels depend on, as JSON can hold it.
+
+    Args:
+        data_path: the LLaVA file; None where only the prepared folder is at hand: its content is not
+            compared.
+        tokenizer: compared by what it does, not by its name.
+        template: words around the turns.
+        max_length: ids beyond it are cut off.
+
+    Raises:
+        XTunerError: the data file does not exist.
+    """
+    return {
+        "version": FORMAT_VERSION,
+        "data": {"path": data_path, **_file_identity(data_path)},
+        "tokenizer": {"name": str(tokenizer.name_or_path), "digest": _tokenizer_digest(tokenizer)},
+        "prompt_template": {**dataclasses.asdict(template), "stop_words": list(template.stop_words)},
+        "max_length": max_length,
+    }
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Returns 16 hexadecimal digits that name the settings; paths and names do not count."""
+    compared = {key: value for key, value in _flat(settings).items() if key not in _NOT_COMPARED}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(prepared: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Returns one sentence per setting in which the two differ."""
+    before, now = _flat(prepared), _flat(wanted)
+    return [
+        f"{key}: prepared with {before.get(key)!r}, now {now.get(key)!r}"
+        for key in dict.fromkeys([*before, *now])
+        if key not in _NOT_COMPARED and before.get(key) != now.get(key) and now.get(key) != _UNKNOWN
+    ]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _file_identity(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {"size": _UNKNOWN, "digest": _UNKNOWN}
+    if not os.path.isfile(path):
+        raise XTunerError(f"data file '{path}' does not exist: give a LLaVA JSON or JSONL file as data_path.")
+    return {"size": os.path.getsize(path), "digest": remembered_digest(path)}
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        # set by the last call that padded or truncated; no part of what the tokenizer is
+        backend.update(padding=None, truncation=None)
+    else:
+        backend = sorted(tokenizer.get_vocab().items())
+    content = json.dumps([backend, tokenizer.bos_token_id, tokenizer.eos_token_id], sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,168 @@
+"""Records to a prepared folder, once: streamed, on all cores, restartable, the same for any number of processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from xtuner.data.records.json_stream import Record
+from xtuner.data.records.records import read_records
+from xtuner.data.store import shards
+from xtuner.data.store.cache import cache_folder, lock, publish
+from xtuner.data.store.fingerprint import fingerprint
+from xtuner.data.store.parallel import map_batches, processes_for
+from xtuner.data.store.prepared import SETTINGS, PreparedData, check_settings
+from xtuner.data.store.progress import FileProgress
+from xtuner.data.store.shards import ShardWriter, write_json
+from xtuner.data.text.encoder import EncodedBatch, RecordEncoder
+from xtuner.errors import ProblemsError, XTunerError
+from xtuner.log import get_logger, tell_from_any_rank
+
+_SHOWN_PROBLEMS = 50
+
+
+def prepare(
+    data_path: str,
+    out_folder: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    encoder: RecordEncoder,
+    num_proc: int | None = None,
+) -> dict[str, int]:
+    """Encodes a data file into `out_folder`, which appears only when it is complete.
+
+    A folder that was made with the same settings is left as it is. Finished shards of a run that was killed stand in a
+    hidden folder beside it and are used again.
+
+    Args:
+        data_path: LLaVA JSON or JSONL.
+        out_folder: new or empty folder, or one prepared before.
+        settings: everything that the content depends on, see `xtuner.data.store.fingerprint.text_settings`.
+        encoder: makes the record batches.
+        num_proc: processes; None chooses by cores and the file's size. The result is the same for any number.
+
+    Returns:
+        Counts: ``records``, ``kept``, ``dropped: ...`` per reason and ``cut off: ...`` per kind.
+
+    Raises:
+        ProblemsError: faulty records, all named; nothing is left behind.
+        XTunerError: `out_folder` holds something else, the disk is full, or no sample is left.
+    """
+    out = Path(os.path.abspath(out_folder))
+    with lock(out):
+        if (out / SETTINGS).is_file():
+            return dict(check_settings(out, settings)["report"])
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise XTunerError(f"'{out}' exists and is no prepared data set: choose a new folder.")
+        unfinished = out.with_name(f".{out.name}.unfinished")
+        try:
+            writer = ShardWriter(unfinished, settings, encoder.schema)
+            report = _encode_file(data_path, writer, encoder, num_proc)
+            write_json(unfinished / SETTINGS, {**settings, "report": report, "shards": writer.finish()})
+            publish(unfinished, out)
+        except XTunerError as error:
+            # finished shards are of use again only where the machine was at fault, not the data
+            if not isinstance(error.__cause__, BrokenProcessPool):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        except OSError as error:
+            if (out / SETTINGS).is_file():
+                # a network's disk without locks: another machine was first
+                return dict(check_settings(out, settings)["report"])
+            raise XTunerError(
+                f"the prepared data cannot be written to '{out}': {error}. Free space and start again (what is done is "
+                "kept), or choose another folder (the automatic cache is where XTUNER_CACHE says)."
+            ) from error
+    told = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
+    # whichever process had the lock first
+    tell_from_any_rank("Prepared '%s': %s", out, told)
+    return report
+
+
+def load_prepared(
+    data_path: str | None,
+    settings: Mapping[str, Any],
+    encoder: RecordEncoder,
+    offline_folder: str | None = None,
+) -> PreparedData:
+    """Opens the prepared samples of a data file, preparing them first where that was not done before.
+
+    Args:
+        data_path: LLaVA JSON or JSONL; may be None where `offline_folder` is given.
+        settings: as for `prepare`.
+        encoder: as for `prepare`.
+        offline_folder: use exactly this folder. None: the automatic cache, by the settings' fingerprint. Of several
+            processes one prepares while the others wait for its lock, however long that takes.
+
+    Raises:
+        XTunerError: the folder does not exist or was made with other settings; or as `prepare`.
+    """
+    if offline_folder is not None:
+        check_settings(Path(offline_folder), settings)
+        return PreparedData(offline_folder)
+    if data_path is None:
+        raise XTunerError("no training data: set data_path (LLaVA JSON or JSONL) or offline_processed_text_folder.")
+    folder = cache_folder() / "prepared" / fingerprint(settings)
+    if not folder.is_dir():
+        prepare(data_path, folder, settings, encoder)
+    try:
+        return PreparedData(folder)
+    except XTunerError as error:
+        # our own cache: made anew instead of asking the user to
+        get_logger().warning("%s Preparing it anew.", error)
+        with lock(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        prepare(data_path, folder, settings, encoder)
+        return PreparedData(folder)
+
+
+def _encode_file(data_path: str, writer: ShardWriter, encoder: RecordEncoder, num_proc: int | None) -> dict[str, int]:
+    """Lets `writer` make the shards that are missing; returns the counts of all."""
+    problems: list[str] = []
+    done = len(writer.shards) * writer.records_per_shard
+    with FileProgress(data_path, "Preparing") as progress:
+        batches = _batches(data_path, progress, done, problems)
+        results = map_batches(encoder, batches, processes_for(progress.size, num_proc))
+        good = _without_faults(results, progress, problems)
+        while writer.write(good):
+            pass
+    if problems:
+        shown = problems[:_SHOWN_PROBLEMS]
+        more = f" ({len(problems):,} in all, the first {len(shown)} shown)" if len(problems) > len(shown) else ""
+        raise ProblemsError(f"data file '{data_path}'{more}", shown)
+    report: Counter[str] = Counter({"records": 0, "kept": 0})
+    for shard in writer.shards:
+        report.update(shard["counts"])
+    if not report["kept"]:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
+        raise XTunerError(f"data file '{data_path}' gives no sample to train on: {counts or 'it is empty'}.")
+    return dict(report)
+
+
+def _without_faults(
+    results: Iterator[EncodedBatch], progress: FileProgress, problems: list[str]
+) -> Iterator[EncodedBatch]:
+    """Yields the batches up to the first fault; then only collects the other faults, so that all can be named."""
+    for result in results:
+        progress.advance(result.counts["records"])
+        problems += result.problems
+        if not problems:
+            yield result
+
+
+def _batches(data_path: str, progress: FileProgress, done: int, problems: list[str]) -> Iterator[list[Record]]:
+    def records() -> Iterator[Record]:
+        for item in read_records(data_path, progress.on_bytes):
+            if isinstance(item, Record):
+                yield item
+            else:
+                problems.append(item)
+
+    stream = islice(records(), done, None)
+    while batch := list(islice(stream, shards.BATCH)):
+        yield batch

@@ -1,0 +1,1 @@
+"""Saving and resuming: a folder per checkpoint, complete or not there, checked before it is read."""

@@ -1,0 +1,77 @@
+"""The training data loader from a config's ``train_dataloader``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from xtuner.engine.processes.environment import Environment
+from xtuner.registry import build, resolve_type
+
+
+def build_train_dataloader(
+    node: Mapping[str, Any], dataset: Any, grad_accum: int, environment: Environment, seed: int
+) -> DataLoader:
+    """Builds the loader whose batch sampler yields this rank's micro-batches without end.
+
+    Args:
+        node: ``dict(batch_size=, num_workers=, sampler=dict(type=...))``.
+        dataset: with ``lengths`` (tokens per sample), ``collate_fn`` and, where it has them, ``groups`` that should
+            not meet in a batch, and ``source_of`` each sample and ``repeats`` of each source.
+        grad_accum: micro-batches of a rank per optimizer step.
+        environment: this process.
+        seed: of the order of samples.
+    """
+    sampler_node = node["sampler"]
+    taken = getattr(resolve_type(sampler_node["type"]), "provided_by_parent", ())
+    known = {name: getattr(dataset, name, None) for name in ("groups", "source_of", "repeats") if name in taken}
+    extra = {name: value for name, value in known.items() if value is not None}
+    sampler = build(
+        sampler_node,
+        lengths=dataset.lengths,
+        batch_size=node["batch_size"],
+        grad_accum=grad_accum,
+        rank=environment.rank,
+        world_size=environment.world_size,
+        seed=seed,
+        **extra,
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=node["num_workers"],
+        collate_fn=dataset.collate_fn,
+        pin_memory=environment.device.type == "cuda",
+        worker_init_fn=outlive_signals,
+        # its own generator: the loader must not draw from the one that dropout uses
+        generator=torch.Generator().manual_seed(seed + environment.rank),
+    )
+
+
+def outlive_signals(worker: int) -> None:
+    """Makes a loader's worker leave signals to the process that it works for.
+
+    Slurm sends its warning to every process of a job, and a terminal Ctrl-C to every one in front; a worker that ended
+    by it would end the run before it has saved. A SIGTERM of the process itself still ends the worker: by it torch and
+    Python end those that are left over.
+
+    Args:
+        worker: its number.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # a handler would not tell who has sent a signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        continue
+    os._exit(0)

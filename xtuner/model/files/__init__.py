@@ -1,0 +1,1 @@
+"""Weights on disk: files, shards, DeepSpeed folders, and the marks of what a run kept frozen."""

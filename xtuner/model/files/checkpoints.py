@@ -1,0 +1,187 @@
+"""Loading weights into a model's parts with nothing hidden, and writing files so that no half one stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from xtuner.errors import XTunerError
+from xtuner.log import get_logger
+from xtuner.model.files.weight_files import load_pickle, read_state_dict
+
+__all__ = ["LoadReport", "load_parts", "load_pickle", "read_state_dict", "save_file_atomic"]
+
+_SHOWN = 12
+_ADAPTERS = " adapters"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading did.
+
+    Attributes:
+        loaded_parts: parts that were loaded, each completely.
+        missing: names of these parts that the checkpoint lacks. Always empty: such a checkpoint is refused.
+        unexpected: names of the checkpoint that the model lacks.
+    """
+
+    loaded_parts: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def log(self, source: str) -> None:
+        """Writes one line for what was loaded, and a warning for what was left over."""
+        get_logger().info("loaded %s from %s", ", ".join(self.loaded_parts) or "nothing", source)
+        if self.unexpected:
+            count, some = len(self.unexpected), ", ".join(self.unexpected[:3])
+            get_logger().warning("%s: %d weights are unknown here and ignored, e.g. %s", source, count, some)
+
+
+def load_parts(
+    parts: Mapping[str, nn.Module],
+    state: Mapping[str, torch.Tensor],
+    required: Collection[str],
+    source: str = "the checkpoint",
+    adapters: Mapping[str, Collection[str]] | None = None,
+) -> LoadReport:
+    """Loads `state` into a model's parts: all of it or, if anything does not fit, nothing.
+
+    Args:
+        parts: the model's parts by name; weights are named ``<part>.<name within it>``.
+        state: weights by full name.
+        required: parts that must be there; others that the checkpoint has none of stay as they are.
+        source: where `state` is from, for messages.
+        adapters: parts that are trained by adapters, with the names of these weights within the part. Such a part's
+            adapters and its other weights may each come alone; where it is required its adapters are.
+
+    Raises:
+        XTunerError: a required part is absent, a part is incomplete, or a weight has another shape; the message
+            names all of them.
+    """
+    own = _own_tensors(parts, adapters or {})
+    if adapters:
+        from xtuner.model.lora import to_adapted_names
+
+        state = to_adapted_names(state, {name: tensor for tensors in own.values() for name, tensor in tensors.items()})
+        required = [f"{name}{_ADAPTERS}" if name in adapters else name for name in required]
+    found = {part: [name for name in tensors if name in state] for part, tensors in own.items()}
+    missing: list[str] = []
+    problems: list[str] = []
+    for part, tensors in own.items():
+        absent = _absent(tensors, found[part])
+        if found[part] and absent:
+            problems.append(f"the part '{part}' is incomplete: {len(absent)} weights are missing, {absent[0]} for one")
+        elif absent and part in required:
+            problems.append(f"the part '{part}' is absent ({len(absent)} weights)")
+        missing += absent if found[part] or part in required else []
+        problems += [
+            f"{name} is {tuple(state[name].shape)} there and {_shape(tensors[name])} in this model"
+            for name in found[part]
+            if tuple(state[name].shape) != _shape(tensors[name])
+        ]
+    if problems:
+        raise XTunerError(_refusal(source, [*_widths(own, state), *problems], state))
+    for part, names in found.items():
+        for name in names:
+            _copy(own[part][name], state[name])
+    known = {name for tensors in own.values() for name in tensors}
+    return LoadReport(
+        loaded_parts=tuple(part for part in own if found[part]),
+        missing=tuple(missing),
+        unexpected=tuple(sorted(name for name in state if name not in known)),
+    )
+
+
+def _own_tensors(
+    parts: Mapping[str, nn.Module], adapters: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by full name of each part; adapters count as a part of their own."""
+    own: dict[str, dict[str, torch.Tensor]] = {}
+    for part, module in parts.items():
+        trained = adapters.get(part, ())
+        tensors = _tensors(module)
+        own[part] = {f"{part}.{name}": tensor for name, tensor in tensors.items() if name not in trained}
+        if trained:
+            own[f"{part}{_ADAPTERS}"] = {f"{part}.{name}": tensors[name] for name in trained}
+    return own
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return nn.Module.state_dict(module, keep_vars=True)
+
+
+def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    # under ZeRO-3 a weight's own shape is that of nothing
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def _absent(tensors: Mapping[str, torch.Tensor], found: Collection[str]) -> list[str]:
+    # tied weights are saved once, under one of their names
+    loaded = {id(tensors[name]) for name in found}
+    return [name for name, tensor in tensors.items() if id(tensor) not in loaded]
+
+
+def _widths(own: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names the two widths where a checkpoint's projector was made for a language model of another width."""
+    last = [name for name in own.get("projector", {}) if name.endswith(".bias") and name in state][-1:]
+    there, here = (_shape(found[last[0]])[0] for found in (state, own["projector"])) if last else (0, 0)
+    if there == here:
+        return []
+    return [f"its language model is {there} wide, this one {here}: it was trained with another language model"]
+
+
+def _refusal(source: str, problems: list[str], state: Mapping[str, torch.Tensor]) -> str:
+    shown = [f"  - {line}" for line in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        shown.append(f"  - and {len(problems) - _SHOWN} more")
+    held = ", ".join(sorted({name.split(".")[0] for name in state})) or "nothing"
+    return "\n".join(
+        [
+            f"{source} does not fit this model:",
+            *shown,
+            f"It holds {held}. Take a checkpoint of this model's kind and size, or set the language model and "
+            "the encoders to those it was trained with.",
+        ]
+    )
+
+
+def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
+    if not hasattr(target, "ds_id"):
+        with torch.no_grad():
+            target.copy_(value)
+        return
+    # under ZeRO-3 each rank holds a piece: gather, write on rank 0, scatter
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([target], modifier_rank=0), torch.no_grad():
+        if torch.distributed.get_rank() == 0:
+            target.copy_(value)
+
+
+def save_file_atomic(obj: Any, path: str | Path) -> None:
+    """Saves to a temporary file beside `path`, then renames it: a cut-off run leaves the old file or the new one.
+
+    Args:
+        obj: tensors by name for a .safetensors path, else anything that ``torch.save`` takes.
+        path: target; its folder is created.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.suffix == ".safetensors":
+            save_file({name: value.detach().cpu().contiguous() for name, value in obj.items()}, temporary)
+        else:
+            torch.save(obj, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,226 @@
+"""Reading weights in every form they come in, without running code that a file may carry."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from xtuner.errors import XTunerError
+from xtuner.model.files.zero_files import open_zero_files
+
+_WRAPPERS = ("state_dict", "module", "model")
+_HF_NAMES = ("model.safetensors", "pytorch_model.bin")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""torch's types by their names in safetensors files."""
+
+_DEEPSPEED_NAMES = (
+    "argparse.Namespace",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+"""Plain value classes that DeepSpeed's own checkpoints name."""
+
+
+class Weight(NamedTuple):
+    """A tensor of a file that is not read yet.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: of the tensor.
+        load: reads it onto the CPU.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], torch.Tensor]
+
+
+def read_state_dict(path: str | Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Reads the weights below `path` onto the CPU; arguments and errors as of `open_weights`."""
+    return {name: weight.load() for name, weight in open_weights(path, prefix).items()}
+
+
+def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
+    """Finds the weights below `path` and reads none before it is asked for: memory for one at a time is enough.
+
+    Args:
+        path: a .safetensors, .pth, .pt or .bin file, a checkpoint of a run (its weights are taken), a folder as
+            transformers saves it (one file or shards), or a DeepSpeed checkpoint folder (ZeRO 1–3: float32
+            weights are put together from the ranks' pieces).
+        prefix: only names that begin so are returned, without it.
+
+    Raises:
+        XTunerError: nothing there, an unknown or damaged format, or a pickle that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise XTunerError(
+            f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()})."
+        )
+    state = _open_folder(path, prefix) if path.is_dir() else _open_file(path)
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def load_pickle(path: str | Path, mapped: bool = False) -> Any:
+    """``torch.load`` onto the CPU that refuses everything but tensors and plain values.
+
+    Args:
+        path: the file.
+        mapped: map tensors instead of reading them, where the file's format allows it. They lie at odd addresses then,
+            where CPU kernels round differently: to be copied, not to be computed with.
+
+    Raises:
+        XTunerError: the file would run code when loaded, or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _can_be_mapped(path))
+    except pickle.UnpicklingError as error:
+        raise XTunerError(
+            f"'{path}' is refused: it holds more than tensors ({_what_else(path)}), and loading such a file runs "
+            "whatever code it carries. If you trust where it comes from, convert it once on your own "
+            "responsibility: torch.save({k: v for k, v in torch.load(FILE, weights_only=False).items() "
+            "if torch.is_tensor(v)}, NEW_FILE)"
+        ) from error
+    # any bytes are some pickle: what is none of ours ends in whatever its first instruction stumbles over
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _can_be_mapped(path: str | Path) -> bool:
+    # files from before torch 1.6 are no archives
+    return zipfile.is_zipfile(path)
+
+
+def _damaged(path: str | Path, error: Exception) -> XTunerError:
+    text = "" if isinstance(error, LookupError) else str(error)
+    reason = (text.splitlines() or ["it is no file of weights"])[0].rstrip(".")
+    return XTunerError(f"'{path}' cannot be read: {reason}. It may be cut off: fetch or save it again.")
+
+
+def _what_else(path: str | Path) -> str:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (RuntimeError, ValueError, pickle.UnpicklingError):
+        # no zip archive: an old or hand-made pickle
+        return "it is a plain pickle"
+    return ", ".join(sorted(names)) or "objects"
+
+
+def _held(tensor: torch.Tensor) -> Weight:
+    return Weight(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+
+def _open_file(path: Path) -> dict[str, Weight]:
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    content = load_pickle(path, mapped=True)
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise XTunerError(f"'{path}' holds a {type(content).__name__}: expected a dictionary of tensors.")
+    return {key: _held(value) for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _open_safetensors(path: Path) -> dict[str, Weight]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = {key: file.get_slice(key) for key in file.keys()}
+            return {
+                key: Weight(tuple(piece.get_shape()), _DTYPES[piece.get_dtype()], _reader(path, key))
+                for key, piece in described.items()
+            }
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+    except KeyError as error:
+        raise XTunerError(f"'{path}' holds tensors of the type {error}, which is unknown here.") from error
+
+
+def _reader(path: Path, key: str) -> Callable[[], torch.Tensor]:
+    def read() -> torch.Tensor:
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(key)
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+
+    return read
+
+
+def _open_folder(path: Path, prefix: str) -> dict[str, Weight]:
+    for name in _HF_NAMES:
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            return _open_shards(path, index, prefix)
+        if (path / name).is_file():
+            return _open_file(path / name)
+    if (path / "latest").is_file():
+        return _open_zero(path, (path / "latest").read_text(encoding="utf-8").strip())
+    if any(path.glob("*model_states.pt")):
+        return _open_zero(path.parent, path.name)
+    found = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
+    raise XTunerError(
+        f"the folder '{path}' is no checkpoint: expected {', '.join(_HF_NAMES)} (or their .index.json), or "
+        f"DeepSpeed's *_model_states.pt. Found: {found}."
+    )
+
+
+def _open_shards(folder: Path, index: Path, prefix: str) -> dict[str, Weight]:
+    where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    files = sorted({file for key, file in where.items() if key.startswith(prefix)})
+    absent = [file for file in files if not (folder / file).is_file()]
+    if absent:
+        raise XTunerError(
+            f"'{folder}' lacks {len(absent)} of its {len(files)} files, {absent[0]} for one: fetch them again."
+        )
+    state: dict[str, Weight] = {}
+    for file in files:
+        state.update(_open_file(folder / file))
+    return state
+
+
+def _open_zero(folder: Path, tag: str) -> dict[str, Weight]:
+    files = sorted((folder / tag).glob("*_states.pt"))
+    for file in files:
+        _check_deepspeed_pickle(file)
+    if not any(file.name.endswith("optim_states.pt") for file in files):
+        raise XTunerError(
+            f"'{folder / tag}' has no *_optim_states.pt, where DeepSpeed keeps the weights: copy the whole folder."
+        )
+    return {name: Weight(*found) for name, found in open_zero_files(folder / tag).items()}
+
+
+def _check_deepspeed_pickle(file: Path) -> None:
+    """DeepSpeed's files hold objects of its own and load without protection: what they name is looked at first."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+    except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise _damaged(file, error) from error
+    foreign = ", ".join(sorted(name for name in names if name not in _DEEPSPEED_NAMES))
+    if foreign:
+        raise XTunerError(
+            f"'{file}' is refused: besides tensors and DeepSpeed's own classes it names {foreign}, and loading it "
+            "could run code. Take the checkpoint from where it was made."
+        )

@@ -1,0 +1,58 @@
+"""Model families, as the commands see them: which package reads an exported folder or makes a config's model."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import XTunerError
+
+
+def is_exported(folder: Path) -> bool:
+    """True for a folder whose ``model_type`` names an installed package that reads it."""
+    kind = _model_type(folder)
+    known = isinstance(kind, str) and kind.isidentifier() and importlib.util.find_spec(kind) is not None
+    return known and importlib.util.find_spec(f"{kind}.family") is not None
+
+
+def family_of(folder: Path) -> Any:
+    """Returns the module ``family`` of the installed package that the folder's ``model_type`` names.
+
+    Raises:
+        XTunerError: it is an adapter, has no readable config.json, or no package is installed for it.
+    """
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise XTunerError(
+                f"'{folder}' holds an adapter without its base model: run `xtuner convert merge BASE {folder} "
+                "NEW_FOLDER` and give the new folder."
+            )
+        raise XTunerError(f"the folder '{folder}' has no config.json: give one that `xtuner convert pth_to_hf` wrote.")
+    if not is_exported(folder):
+        raise XTunerError(
+            f"'{folder}' is a model of type {_model_type(folder)!r}, for which no package is installed: give a "
+            "folder that `xtuner convert pth_to_hf` wrote."
+        )
+    return importlib.import_module(f"{_model_type(folder)}.family")
+
+
+def family_of_config(cfg: Any) -> Any:
+    """Returns the module ``family`` of the package that the model of a resolved config comes from."""
+    return importlib.import_module(f"{cfg.model.type.split('.')[0]}.family")
+
+
+def family_of_object(found: Any) -> Any:
+    """Returns the module ``family`` of the package that an object's class comes from."""
+    return importlib.import_module(f"{type(found).__module__.split('.')[0]}.family")
+
+
+def _model_type(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise XTunerError(
+            f"'{folder / 'config.json'}' is no JSON object: {error}. Convert the checkpoint again."
+        ) from error

@@ -1,0 +1,87 @@
+"""The model of a config with the weights of a checkpoint, ready to answer: what test, convert and chat start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xtuner.data.text.templates import get_template
+from xtuner.engine.steps.precision import resolve_precision
+from xtuner.errors import XTunerError
+from xtuner.log import get_logger
+from xtuner.registry import build
+from xtuner.tools.support.families import family_of
+
+
+def build_trained(cfg: Any, checkpoint: str | None, device: torch.device, precision: str | None = None) -> Any:
+    """Builds a config's model, loads a checkpoint and puts the model into eval mode on `device`.
+
+    Args:
+        cfg: resolved config with a `model` whose class has ``load_checkpoint(path, required)`` and ``trainable``.
+        checkpoint: weights; every trained part must be in it. None = as the config builds it.
+        device: where it computes.
+        precision: number format of all weights: ``auto``, ``bf16``, ``fp16``, ``fp32``, or ``saved`` = each as its own
+            files have it; None = the config's.
+
+    Raises:
+        XTunerError: a part cannot be built, or the checkpoint does not fit.
+    """
+    # what training started from is in the checkpoint, or was changed by training
+    model = build(cfg.model, pretrained_pth=None) if checkpoint else build(cfg.model)
+    precision = precision or cfg.get("precision") or "auto"
+    if precision != "saved":
+        dtype = resolve_precision(precision, device).dtype
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    if checkpoint:
+        model.load_checkpoint(checkpoint, required=model.trainable)
+    else:
+        get_logger().warning("no checkpoint given: the parts that training makes are as the config builds them")
+    return model.to(device).eval()
+
+
+def load_assistant(
+    model: str,
+    checkpoint: str | None,
+    device: torch.device,
+    precision: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    **loading: Any,
+) -> Any:
+    """Returns what answers conversations with a trained model.
+
+    Args:
+        model: an exported folder, or a config's name or path.
+        checkpoint: with a config: its weights; None = as the config builds it.
+        device: where it computes.
+        precision: number format of all weights: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
+        overrides: with a config: of its settings.
+        loading: with an exported folder: further arguments of its ``from_pretrained``, ``quantization_config`` say.
+
+    Raises:
+        XTunerError: `model` is neither, or an argument does not go with it.
+    """
+    resolved = resolve_precision(precision, device)
+    if Path(model).is_dir():
+        if checkpoint or overrides:
+            raise XTunerError(
+                "--checkpoint and --cfg-options go with a config; an exported folder has everything in it."
+            )
+        return family_of(Path(model)).load_assistant(model, device, resolved.dtype, **loading)
+    if loading:
+        raise XTunerError(f"{', '.join(loading)}: only for an exported folder; convert the checkpoint first.")
+    from xtuner.config import find_config, load_config
+
+    try:
+        config = find_config(model)
+    except XTunerError as error:
+        raise XTunerError(f"'{model}' is no exported folder either. {error}") from error
+    cfg = load_config(config, dict(overrides or {}))
+    if cfg.get("prompt_template") is not None:
+        # a name that is not known shows before minutes go into loading
+        get_template(cfg.prompt_template)
+    return build(cfg.evaluation, model=build_trained(cfg, checkpoint, device, resolved.name)).assistant
