@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mg_llava.boxes.selection import no_boxes
 from mg_llava.evaluation.benchmarks.base import Benchmark
@@ -15,7 +15,7 @@ from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.text.templates import Turn
 from xtuner.engine.processes.environment import Collective
 from xtuner.engine.processes.work_queue import WorkQueue
-from xtuner.engine.steps.loader import outlive_signals
+from xtuner.engine.steps.loader import SteadyLoader
 from xtuner.errors import XTunerError
 
 _PACKAGES_PER_WORKER = 4
@@ -52,13 +52,12 @@ def ask(
     ordered = sorted(range(len(questions)), key=lambda number: -_length(benchmark, questions[number]))
     packages = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     takes = _Rounds(packages, collective) if lockstep else _Packages(packages, collective)
-    loader = DataLoader(
+    loader = SteadyLoader(
         _Prompts(assistant, benchmark, questions),
         batch_sampler=takes,  # type: ignore[arg-type]  # any iterable of lists of indices will do
         num_workers=min(num_workers, len(packages) // (_PACKAGES_PER_WORKER * collective.world_size)),
         prefetch_factor=None,
         collate_fn=list,
-        worker_init_fn=outlive_signals,
     )
     for batch in loader:
         yield _answer(assistant, benchmark, batch, lockstep)

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from xtuner.engine.processes.environment import Environment
 from xtuner.registry import build, resolve_type
 
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+
 
 def build_train_dataloader(
     node: Mapping[str, Any], dataset: Any, grad_accum: int, environment: Environment, seed: int
@@ -42,32 +44,45 @@ def build_train_dataloader(
         seed=seed,
         **extra,
     )
-    return DataLoader(
+    return SteadyLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=node["num_workers"],
         collate_fn=dataset.collate_fn,
         pin_memory=environment.device.type == "cuda",
-        worker_init_fn=outlive_signals,
         # its own generator: the loader must not draw from the one that dropout uses
         generator=torch.Generator().manual_seed(seed + environment.rank),
     )
 
 
-def outlive_signals(worker: int) -> None:
-    """Makes a loader's worker leave signals to the process that it works for.
+class SteadyLoader(DataLoader):
+    """A loader whose workers leave signals to the process that they work for.
 
     Slurm sends its warning to every process of a job, and a terminal Ctrl-C to every one in front; a worker that ended
     by it would end the run before it has saved. A SIGTERM of the process itself still ends the worker: by it torch and
     Python end those that are left over.
 
     Args:
-        worker: its number.
+        (all): of ``DataLoader``, but for ``worker_init_fn``.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "worker_init_fn": _outlive_signals})
+
+    def __iter__(self) -> Any:
+        # workers inherit the mask, so that no signal finds one before it has made itself ready
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _outlive_signals(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # a handler would not tell who has sent a signal
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # a handler would not tell who has sent a signal, so SIGTERM stays blocked and a thread waits for it
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
     threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
 
 

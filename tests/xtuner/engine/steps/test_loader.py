@@ -12,10 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[4]
 LEAVES_WORKERS = """
 import os, signal
-from torch.utils.data import DataLoader
-from xtuner.engine.steps.loader import outlive_signals
+from xtuner.engine.steps.loader import SteadyLoader
 
-batches = iter(DataLoader(list(range(1000)), num_workers=2, worker_init_fn=outlive_signals))
+batches = iter(SteadyLoader(list(range(1000)), num_workers=2))
 next(batches)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:  # not the workers' parent
@@ -23,7 +22,7 @@ if os.fork() == 0:  # not the workers' parent
     os._exit(0)
 os.wait()
 print(sum(len(batch) for batch in batches), flush=True)
-batches = iter(DataLoader(list(range(1000)), num_workers=2, worker_init_fn=outlive_signals))
+batches = iter(SteadyLoader(list(range(1000)), num_workers=2))
 next(batches)
 raise RuntimeError("ends with its workers at work")
 """
