@@ -22,18 +22,18 @@ from xtuner import __version__
 from xtuner.errors import XTunerError, nearest
 
 COMMANDS = {
-    "train": "train what a config describes; several processes by NPROC_PER_NODE or --launcher",
+    "train": "train the model of a config; NPROC_PER_NODE or --launcher starts several processes",
     "test": "run a config's benchmarks on a checkpoint",
     "chat": "ask a checkpoint questions about pictures",
-    "convert": "turn checkpoints into other formats",
+    "convert": "convert checkpoints to other formats",
     "list-cfg": "list the shipped configs",
     "copy-cfg": "copy a config to edit it",
-    "check-cfg": "report a config's mistakes, its parts and the memory that it needs",
-    "log-dataset": "show samples of a config's data set as the model gets them",
+    "check-cfg": "report a config's mistakes, or its parts and the memory it needs",
+    "log-dataset": "show samples of a config's data set as the model sees them",
     "browse-dataset": "write a page with pictures, boxes and prompts of a config's data",
-    "check-dataset": "report all mistakes in a config's data",
-    "check-custom-dataset": "the same, by XTuner's name",
-    "list-dataset-format": "show the formats of records that training reads",
+    "check-dataset": "report every mistake in a config's data",
+    "check-custom-dataset": "same as check-dataset, under XTuner's name",
+    "list-dataset-format": "show the record formats that training reads",
     "preprocess": "prepare data before training",
     "version": "show the versions of xtuner and its libraries",
 }
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = "version"
     if command not in COMMANDS and command not in plugins:
         hint = nearest(command, [*COMMANDS, *plugins])
-        sys.stderr.write(f"xtuner: there is no command '{command}'.{hint} `xtuner --help` lists all.\n")
+        sys.stderr.write(f"xtuner: there is no command '{command}'.{hint} `xtuner --help` lists them all.\n")
         return 2
     try:
         if command in COMMANDS:

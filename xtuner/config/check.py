@@ -63,7 +63,7 @@ def _unknown_names(written: Mapping[str, Any]) -> list[str]:
     unused = unused_names(written)
     known = {*written, *KNOWN_NAMES}.difference(unused)
     return [
-        f"'{name}' is used by nothing: no '${{{name}}}' refers to it.{nearest(name, known)}"
+        f"nothing uses '{name}': no '${{{name}}}' refers to it.{nearest(name, known)}"
         for name in unused
         if name not in written.get(UNUSED, ())
     ]
@@ -119,7 +119,7 @@ def _check_node(written: Mapping[str, Any], resolved: Mapping[str, Any], where: 
         if key == "type":
             continue
         if key in signature.by_parent:
-            problems.append(f"{where}.{key} is supplied when {signature.name} is built: leave it out of the config.")
+            problems.append(f"{where}.{key} is filled in when {signature.name} is built: remove it from the config.")
         elif key in signature.parameters:
             problems += _check_value(written[key], resolved.get(key), signature.parameters[key].hint, f"{where}.{key}")
         elif not signature.takes_any:

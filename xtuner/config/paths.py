@@ -70,5 +70,5 @@ def find_config(name: str | Path, root: Path | None = None) -> Path:
         hint = nearest(wanted, configs) or " `xtuner list-cfg` lists all."
         raise XTunerError(f"There is no config '{name}': neither a file nor a known name.{hint}")
     if len(path.parts) > 1:
-        get_logger().info("'%s' does not exist; taking the config of that name, %s", name, configs[wanted])
+        get_logger().info("'%s' does not exist; using the config of that name, %s", name, configs[wanted])
     return configs[wanted]

@@ -81,15 +81,15 @@ def _is_importable(name: str, value: Any) -> bool:
 def _describe(value: Any) -> str:
     if isinstance(value, (LazyObject, LazyAttr)):
         return (
-            f"the imported object {value.module}.{value}: a dumped config would give it back as text. "
-            f"Only `type` may hold one; write its name in quotes, e.g. '{value}', or a dict(type=…)."
+            f"the imported object {value.module}.{value}: a dumped config would turn it into text. "
+            f"Only `type` may hold an object; write its name in quotes, e.g. '{value}', or a dict(type=…)."
         )
     if isinstance(value, PurePath):
         return f"a {type(value).__name__}, which a dumped config cannot hold: write it as text, '{value}'."
     if inspect.isroutine(value) or inspect.isclass(value):
         return (
             f"the {_kind(value)} {value.__name__}, which a dumped config cannot hold: "
-            "move it to a module and name it as a `type`."
+            "move it to a module and set its name as a `type`."
         )
     return (
         f"a {type(value).__name__} ({str(value)[:60]}), which a dumped config cannot hold: "

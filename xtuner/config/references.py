@@ -74,7 +74,7 @@ class _Resolver:
         if found and not isinstance(result, (str, int, float)):
             self.problems.append(
                 f"{where}: {match.group()} is {_brief(result)} and cannot be part of a text: set it, "
-                "or let the reference stand alone."
+                "or use the reference alone."
             )
         return str(result) if found else match.group()
 
@@ -83,7 +83,7 @@ class _Resolver:
         if name in self.open:
             circle = " → ".join([*self.open[self.open.index(name) :], name])
             self.problems.append(
-                f"{where}: these refer to one another in a circle: {circle}. Give one of them a value."
+                f"{where}: these settings refer to each other in a circle: {circle}. Set one of them to a value."
             )
             return False, None
         self.open.append(name)

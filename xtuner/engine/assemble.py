@@ -91,7 +91,7 @@ def _build_dataloader(cfg: Any, dataset: Any, environment: Environment, seed: in
     sampler: Any = dataloader.batch_sampler
     max_tokens = sampler.max_tokens_per_batch
     if max_tokens is not None and cfg.model.get("pack") is False:
-        raise XTunerError(f"max_tokens_per_batch={max_tokens} bounds packed rows: set pack=True, or leave it out.")
+        raise XTunerError(f"max_tokens_per_batch={max_tokens} limits packed rows only: set pack=True, or remove it.")
     _say_layout(cfg.model)
     sampler.check_step()
     return dataloader
@@ -157,6 +157,9 @@ def _say_plan(plan: RunPlan, sampler: Any, optimizer: StepOptimizer) -> None:
 def _say_start(resume: str | None, found: Path | None, work_dir: Path) -> None:
     """Warns where a fresh start may not be what was meant."""
     if resume and found is None:
-        get_logger().info("--resume auto: no complete checkpoint in %s, starting anew", work_dir)
+        get_logger().info("--resume auto: found no complete checkpoint in %s, starting from the beginning", work_dir)
     if not resume and CheckpointFolder(work_dir).complete():
-        get_logger().warning("%s holds checkpoints of a former run; starting anew (--resume auto goes on).", work_dir)
+        get_logger().warning(
+            "%s holds checkpoints of an earlier run; starting from the beginning (--resume auto continues it).",
+            work_dir,
+        )

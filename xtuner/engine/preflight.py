@@ -39,7 +39,7 @@ def missing_files(settings: Mapping[str, Any]) -> list[str]:
             if key.endswith(_NAME_OR_PATH) and not _is_local(path):
                 continue
             if not Path(path).expanduser().exists() and not glob.glob(path):
-                problems.append(f"{key}: '{path}' does not exist. Set it in the config or by --cfg-options {key}=...")
+                problems.append(f"{key}: '{path}' does not exist. Set it in the config or with --cfg-options {key}=...")
     return problems
 
 
@@ -73,10 +73,12 @@ def preflight(
     if resume is not None and work_dir is not None:
         problems += _complaint(lambda: CheckpointFolder(work_dir).find(resume))
     if "wandb" in (cfg.get("visualizers") or ()) and importlib.util.find_spec("wandb") is None:
-        problems.append("visualizers: 'wandb' is not installed. Run 'pip install wandb', or leave it out.")
+        problems.append(
+            "visualizers: 'wandb' is not installed. Run 'pip install wandb', or remove wandb from visualizers."
+        )
     for node in ("model", "train_dataset", "train_dataloader", "optimizer", "schedule", "runtime"):
         if node not in cfg:
-            problems.append(f"{node}: missing. A config for training needs it; take configs/_base_ as its base.")
+            problems.append(f"{node}: missing. A training config needs it: use configs/_base_ as its base.")
         elif node in ("schedule", "runtime"):
             problems += _complaint(lambda node=node: build(cfg[node]))  # type: ignore[misc]
     precision = (cfg.get("optimizer") or {}).get("precision", "auto")

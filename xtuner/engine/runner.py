@@ -240,8 +240,8 @@ class TrainingMixin:
         trainer = self.backend.read_trainer(path)
         if "order" not in trainer:
             raise XTunerError(
-                f"{path} is of an older version, whose checkpoints do not say which samples come next. Start a new run "
-                f"from its weights: leave --resume out and add --cfg-options pretrained_pth={path}"
+                f"{path} comes from an older version, whose checkpoints do not record the next samples. Start a new "
+                f"run from its weights: drop --resume and add --cfg-options pretrained_pth={path}"
             )
         if trainer["global_batch"] == self.plan.global_batch:
             # which samples a step sees must not depend on how many processes share them
@@ -249,7 +249,7 @@ class TrainingMixin:
         check_resumable(trainer, self._facts(trainer["iter"]), path)
         damage = [found for found in self.collective.gather(check_bytes(path, trainer, self.collective.rank)) if found]
         if damage:
-            raise XTunerError(f"{path} is damaged: {'; '.join(damage)}. Take an older checkpoint by --resume PATH.")
+            raise XTunerError(f"{path} is damaged: {'; '.join(damage)}. Resume an older checkpoint with --resume PATH.")
         self.backend.load(path)
         restore_scalars(trainer.get("scalars", {}))
         loop.start_at(trainer["iter"])
@@ -257,7 +257,7 @@ class TrainingMixin:
             self._random_numbers = trainer["rng"][self.collective.rank]
         else:
             get_logger().warning(
-                "%s is of %d processes: dropout starts from the seed again.", path, trainer["world_size"]
+                "%s was saved by %d processes: dropout restarts from the seed.", path, trainer["world_size"]
             )
         get_logger().info("Resumed from %s at step %d", path, loop.iter)
 

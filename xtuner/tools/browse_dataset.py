@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("config", help="path or name of the config whose train_dataset is shown")
     parser.add_argument("--out", required=True, help="folder for the page and its pictures")
-    parser.add_argument("-n", "--num", type=int, default=20, help="samples to show (default: 20)")
-    parser.add_argument("--start", type=int, default=0, help="first sample (default: 0)")
-    parser.add_argument("--spread", action="store_true", help="samples from all over the data, not one after the other")
+    parser.add_argument("-n", "--num", type=int, default=20, help="number of samples to show (default: 20)")
+    parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
+    parser.add_argument("--spread", action="store_true", help="draw random samples instead of consecutive ones")
     add_cfg_options(parser)
 
 

@@ -15,47 +15,61 @@ from xtuner.tools.support.arguments import add_cfg_options
 
 _COMMANDS = ("/image", "/boxes", "/draw", "/explain", "/reset", "/help", "/exit")
 _USAGE = (
-    "/image PATH [BOX_FILE] shows a picture, /boxes none|detector|BOX_FILE gives the last one other boxes, /draw PATH "
-    "saves it with them, /explain PATH colours them by how much each counted for the last answer, /reset forgets "
-    "everything, /exit ends. Anything else is asked."
+    "/image PATH [BOX_FILE] adds a picture, /boxes none|detector|BOX_FILE replaces its boxes, /draw PATH "
+    "saves it with its boxes, /explain PATH colours each box by its influence on the last answer, /reset forgets "
+    "everything, /exit ends the conversation. Any other text is a question."
 )
 _NONE, _DETECTOR = "none", "detector"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner chat``."""
-    parser.description = "Ask a model about pictures: once with --prompt, else in a conversation."
+    parser.description = "Ask a model about pictures. With --prompt you get one answer, without it a conversation."
     parser.epilog = f"In a conversation: {_USAGE}"
-    parser.add_argument("model", help="folder of `xtuner convert pth_to_hf`, or name or path of a config")
-    parser.add_argument("--checkpoint", metavar="PATH", help="weights to load into a config's model")
+    parser.add_argument("model", help="folder that `xtuner convert pth_to_hf` wrote, or name or path of a config")
+    parser.add_argument("--checkpoint", metavar="PATH", help="weights to load into the model of a config")
     parser.add_argument(
-        "--image", action="append", default=[], metavar="FILE", help="picture; may be given several times"
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="picture to ask about; repeat the option for several",
     )
     parser.add_argument(
         "--boxes",
         default=_NONE,
         metavar="none|detector|FILE",
-        help="where boxes come from: nowhere (none, the default: no object tokens), a detector, or a box file",
+        help="source of the boxes: none (the default, no object tokens), detector, or the path of a box file",
     )
     parser.add_argument(
         "--detector",
         default="owlv2",
         metavar="CONFIG",
-        help="with --boxes detector: config whose `detector` finds them (default: owlv2)",
+        help="with --boxes detector: config whose `detector` finds the boxes (default: owlv2)",
     )
     parser.add_argument(
         "--explain",
         metavar="FILE",
-        help="with --prompt: save the last --image with each box coloured by how much it counted for the answer",
+        help="with --prompt: save the last --image with each box coloured by its influence on the answer",
     )
     parser.add_argument(
-        "--quantization", choices=("4bit", "8bit"), help="load an exported folder's language model so (bitsandbytes)"
+        "--quantization",
+        choices=("4bit", "8bit"),
+        help="quantize the language model of an exported folder (needs bitsandbytes)",
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="ask this, print the answer, end")
-    parser.add_argument("--json", action="store_true", help="with --prompt: print question, answer and boxes as JSON")
+    parser.add_argument("--prompt", metavar="TEXT", help="ask this question, print the answer and exit")
+    parser.add_argument(
+        "--json", action="store_true", help="with --prompt: print the question, answer and boxes as JSON"
+    )
     parser.add_argument("--draw", metavar="FILE", help="save the last --image with its boxes drawn")
-    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)")
-    parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if there is one)")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=512,
+        metavar="N",
+        help="largest number of tokens in an answer (default: 512)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if the machine has one)")
     parser.add_argument(
         "--precision",
         choices=("auto", "bf16", "fp16", "fp32"),
@@ -125,11 +139,13 @@ def _check(args: argparse.Namespace) -> None:
         if not Path(path).is_file():
             raise XTunerError(f"'{path}' does not exist: check --image and --boxes.")
     if args.json and args.prompt is None:
-        raise XTunerError("--json prints the answer to --prompt: give one.")
+        raise XTunerError("--json prints the answer to --prompt: add --prompt.")
     if args.explain and (args.prompt is None or not args.image):
-        raise XTunerError("--explain colours a picture's boxes for the answer to --prompt: give --prompt and --image.")
+        raise XTunerError(
+            "--explain colours the boxes of a picture for the answer to --prompt: add --prompt and --image."
+        )
     if args.draw and not args.image:
-        raise XTunerError("--draw saves a picture with its boxes: give one with --image.")
+        raise XTunerError("--draw saves a picture with its boxes: add --image.")
     if args.max_new_tokens < 1:
         raise XTunerError(f"--max-new-tokens is {args.max_new_tokens}: expected at least 1.")
 
@@ -149,7 +165,7 @@ def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:
             if warned:
                 raise
             warned = True
-            console.print("\nCtrl-C once more, Ctrl-D or /exit ends the conversation", style="yellow")
+            console.print("\nPress Ctrl-C again or Ctrl-D, or type /exit, to end the conversation", style="yellow")
             continue
         warned = False
         if not line:
@@ -168,7 +184,7 @@ def converse(session: Any, max_new_tokens: int, box_file: str | None) -> int:
         except XTunerError as error:
             console.print(str(error), style="red", markup=False)
         except KeyboardInterrupt:
-            console.print("\ninterrupted: this question is forgotten, those before it are kept", style="yellow")
+            console.print("\ninterrupted: the model forgets this question and keeps the earlier ones", style="yellow")
 
 
 def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
@@ -178,7 +194,7 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
     words = _paths(rest) if command == "/image" else []
     if words:
         count = session.add_picture(words[0], words[1] if len(words) > 1 else box_file)
-        console.print(f"{words[0]}: shown with {count} boxes", style="dim", markup=False)
+        console.print(f"{words[0]}: added with {count} box{'' if count == 1 else 'es'}", style="dim", markup=False)
         _tell(session)
     elif command == "/boxes" and rest:
         count = session.detect() if rest == _DETECTOR else session.set_boxes(None if rest == _NONE else rest)
@@ -186,13 +202,13 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
         _tell(session)
     elif command == "/explain" and rest:
         if not session.turns:
-            console.print("there is no answer to explain yet: ask about a picture first", style="dim")
+            console.print("no answer to explain yet: ask about a picture first", style="dim")
     elif command == "/draw" and rest:
         session.draw(rest)
         console.print(f"saved {rest}", style="dim", markup=False)
     elif command == "/reset":
         session.reset()
-        console.print("everything is forgotten", style="dim")
+        console.print("the conversation and its pictures are forgotten", style="dim")
     else:
         hint = "" if command in _COMMANDS else nearest(command, _COMMANDS)
         console.print(f"{_USAGE}{hint}", style="dim", markup=False)

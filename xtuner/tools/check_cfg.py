@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from xtuner.memory_estimate import MemoryEstimate
 
-HELP = "Report all mistakes of a config (exit code 1), else its parts and memory per GPU; reads no weights."
+HELP = (
+    "Report every mistake in a config (exit code 1). Without mistakes, show the model's parts and the memory per "
+    "GPU. The command reads no weights."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,14 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deepspeed",
         metavar="NAME",
-        help="for the estimate: a name, a JSON file or 'none' (default: the config's)",
+        help="DeepSpeed setting for the estimate: a name, a JSON file or 'none' (default: the config's)",
     )
-    parser.add_argument("--gpus", type=_positive, default=8, metavar="N", help="for the estimate (default: 8)")
+    parser.add_argument(
+        "--gpus", type=_positive, default=8, metavar="N", help="number of GPUs for the estimate (default: 8)"
+    )
     parser.add_argument(
         "--micro-batch",
         type=_positive,
         metavar="N",
-        help="samples per GPU and pass (default: the config's batch size)",
+        help="samples per GPU and forward pass (default: the config's batch size)",
     )
 
 
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     # 2. files that training will need; a config is not wrong because they are elsewhere
     for line in missing_files(cfg):
-        output.print(f"  not here yet: {line}")
+        output.print(f"  not on this machine yet: {line}")
     if "model" not in cfg:
         return 0
 
@@ -63,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     deepspeed = cfg.get("deepspeed") if args.deepspeed is None else args.deepspeed
     deepspeed = None if deepspeed in ("", "none") else deepspeed
     batch = args.micro_batch or cfg.get("train_dataloader", {}).get("batch_size", 1)
-    title = f"memory per GPU: {args.gpus} x {batch} samples, {deepspeed or 'without DeepSpeed'}"
+    title = (
+        f"memory per GPU: {args.gpus} x {batch} sample{'' if batch == 1 else 's'}, {deepspeed or 'without DeepSpeed'}"
+    )
     output.print(memory_table(estimate(cfg, parts, deepspeed, args.gpus, batch), title))
     return 0
 

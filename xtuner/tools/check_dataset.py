@@ -17,7 +17,9 @@ from xtuner.tools.support.arguments import add_cfg_options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("config", help="path or name of the config whose train_dataset is checked")
-    parser.add_argument("-n", "--show", type=int, default=10, help="examples to show of each kind (default: 10)")
+    parser.add_argument(
+        "-n", "--show", type=int, default=10, help="number of examples to show of each kind (default: 10)"
+    )
     add_cfg_options(parser)
 
 
@@ -29,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
     out = Console(soft_wrap=True, markup=False, highlight=False)
     counts = _print(found.problems, args.show, out)
     if found.notes:
-        out.print("No fault, but training will do without:")
+        out.print("Not a fault, but training leaves out:")
         _print(found.notes, args.show, out)
     if not found.problems:
         out.print("The training data has no problems.")
         return 0
-    out.print(f"{len(found.problems):,} problem(s): {counts}.", style="bold red")
+    out.print(f"{len(found.problems):,} problem{'' if len(found.problems) == 1 else 's'}: {counts}.", style="bold red")
     return 1
 
 

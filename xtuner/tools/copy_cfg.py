@@ -8,13 +8,13 @@ from pathlib import Path
 
 from xtuner.tools.support.arguments import add_cfg_options
 
-HELP = "Copy a config, with all that it reads from its bases, into one file that loads from anywhere."
+HELP = "Copy a config and everything that it reads from its bases into one file that loads from anywhere."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
     parser.add_argument("config", help="name or path of the config")
-    parser.add_argument("save_dir", type=Path, help="folder for the copy, made if it is not there")
+    parser.add_argument("save_dir", type=Path, help="folder for the copy; it is created if it does not exist")
     add_cfg_options(parser, "settings to change in the copy")
 
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     # another name than the original's: a run's folder is named after its config
     target = args.save_dir / f"{config_name(cfg.filename)}_copy.py"
     if target.exists():
-        raise XTunerError(f"{target} is there already and may hold your changes: remove it or choose another folder.")
+        raise XTunerError(f"{target} already exists and may hold your changes: remove it or choose another folder.")
     dump_config(cfg.as_written, target)
     sys.stdout.write(f"{target}\n")
     return 0

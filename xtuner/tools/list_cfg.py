@@ -6,12 +6,12 @@ import argparse
 import fnmatch
 import sys
 
-HELP = "List the shipped configs; every name can be given to the other commands."
+HELP = "List the shipped configs. You can pass each name to the other commands."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
-    parser.add_argument("-p", "--pattern", help="only names that contain this text, e.g. vicuna or 'llava*sft'")
+    parser.add_argument("-p", "--pattern", help="list only names that contain this text, e.g. vicuna or 'llava*sft'")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints each format with how it is told and an example."""
     out = Console(soft_wrap=True, markup=False, highlight=False)
-    out.print("Records in a JSON array or as JSONL, told apart record by record. Paths are relative to image_folder.")
+    out.print(
+        "Records stand in a JSON array or a JSONL file. Each record may have its own format. "
+        "Paths are relative to image_folder."
+    )
     for one in FORMATS:
         out.print(f"\n{one.name}", style="bold", end="")
         out.print(f": {one.known_by}")

@@ -27,8 +27,8 @@ _PICTURE = "bold magenta"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("config", help="path or name of the config whose train_dataset is shown")
-    parser.add_argument("-n", "--num", type=int, default=3, help="samples to show (default: 3)")
-    parser.add_argument("--start", type=int, default=0, help="first sample (default: 0)")
+    parser.add_argument("-n", "--num", type=int, default=3, help="number of samples to show (default: 3)")
+    parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
     add_cfg_options(parser)
 
 
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
         supervised = len(labels) - labels.count(IGNORE_INDEX)
         out.print(Rule(f"sample {index}, id {sample['sample_id']}"))
         out.print(render_supervision(input_ids, labels, tokenizer))
-        out.print(f"{len(input_ids)} ids, {supervised} with loss, {input_ids.count(IMAGE_TOKEN_INDEX)} picture(s)")
+        pictures = input_ids.count(IMAGE_TOKEN_INDEX)
+        out.print(f"{len(input_ids)} ids, {supervised} with loss, {pictures} picture{'' if pictures == 1 else 's'}")
         out.print(dataset.describe(index), markup=False)
     return 0
 

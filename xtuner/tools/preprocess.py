@@ -17,20 +17,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     llava = kinds.add_parser(
         "llava",
-        help="tokenise LLaVA records into a folder that training opens at once",
+        help="tokenise LLaVA records into a folder that training opens instantly",
         description="Tokenises the records of a config's train_dataset into a memory-mapped folder. Set "
         "offline_processed_text_folder to that folder to train from it.",
     )
     llava.add_argument("--config", required=True, help="path or name of the config whose train_dataset is prepared")
-    llava.add_argument("--out", required=True, help="folder to make; one made with the same settings is kept")
-    llava.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
+    llava.add_argument(
+        "--out", required=True, help="folder to create; one that was made with the same settings is kept"
+    )
+    llava.add_argument("--num-proc", type=int, help="number of processes (default: depends on the file size)")
     add_cfg_options(llava)
     boxes = kinds.add_parser(
         "boxes",
         help="find boxes in the pictures of a data set",
-        description="Finds boxes in all pictures of a data set by a detector and writes the box file that training "
-        "reads. Several GPUs: torchrun --nproc_per_node 8 tools/generate_boxes.py with the same arguments. A run "
-        "that was cut off goes on where it was.",
+        description="Runs a detector on every picture of a data set and writes the box file that training "
+        "reads. To use 8 GPUs, run torchrun --nproc_per_node 8 tools/generate_boxes.py with the same arguments. A run "
+        "that was interrupted continues where it stopped.",
     )
     add_box_arguments(boxes)
 
@@ -38,22 +40,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_box_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner preprocess boxes``."""
     parser.add_argument(
-        "--config", default="owlv2", help="config with a `detector` (default: owlv2); see configs/boxes"
+        "--config", default="owlv2", help="config that defines a `detector` (default: owlv2); see configs/boxes"
     )
     parser.add_argument(
-        "--image-folder", required=True, metavar="DIR", help="folder that pictures are named relative to"
+        "--image-folder", required=True, metavar="DIR", help="folder that picture paths are relative to"
     )
     parser.add_argument(
-        "--data", metavar="FILE", help="LLaVA records whose pictures are meant (default: all in the folder)"
+        "--data", metavar="FILE", help="LLaVA records whose pictures get boxes (default: every picture in the folder)"
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="box file to write")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="path of the box file to write")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures per batch (default: 8)")
     parser.add_argument(
-        "--num-workers", type=int, default=2, metavar="N", help="processes that read pictures (default: 2)"
+        "--num-workers", type=int, default=2, metavar="N", help="number of processes that read pictures (default: 2)"
     )
-    parser.add_argument("--draw", type=int, default=0, metavar="N", help="save the first N pictures with their boxes")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
-    parser.add_argument("--launcher", help="none, pytorch, slurm (default: by the environment)")
+    parser.add_argument(
+        "--draw", type=int, default=0, metavar="N", help="save the first N pictures with their boxes drawn"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="process only the first N pictures")
+    parser.add_argument(
+        "--launcher", help="what started the processes: none, pytorch or slurm (default: read from the environment)"
+    )
     add_cfg_options(parser)
 
 
@@ -73,7 +79,7 @@ def generate_boxes(args: argparse.Namespace) -> int:
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
     if cfg.get("box_generation") is None:
         raise XTunerError(
-            f"the config '{args.config}' has no box_generation: give one of configs/boxes, owlv2 for instance."
+            f"the config '{args.config}' has no box_generation: pass a config of configs/boxes, e.g. owlv2."
         )
     generation = build(
         cfg.box_generation,

@@ -15,8 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``xtuner preprocess llava`` with the arguments of XTuner's script; returns its exit code."""
     parser = argparse.ArgumentParser(description="Same as: xtuner preprocess llava --config CONFIG --out PATH")
     parser.add_argument("config", help="path or name of the config whose train_dataset is prepared")
-    parser.add_argument("--save-folder", required=True, help="folder to make")
-    parser.add_argument("--num-proc", type=int, help="processes (default: by the size of the file)")
+    parser.add_argument("--save-folder", required=True, help="folder to create")
+    parser.add_argument("--num-proc", type=int, help="number of processes (default: depends on the file size)")
     from xtuner.tools.support.arguments import add_cfg_options
 
     add_cfg_options(parser)

@@ -19,32 +19,47 @@ EXIT_MISSING = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner test``."""
     parser.description = (
-        "Evaluate a checkpoint on the config's benchmarks. A killed evaluation goes on where it was. With "
-        f"NPROC_PER_NODE > 1 as many processes share the questions. Exit code: 0 done, {EXIT_MISSING} "
-        "benchmarks were skipped because their files are absent, else 1."
+        "Evaluate a checkpoint on the config's benchmarks. An interrupted evaluation continues where it stopped. With "
+        f"NPROC_PER_NODE > 1 that many processes share the questions. Exit code: 0 when done, {EXIT_MISSING} when "
+        "benchmarks were skipped because their files are absent, 1 on an error."
     )
     parser.add_argument("config", nargs="?", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
     parser.add_argument(
-        "--checkpoint", metavar="PATH", help="weights: a file, a DeepSpeed folder or a folder of shards"
+        "--checkpoint", metavar="PATH", help="weights to evaluate: a file, a DeepSpeed folder or a folder of shards"
     )
-    parser.add_argument("--benchmarks", metavar="A,B", help="only these of the config's benchmarks")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each")
+    parser.add_argument("--benchmarks", metavar="A,B", help="run only these benchmarks of the config")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions of each benchmark")
     parser.add_argument(
-        "--work-dir", help="results stand in <work-dir>/<benchmark>/ (default: work_dirs/<config name>)"
+        "--work-dir", help="folder for the results, <work-dir>/<benchmark>/ (default: work_dirs/<config name>)"
     )
-    parser.add_argument("--score-only", action="store_true", help="read and score the answers again, without a model")
+    parser.add_argument("--score-only", action="store_true", help="score the stored answers again, without a model")
     parser.add_argument(
-        "--judge", metavar="MODEL", help="have free answers judged by MODEL at OPENAI_BASE_URL, key in OPENAI_API_KEY"
+        "--judge",
+        metavar="MODEL",
+        help="let MODEL at OPENAI_BASE_URL judge free answers; put the key in OPENAI_API_KEY",
     )
     parser.add_argument(
-        "--judge-price", type=float, metavar="DOLLARS", help="of a million tokens, for the cost that is shown first"
+        "--judge-price",
+        type=float,
+        metavar="DOLLARS",
+        help="price of a million tokens, to estimate the cost before the judge starts",
     )
-    parser.add_argument("--report", action="store_true", help="write <benchmark>/report.html with pictures and answers")
-    parser.add_argument("--xlsx", action="store_true", help="write <benchmark>_predictions.xlsx as VLMEvalKit has it")
-    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="only compare two folders of results")
-    parser.add_argument("--allow-missing", action="store_true", help="exit 0 although benchmarks were skipped")
-    parser.add_argument("--check-files", action="store_true", help="only say which benchmarks' files are absent")
-    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), help="who started the processes")
+    parser.add_argument(
+        "--report", action="store_true", help="write <benchmark>/report.html, which shows pictures and answers"
+    )
+    parser.add_argument(
+        "--xlsx", action="store_true", help="write <benchmark>_predictions.xlsx in the format of VLMEvalKit"
+    )
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two folders of results and exit")
+    parser.add_argument("--allow-missing", action="store_true", help="exit 0 even if benchmarks were skipped")
+    parser.add_argument(
+        "--check-files", action="store_true", help="report the benchmarks whose files are absent and exit"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch", "slurm"),
+        help="what started the processes (default: read from the environment)",
+    )
     add_cfg_options(parser)
 
 
@@ -70,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
     benchmarks, missing = find_benchmarks(cfg.get("benchmarks") or (), args.benchmarks)
     for name, paths in missing.items():
-        get_logger().warning("benchmark %s is skipped, absent: %s", name, ", ".join(paths))
+        get_logger().warning("benchmark %s is skipped because files are absent: %s", name, ", ".join(paths))
     skipped = EXIT_MISSING if missing and not args.allow_missing else 0
     if args.check_files or not benchmarks:
-        get_logger().info("benchmarks with all their files: %s", ", ".join(b.name for b in benchmarks) or "none")
+        get_logger().info("benchmarks whose files are present: %s", ", ".join(b.name for b in benchmarks) or "none")
         return skipped
     _check(args)
 
@@ -148,7 +163,15 @@ def show_comparison(first: str, second: str) -> int:
     for one in comparisons:
         if not one.flips:
             continue
-        flips = Table("question", "prompt", "A", "B", "A hit", "B hit", title=f"{one.name}: {len(one.flips)} flips")
+        flips = Table(
+            "question",
+            "prompt",
+            "A",
+            "B",
+            "A hit",
+            "B hit",
+            title=f"{one.name}: {len(one.flips)} flip{'' if len(one.flips) == 1 else 's'}",
+        )
         for flip in one.flips:
             words = [Text(str(text)) for text in (flip.id, flip.prompt, *flip.outputs)]
             flips.add_row(*words, *(f"{hit:.2g}" for hit in flip.hits))

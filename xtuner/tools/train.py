@@ -19,25 +19,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner train``."""
     parser.description = (
         "Train a model. With NPROC_PER_NODE > 1 (or NNODES > 1, with NODE_RANK, ADDR, PORT) in the "
-        "environment, the command starts itself under torchrun. Exit code: 0 trained, "
-        f"{EXIT_INTERRUPTED} stopped by a signal after saving, else 1."
+        "environment, the command starts itself under torchrun. Exit code: 0 when trained, "
+        f"{EXIT_INTERRUPTED} when a signal stopped the run after a save, 1 on an error."
     )
     parser.add_argument("config", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
     parser.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/<config name>)")
     parser.add_argument(
         "--deepspeed",
         metavar="NAME",
-        help="deepspeed_zero{1,2,3}[_offload] or a JSON file; left out: plain torch",
+        help="deepspeed_zero{1,2,3}[_offload] or a JSON file (default: no DeepSpeed)",
     )
-    parser.add_argument("--launcher", choices=LAUNCHERS, help="who started the processes (default: found out)")
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, help="what started the processes (default: read from the environment)"
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
         const="auto",
         metavar="PATH",
-        help="go on from a checkpoint; 'auto': the newest, if any",
+        help="continue from a checkpoint; 'auto' takes the newest, if any",
     )
-    parser.add_argument("--seed", type=int, help="start of all random numbers (default: the config's)")
+    parser.add_argument("--seed", type=int, help="seed of all random numbers (default: the config's)")
     parser.add_argument(
         "--profile",
         nargs="?",
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=3,
         default=0,
         metavar="STEPS",
-        help="record a trace of some steps (3) in the run's folder",
+        help="record a trace of this many steps (default: 3) in the run's folder",
     )
     add_cfg_options(parser)
 

@@ -26,7 +26,7 @@ class TestMistakes:
         [
             (
                 "batch_sise = 4",
-                "'batch_sise' is used by nothing: no '${batch_sise}' refers to it. Did you mean 'batch_size'?",
+                "nothing uses 'batch_sise': no '${batch_sise}' refers to it. Did you mean 'batch_size'?",
             ),
             ("model.part.depht = 3", "model.part: Part does not take 'depht'. Did you mean 'depth'?"),
             (
@@ -41,7 +41,7 @@ class TestMistakes:
                 "train_dataset.mode is 'wide': expected Literal['flat', 'deep'].",
             ),
             ("train_dataset.pop('data_path')", "train_dataset: Dataset needs 'data_path', which is missing."),
-            ("model.part.width = 3", "model.part.width is supplied when Part is built: leave it out"),
+            ("model.part.width = 3", "model.part.width is filled in when Part is built: remove it"),
             ("optimizer = dict(lr=1)", "optimizer is a dict without 'type': expected dict(type=…, …)."),
             ("runtime = 3", "runtime is 3: expected dict(type=…, …)."),
             ("benchmarks = dict()", "expected a list of dict(type=…, …)."),

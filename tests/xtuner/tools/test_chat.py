@@ -80,7 +80,7 @@ class TestOnce:
         assert main(["chat", folder, *ask, "--boxes", "detector", "--detector", str(config)]) == 0
         captured = capsys.readouterr()
         assert json.loads(captured.out)["boxes"] == [0]
-        assert "no detector, so pictures have no boxes" in " ".join(captured.err.split())
+        assert "no detector is available, so pictures get no boxes" in " ".join(captured.err.split())
 
 
 def test_conversation(
@@ -125,7 +125,7 @@ def test_paths_with_spaces(
     monkeypatch.setattr(console, "input", lambda _: next(lines))
     assert main(["chat", folder]) == 0
     shown = " ".join(capsys.readouterr().err.split())
-    assert "shown with 0 boxes" in shown and "shown with 2 boxes" in shown and shown.count("2 boxes") == 2
+    assert "added with 0 boxes" in shown and "added with 2 boxes" in shown and shown.count("2 boxes") == 2
     assert "picture 'it's' does not exist" in shown
 
 
@@ -152,7 +152,7 @@ def test_ctrl_c_at_the_prompt_has_to_be_meant(
     assert main(["chat", folder, "--max-new-tokens", "2"]) == 130
     captured = capsys.readouterr()
     assert captured.out.strip() and next(lines) == "never read"
-    assert captured.err.count("Ctrl-C once more") == 2
+    assert captured.err.count("Press Ctrl-C again") == 2
 
 
 class TestMistakes:
@@ -173,7 +173,7 @@ class TestMistakes:
 
     def test_folders(self, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "has no config.json" in self.run(capsys, str(tmp_path), "--prompt", "what")
-        assert "go with a config" in self.run(capsys, folder, "--checkpoint", "x.pth", "--prompt", "what")
+        assert "work with a config" in self.run(capsys, folder, "--checkpoint", "x.pth", "--prompt", "what")
         other = Path(shutil.copytree(folder, tmp_path / "other"))
         (other / "config.json").write_text('{"model_type": "llama"}')
         assert "model of type 'llama', for which no package" in self.run(capsys, str(other), "--prompt", "what")
@@ -183,7 +183,7 @@ class TestMistakes:
             capsys, str(other), "--prompt", "what"
         )
         (other / "config.json").write_text("{")
-        assert "is no JSON object" in self.run(capsys, str(other), "--prompt", "what")
+        assert "is not a JSON object" in self.run(capsys, str(other), "--prompt", "what")
 
     def test_templates(self, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
         options = [option.replace("prompt_template=vicuna", "prompt_template=vicunna") for option in trained.options]
@@ -211,6 +211,6 @@ def test_ctrl_c_in_an_answer_keeps_the_history(
     monkeypatch.setattr(ChatSession, "ask", interrupt_second)
     assert main(["chat", folder, "--max-new-tokens", "2"]) == 0
     assert asked == [0, 1, 1]
-    assert "interrupted: this question is forgotten, those before it are kept" in " ".join(
+    assert "interrupted: the model forgets this question and keeps the earlier ones" in " ".join(
         capsys.readouterr().err.split()
     )

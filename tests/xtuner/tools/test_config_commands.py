@@ -34,7 +34,7 @@ class TestCopyCfg:
     def test_does_not_replace(self, write_config, tmp_path, capsys):
         (tmp_path / "leaf_copy.py").write_text("mine = 1")
         assert cli.main(["copy-cfg", str(write_config()), str(tmp_path)]) == 1
-        assert "is there already" in capsys.readouterr().err
+        assert "already exists" in capsys.readouterr().err
         assert (tmp_path / "leaf_copy.py").read_text() == "mine = 1"
 
 
@@ -59,7 +59,7 @@ class TestCheckCfg:
         assert rows["all"] == ["", "224", "144 trained"]
 
     def test_files_that_are_not_there(self, report):
-        assert "not here yet: data_path: 'base.json'" in report()["text"][0]
+        assert "not on this machine yet: data_path: 'base.json'" in report()["text"][0]
 
     def test_memory(self, report):
         text = report(

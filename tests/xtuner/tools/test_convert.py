@@ -305,8 +305,8 @@ class TestMerge:
             return capsys.readouterr().err
 
         assert "does not fit the base" in error(base, tmp_path / "adapter")
-        assert "is no adapter" in error(base, base)
-        assert "is an adapter itself" in error(tmp_path / "adapter", tmp_path / "adapter")
+        assert "is not an adapter" in error(base, base)
+        assert "is itself an adapter" in error(tmp_path / "adapter", tmp_path / "adapter")
         (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
         assert "lacks adapter_model.safetensors" in error(base, tmp_path / "adapter")
 

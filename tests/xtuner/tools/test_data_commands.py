@@ -87,19 +87,19 @@ class TestCheckDataset:
         assert run(check_dataset, "c.py", "--show", "2") == 1
         out = capsys.readouterr().out
         assert out.startswith("unknown role: 12\n  - record 0: [bold] x\n  - record 1: [bold] x\n  ... and 10 more")
-        assert out.endswith("14 problem(s): unknown role 12, other 1, no file 1.\n")
+        assert out.endswith("14 problems: unknown role 12, other 1, no file 1.\n")
 
     def test_what_is_left_out_is_no_problem(self, capsys: pytest.CaptureFixture[str]) -> None:
         FakeDataset.notes = [f"cut at max_length: sample {number}" for number in range(12)]
         assert run(check_dataset, "c.py", "-n", "1") == 0
         out = capsys.readouterr().out
-        assert "No fault, but training will do without:\ncut at max_length: 12\n  - sample 0\n  ... and 11 more" in out
+        assert "Not a fault, but training leaves out:\ncut at max_length: 12\n  - sample 0\n  ... and 11 more" in out
         assert out.endswith("The training data has no problems.\n")
 
     def test_by_the_name_that_xtuner_gave_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         FakeDataset.problems = ["no file: a"]
         assert cli.main(["check-custom-dataset", "c.py"]) == 1
-        assert "1 problem(s): no file 1." in capsys.readouterr().out
+        assert "1 problem: no file 1." in capsys.readouterr().out
 
 
 class TestListDatasetFormat:
@@ -120,7 +120,7 @@ class TestLogDataset:
         out = capsys.readouterr().out
         assert "2 samples." in out
         assert "sample 1, id s1" in out
-        assert "5 ids, 2 with loss, 1 picture(s)\n8 boxes" in out
+        assert "5 ids, 2 with loss, 1 picture\n8 boxes" in out
 
     def test_what_carries_loss_is_coloured(self) -> None:
         sample = FakeDataset()[0]

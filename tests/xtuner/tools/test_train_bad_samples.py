@@ -64,5 +64,5 @@ def test_past_the_limit_the_run_stops(world: Path) -> None:
     assert done.returncode == 1
     message = done.stderr[done.stderr.rindex("3 of ") :]
     assert "samples could not be read (picture does not decode 3), more than bad_sample_limit=0.002 allows" in message
-    assert "They are listed in run/bad_samples.jsonl" in message and "xtuner check-dataset CONFIG" in message
+    assert "run/bad_samples.jsonl lists them" in message and "xtuner check-dataset CONFIG" in message
     assert "Traceback" not in done.stderr

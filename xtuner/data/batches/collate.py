@@ -27,7 +27,7 @@ def collate(samples: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any]
         XTunerError: no sample, or one whose ids and labels differ in number.
     """
     if not samples:
-        raise XTunerError("a batch of no samples: batch_size must be at least 1.")
+        raise XTunerError("a batch has no samples: batch_size must be at least 1.")
     lengths = [len(sample["input_ids"]) for sample in samples]
     shape = (len(samples), max(lengths))
     input_ids = torch.full(shape, pad_id, dtype=torch.long)

@@ -69,7 +69,7 @@ class ShuffledBatchSampler:
         max_tokens_per_batch: int | None = None,
     ) -> None:
         if len(lengths) == 0:
-            raise XTunerError("the training data holds no samples: check data_path and what was dropped.")
+            raise XTunerError("the training data holds no samples: check data_path and the report of dropped samples.")
         if min(batch_size, grad_accum, world_size) < 1 or not 0 <= rank < world_size:
             raise XTunerError(
                 "batch_size, accumulative_counts and world size must be at least 1 and the rank below the "
@@ -149,7 +149,7 @@ class ShuffledBatchSampler:
     def set_start(self, step: int) -> None:
         """Makes the next iteration begin with optimizer step `step` (from 0, counted over all epochs)."""
         if step < 0:
-            raise XTunerError(f"a training cannot start at step {step}: give a number from 0.")
+            raise XTunerError(f"training cannot start at step {step}: expected 0 or more.")
         self._start = step
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -196,8 +196,8 @@ class ShuffledBatchSampler:
             pieces = f"accumulative_counts {self.grad_accum} x {self.world_size} processes"
             pieces = pieces if rows else f"batch_size {each} x {pieces}"
             raise XTunerError(
-                f"an optimizer step takes {needed} {what} ({pieces}), but the training data holds {found}: some would "
-                f"be seen twice in every step. Lower {size} or accumulative_counts, or start fewer processes."
+                f"an optimizer step takes {needed} {what} ({pieces}), but the training data holds {found}: every step "
+                f"would use some of them twice. Lower {size} or accumulative_counts, or start fewer processes."
             )
 
     def epoch_order(self, epoch: int) -> np.ndarray:
@@ -262,7 +262,9 @@ class LengthGroupedBatchSampler(ShuffledBatchSampler):
         if megabatch_chunks < 1:
             raise XTunerError(f"megabatch_chunks must be at least 1, found {megabatch_chunks}.")
         if groups is not None and len(groups) != len(self.lengths):
-            raise XTunerError(f"groups must name one group per sample: {len(groups)} for {len(self.lengths)}.")
+            raise XTunerError(
+                f"groups must name one group per sample: found {len(groups)} for a data set of {len(self.lengths)}."
+            )
         self.megabatch_chunks = megabatch_chunks
         self.groups = np.zeros(len(self.lengths), dtype=np.int64) if groups is None else np.asarray(groups)
 

@@ -53,8 +53,8 @@ def picture_files(image_folder: str) -> PictureFiles:
     if not is_pattern and not image_folder.lower().endswith(SUFFIXES):
         if os.path.isfile(image_folder):
             raise XTunerError(
-                f"image_folder '{image_folder}' is neither a folder nor one of {', '.join(SUFFIXES)} (tar not "
-                "compressed, because pictures are read at their place): unpack it."
+                f"image_folder '{image_folder}' is neither a folder nor one of {', '.join(SUFFIXES)} (an "
+                "uncompressed tar, because pictures are read in place): unpack it."
             )
         return FolderPictures(image_folder)
     files = sorted(glob.glob(image_folder, recursive=True)) if is_pattern else [image_folder]
@@ -130,7 +130,7 @@ class ArchivePictures:
         if row is None:
             raise SampleError(
                 "missing picture",
-                f"picture '{path}' is in none of {len(self.files)} archive(s) ('{self.files[0]}', ...): check "
+                f"picture '{path}' is in none of the archives ({len(self.files)}, first '{self.files[0]}'): check "
                 "image_folder and the record's 'image'.",
             )
         batch, number = self._rows.locate(row)
@@ -144,12 +144,12 @@ class ArchivePictures:
         # at a place of its own: processes that share the handle do not move each other
         content = os.pread(self._handles[file], size, offset)
         if len(content) < size:
-            message = f"picture '{path}': the archive '{self.files[file]}' is cut off; copy it again."
+            message = f"picture '{path}': the archive '{self.files[file]}' is truncated; copy it again."
             raise SampleError("picture does not decode", message)
         try:
             return io.BytesIO(zlib.decompress(content, -15) if method == DEFLATED else content)
         except zlib.error as error:
-            message = f"picture '{path}' in '{self.files[file]}' does not unpack ({error})."
+            message = f"picture '{path}' in '{self.files[file]}' cannot be unpacked ({error}). Copy the archive again."
             raise SampleError("picture does not decode", message) from error
 
     def holds(self, path: str) -> bool:

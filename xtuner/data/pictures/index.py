@@ -76,12 +76,12 @@ def _build(files: list[str], folder: Path) -> None:
         (unfinished / "index.json").write_text(json.dumps(rows_of_batches))
         publish(unfinished, folder)
         tell_from_any_rank(
-            "Indexed %s pictures of %d archive(s), '%s' first.", f"{len(hashes):,}", len(files), files[0]
+            "Indexed %s pictures in %d archives, the first is '%s'.", f"{len(hashes):,}", len(files), files[0]
         )
     except OSError as error:
         raise XTunerError(
-            f"the index of '{files[0]}' cannot be made in '{folder.parent}': {error}. Free space, or set XTUNER_CACHE "
-            "to another folder."
+            f"the index of '{files[0]}' cannot be written to '{folder.parent}': {error}. Free some space, or set "
+            "XTUNER_CACHE to another folder."
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -96,7 +96,7 @@ def _members(file: str, number: int) -> Iterator[Member]:
         elif file.lower().endswith(".parquet"):
             yield from _parquet_members(file, number)
         else:
-            raise XTunerError(f"'{file}' is no archive of pictures: expected {', '.join(SUFFIXES)}.")
+            raise XTunerError(f"'{file}' is not an archive of pictures: expected {', '.join(SUFFIXES)}.")
     except (tarfile.TarError, zipfile.BadZipFile, pa.ArrowInvalid, struct.error) as error:
         raise XTunerError(f"the archive '{file}' cannot be read ({error}): copy it again.") from error
 
@@ -118,7 +118,7 @@ def _zip_members(file: str, number: int) -> Iterator[Member]:
                 continue
             if member.flag_bits & 1 or member.compress_type not in (STORED, DEFLATED):
                 raise XTunerError(
-                    f"'{member.filename}' in '{file}' is encrypted or packed by a rare method: "
+                    f"'{member.filename}' in '{file}' is encrypted or compressed with an unsupported method: "
                     "expected stored or deflated."
                 )
             # the local header's own lengths say where the data begins; those of the directory may differ

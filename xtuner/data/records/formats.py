@@ -40,7 +40,7 @@ FORMATS = (
     ),
     Format(
         "sharegpt",
-        "the same with 'images' for 'image', and user | assistant for human | gpt if you like",
+        "the same with 'images' instead of 'image'; user | assistant may replace human | gpt",
         {
             "id": "1",
             "images": ["coco/1.jpg"],
@@ -52,7 +52,8 @@ FORMATS = (
     ),
     Format(
         "openai",
-        "'messages' of {'role': user | assistant | system, 'content'}: text, or a list of parts, pictures as paths",
+        "'messages' of {'role': user | assistant | system, 'content'}; content is text or a list of parts, pictures as "
+        "paths",
         {
             "id": "1",
             "messages": [

@@ -33,7 +33,7 @@ def read_records(path: str, on_bytes: Callable[[int], None] | None = None) -> It
     """
     if not os.path.isfile(path):
         found = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise XTunerError(f"data file '{path}' {found}: give a LLaVA JSON or JSONL file as data_path.")
+        raise XTunerError(f"data file '{path}' {found}: set data_path to a LLaVA JSON or JSONL file.")
     yield from _read(path, "data file", on_bytes, objects=False)
 
 

@@ -52,11 +52,11 @@ def lock(target: Path) -> Iterator[None]:
         Path(held.lock_file).parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=1)
     except Timeout:
-        get_logger().info("Another process prepares '%s': waiting for it.", target)
+        get_logger().info("Another process is preparing '%s': waiting for it.", target)
         held.acquire()
     except OSError as error:
         raise CacheError(
-            f"the cache '{cache_folder()}' cannot be written ({error}): set XTUNER_CACHE to a folder that can be."
+            f"the cache '{cache_folder()}' cannot be written ({error}): set XTUNER_CACHE to a writable folder."
         ) from error
     try:
         yield
@@ -70,7 +70,7 @@ def remember(mark: Path) -> None:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
     except OSError as error:
-        get_logger().warning("'%s' cannot be written (%s): the next start does the same again.", mark, error)
+        get_logger().warning("'%s' cannot be written (%s): the next start repeats this work.", mark, error)
 
 
 def unfinished_name(target: Path) -> Path:

@@ -74,7 +74,7 @@ def _file_identity(path: str | None) -> dict[str, Any]:
     if path is None:
         return {"size": _UNKNOWN, "digest": _UNKNOWN}
     if not os.path.isfile(path):
-        raise XTunerError(f"data file '{path}' does not exist: give a LLaVA JSON or JSONL file as data_path.")
+        raise XTunerError(f"data file '{path}' does not exist: set data_path to a LLaVA JSON or JSONL file.")
     return {"size": os.path.getsize(path), "digest": remembered_digest(path)}
 
 

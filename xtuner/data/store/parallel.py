@@ -54,8 +54,8 @@ def map_batches(function: Callable[[Item], Result], batches: Iterable[Item], pro
                 yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise XTunerError(
-            "a worker process that prepares data was ended from outside, perhaps for lack of memory: start again "
-            "(what is done is kept), with fewer processes (--num-proc)."
+            "a worker process that prepares data was killed, perhaps because memory ran out: start again "
+            "with fewer processes (--num-proc). Finished work is kept."
         ) from error
 
 

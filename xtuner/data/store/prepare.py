@@ -58,7 +58,7 @@ def prepare(
         if (out / SETTINGS).is_file():
             return dict(check_settings(out, settings)["report"])
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise XTunerError(f"'{out}' exists and is no prepared data set: choose a new folder.")
+            raise XTunerError(f"'{out}' exists and is not a prepared data set: choose a new folder.")
         unfinished = out.with_name(f".{out.name}.unfinished")
         try:
             writer = ShardWriter(unfinished, settings, encoder.schema)
@@ -75,8 +75,8 @@ def prepare(
                 # a network's disk without locks: another machine was first
                 return dict(check_settings(out, settings)["report"])
             raise XTunerError(
-                f"the prepared data cannot be written to '{out}': {error}. Free space and start again (what is done is "
-                "kept), or choose another folder (the automatic cache is where XTUNER_CACHE says)."
+                f"the prepared data cannot be written to '{out}': {error}. Free some space and start again (finished "
+                "work is kept), or choose another folder (XTUNER_CACHE sets the folder of the automatic cache)."
             ) from error
     told = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
     # whichever process had the lock first
@@ -114,7 +114,7 @@ def load_prepared(
         return PreparedData(folder)
     except XTunerError as error:
         # our own cache: made anew instead of asking the user to
-        get_logger().warning("%s Preparing it anew.", error)
+        get_logger().warning("%s Preparing it again.", error)
         with lock(folder):
             shutil.rmtree(folder, ignore_errors=True)
         prepare(data_path, folder, settings, encoder)
@@ -133,14 +133,14 @@ def _encode_file(data_path: str, writer: ShardWriter, encoder: RecordEncoder, nu
             pass
     if problems:
         shown = problems[:_SHOWN_PROBLEMS]
-        more = f" ({len(problems):,} in all, the first {len(shown)} shown)" if len(problems) > len(shown) else ""
+        more = f" ({len(problems):,} in total, first {len(shown)} shown)" if len(problems) > len(shown) else ""
         raise ProblemsError(f"data file '{data_path}'{more}", shown)
     report: Counter[str] = Counter({"records": 0, "kept": 0})
     for shard in writer.shards:
         report.update(shard["counts"])
     if not report["kept"]:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
-        raise XTunerError(f"data file '{data_path}' gives no sample to train on: {counts or 'it is empty'}.")
+        raise XTunerError(f"data file '{data_path}' contains no sample to train on: {counts or 'it is empty'}.")
     return dict(report)
 
 

@@ -97,15 +97,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
         XTunerError: it is no prepared folder, or one of another version.
     """
     if not folder.is_dir():
-        raise XTunerError(f"the prepared folder '{folder}' does not exist: make it with {_AGAIN}")
+        raise XTunerError(f"the prepared folder '{folder}' does not exist: create it with {_AGAIN}")
     try:
         content = json.loads((folder / SETTINGS).read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise XTunerError(f"'{folder}' holds no readable {SETTINGS} ({error}): prepare it anew: {_AGAIN}") from error
+        raise XTunerError(
+            f"'{folder}' holds no readable {SETTINGS} ({error}): prepare it again with {_AGAIN}"
+        ) from error
     if content.get("version") != FORMAT_VERSION or "shards" not in content:
         raise XTunerError(
             f"'{folder}' was prepared by another version (format {content.get('version', 'unknown')}, expected "
-            f"{FORMAT_VERSION}): delete it and prepare it anew: {_AGAIN}"
+            f"{FORMAT_VERSION}): delete it and prepare it again with {_AGAIN}"
         )
     return content
 
@@ -121,7 +123,7 @@ def check_settings(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if found := differences(kept, wanted):
         raise XTunerError(
             f"'{folder}' was prepared with other settings: {'; '.join(found)}. Change the settings back, or prepare "
-            f"another folder: {_AGAIN}"
+            f"another folder with {_AGAIN}"
         )
     return prepared
 
@@ -138,5 +140,5 @@ def _check_shards(folder: Path, shards: list[dict[str, Any]]) -> None:
     if faults:
         raise XTunerError(
             f"the prepared folder '{folder}' is incomplete: {'; '.join(faults)}. Copy it again, or delete it and "
-            f"prepare it anew: {_AGAIN}"
+            f"prepare it again with {_AGAIN}"
         )

@@ -55,7 +55,7 @@ class ShardWriter:
         for leftover in folder.glob(".data-*"):
             leftover.unlink()
         if self.shards:
-            tell_from_any_rank("Going on after %d finished shard(s) of an earlier start.", len(self.shards))
+            tell_from_any_rank("Continuing: shards finished by an earlier start: %d.", len(self.shards))
 
     @property
     def records_per_shard(self) -> int:

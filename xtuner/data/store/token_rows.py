@@ -16,8 +16,8 @@ def check_fits(lengths: np.ndarray, max_tokens: int) -> None:
     over = int((lengths > max_tokens).sum())
     if over:
         raise XTunerError(
-            f"max_tokens_per_batch={max_tokens:,}, but {over:,} of {len(lengths):,} samples have more tokens, the "
-            f"longest {int(lengths.max()):,}: raise it to that at least, or lower max_length."
+            f"max_tokens_per_batch={max_tokens:,}, but {over:,} of {len(lengths):,} samples have more tokens. The "
+            f"longest has {int(lengths.max()):,}: raise max_tokens_per_batch to at least that, or lower max_length."
         )
 
 

@@ -121,7 +121,7 @@ def _messages(record: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
             detail = f"message {number} has 'value' of type {type(value).__name__}, expected a string"
             raise RecordError("not a text", where, detail)
         if role != "human" and IMAGE_TOKEN in value:
-            detail = f"message {number} ({role}) holds {IMAGE_TOKEN}; pictures can only stand in human messages"
+            detail = f"message {number} ({role}) holds {IMAGE_TOKEN}; only human messages can contain pictures"
             raise RecordError("picture in an answer", where, detail)
         pairs.append((role, value))
     if all(role != "human" for role, _ in pairs):
@@ -164,6 +164,6 @@ def _check_counts(turns: Sequence[Turn], images: Sequence[str], where: str) -> N
         raise RecordError(
             "wrong number of pictures",
             where,
-            f"{places} {IMAGE_TOKEN} in the answered human messages but {len(images)} picture(s) in 'image'; "
+            f"{places} {IMAGE_TOKEN} in the answered human messages, but 'image' lists {len(images)}; "
             f"write {IMAGE_TOKEN} once per picture",
         )

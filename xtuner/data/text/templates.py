@@ -97,7 +97,7 @@ class PromptTemplate:
             XTunerError: an answer is missing, or given where it is to be generated.
         """
         if not turns:
-            raise XTunerError("a conversation without turns cannot be rendered: give at least one question.")
+            raise XTunerError("a conversation without turns cannot be rendered: pass at least one question.")
         pieces: list[Piece] = []
         after_eos = True
         for number, turn in enumerate(turns):
@@ -203,5 +203,5 @@ def get_template(template: str | PromptTemplate | Mapping[str, Any]) -> PromptTe
     raise XTunerError(
         f"unknown prompt template {template!r}.{nearest(str(template), TEMPLATES)} "
         f"Known: {', '.join(sorted(TEMPLATES))}; "
-        "or give dict(type=PromptTemplate, name=..., input='...{input}...')."
+        "or use dict(type=PromptTemplate, name=..., input='...{input}...')."
     )

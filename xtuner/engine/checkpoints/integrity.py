@@ -44,17 +44,19 @@ def check_resumable_form(path: Path) -> None:
     """
     head = path / TRAINER_FILE if path.is_dir() else path
     if damage := damage_of(head, structure_only=True) if zipfile.is_zipfile(head) else None:
-        raise XTunerError(f"{path} is damaged: {damage}. Take an older checkpoint by --resume PATH.")
+        raise XTunerError(f"{path} is damaged: {damage}. Resume an older checkpoint with --resume PATH.")
     if path.is_dir():
         missing = _missing_in_folder(path)
     elif not zipfile.is_zipfile(path):
-        raise XTunerError(f"--resume {path}: the checkpoint is cut off or not one of a run. Take an older one.")
+        raise XTunerError(
+            f"--resume {path}: the checkpoint is truncated or does not come from a run. Use an older one."
+        )
     else:
         missing = _missing_in_file(path)
     if missing:
         raise XTunerError(
-            f"--resume {path}: cannot go on from it, it lacks {', '.join(missing)}. A new run can start from its "
-            f"weights: leave --resume out and add --cfg-options pretrained_pth={path}"
+            f"--resume {path}: the run cannot continue from it. It lacks {', '.join(missing)}. Start a new run from "
+            f"its weights: drop --resume and add --cfg-options pretrained_pth={path}"
         )
 
 

@@ -35,30 +35,32 @@ def check_resumable(found: Mapping[str, Any], expected: Mapping[str, Any], path:
         raise XTunerError(
             f"{path} does not fit this run:\n"
             + "\n".join(f"  - {problem}" for problem in problems)
-            + "\nResume with the config and options it was made with, or start a new run that takes its weights: leave "
-            f"--resume out and add --cfg-options pretrained_pth={path}"
+            + "\nResume with the config and options of that run, or start a new run from its weights: drop "
+            f"--resume and add --cfg-options pretrained_pth={path}"
         )
     if found["max_iters"] != expected["max_iters"]:
         get_logger().warning(
-            "%s was on a schedule of %d steps, this run has %d: the rate follows the new one from here.",
+            "%s followed a schedule of %d steps, this run has %d: the learning rate follows the new one from here.",
             path,
             found["max_iters"],
             expected["max_iters"],
         )
     if found["precision"] != expected["precision"]:
         get_logger().warning(
-            "%s was trained in %s, this run computes in %s from here.", path, found["precision"], expected["precision"]
+            "%s was trained in %s, this run continues in %s.", path, found["precision"], expected["precision"]
         )
 
 
 def _other_parameters(theirs: Mapping[str, list[int]], ours: Mapping[str, list[int]]) -> list[str]:
     missing = sorted(set(ours) - set(theirs))
     surplus = sorted(set(theirs) - set(ours))
-    shapes = [f"{n}: {theirs[n]}, here {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]]
+    shapes = [
+        f"{n}: {theirs[n]}, in this run {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]
+    ]
     return [
-        *([f"another model: {len(missing)} weights trained here but not there, e.g. {missing[0]}"] if missing else []),
-        *([f"another model: {len(surplus)} weights trained there but not here, e.g. {surplus[0]}"] if surplus else []),
-        *([f"another model: {len(shapes)} weights of another shape, e.g. {shapes[0]}"] if shapes else []),
+        *([f"another model: weights trained only in this run ({len(missing)}), e.g. {missing[0]}"] if missing else []),
+        *([f"another model: weights trained only there ({len(surplus)}), e.g. {surplus[0]}"] if surplus else []),
+        *([f"another model: weights of another shape ({len(shapes)}), e.g. {shapes[0]}"] if shapes else []),
     ]
 
 
@@ -76,27 +78,29 @@ def _differ(theirs: str, ours: str) -> bool:
 
 
 def _other_samples(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    why = "samples would be seen twice or never"
+    why = "the run would use samples twice or never"
     if found["global_batch"] != expected["global_batch"]:
         return [
             f"{found['global_batch']} samples per optimizer step, this run has {expected['global_batch']}: {why}. Keep "
-            "processes x batch_size x accumulative_counts"
+            "the product processes x batch_size x accumulative_counts"
         ]
     theirs, ours = found["order"], expected["order"]
     problems = [
-        f"{label} {theirs[key]}, here {ours[key]}: {why}"
+        f"{label} {theirs[key]}, this run has {ours[key]}: {why}"
         for key, label in (("seed", "seed"), ("samples", "samples in the data:"))
         if theirs[key] != ours[key]
     ]
     if not problems and theirs["checksum"] != ours["checksum"]:
-        problems.append(f"another order: data of other lengths, or other settings of the sampler: {why}")
+        problems.append(f"another sample order: the data's lengths or the sampler's settings differ: {why}")
     return problems
 
 
 def _other_form(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     theirs, ours = found["zero_stage"], expected["zero_stage"]
     if (theirs == _SPLIT_WEIGHTS) != (ours == _SPLIT_WEIGHTS):
-        return [f"ZeRO stage {theirs}, here {ours}: their files differ"]
+        return [f"ZeRO stage {theirs}, this run has {ours}: the file formats differ"]
     if ours and found["precision"] != expected["precision"]:
-        return [f"precision {found['precision']} under DeepSpeed, here {expected['precision']}: their files differ"]
+        return [
+            f"precision {found['precision']} under DeepSpeed, this run has {expected['precision']}: the files differ"
+        ]
     return []

@@ -129,8 +129,8 @@ class CheckpointSaver:
         if self._failed is not None:
             step, problems = self._failed
             raise XTunerError(
-                f"the checkpoint after step {step} could not be written: {problems[0]}. The former one is "
-                f"{self.folder.latest() or 'none'}. Make room on the disk, then go on with --resume auto."
+                f"the checkpoint after step {step} could not be written: {problems[0]}. The previous one is "
+                f"{self.folder.latest() or 'none'}. Free some disk space, then continue with --resume auto."
             )
 
     def _commit(self, pending: _Pending, path: Path) -> None:
@@ -147,8 +147,8 @@ class CheckpointSaver:
         if self.collective.rank == 0:
             remove_checkpoint(pending.temporary)
         get_logger().error(
-            "Could not save after step %d: %s. The training goes on; the last whole checkpoint is %s. Make room on "
-            "the disk.",
+            "Could not save after step %d: %s. Training continues; the last complete checkpoint is %s. Free some "
+            "disk space.",
             pending.step,
             problems[0],
             self.folder.latest() or "none",

@@ -65,11 +65,11 @@ class BadSampleHook(Hook):
         total = self.kinds.total()
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.kinds.most_common())
         get_logger().warning(
-            "step %d: %d bad sample(s) replaced, %d so far (%s); see %s", step, len(found), total, kinds, path
+            "step %d: bad samples replaced: %d, in total %d (%s); see %s", step, len(found), total, kinds, path
         )
         if total > self.limit * max(self.seen, _FEWEST_SEEN):
             raise XTunerError(
                 f"{total:,} of {self.seen:,} samples could not be read ({kinds}), more than bad_sample_limit="
-                f"{self.limit:g} allows. They are listed in {path}, the last: {found[-1]['message']} Mend the data "
-                "(`xtuner check-dataset CONFIG` finds all faults), or raise the limit."
+                f"{self.limit:g} allows. {path} lists them. The last one: {found[-1]['message']} Repair the data "
+                "(`xtuner check-dataset CONFIG` finds every fault), or raise the limit."
             )

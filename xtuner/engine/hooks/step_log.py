@@ -145,7 +145,7 @@ class StepLogHook(Hook):
             runner.visualizer.add_scalars({f"train/{name}": value for name, value in scalars.items()}, step=step)
         except OSError as error:
             # a full disk must not end a run whose weights are worth more than its curves
-            get_logger().error("The scalars of step %d could not be written: %s. The training goes on.", step, error)
+            get_logger().error("The scalars of step %d could not be written: %s. Training continues.", step, error)
 
 
 def _peak_memory_gb(device: torch.device) -> float:

@@ -30,7 +30,7 @@ class StopHook(Hook):
         """Takes over the signals."""
 
         def request(number: int, frame: FrameType | None) -> None:
-            get_logger().warning("%s: saving after the running step.", signal.Signals(number).name)
+            get_logger().warning("%s: the run saves after the current step and stops.", signal.Signals(number).name)
             runner.stop_requested = True
             self._restore()
 

@@ -80,7 +80,7 @@ class ValLoop:
                 for benchmark in self.benchmarks:
                     scores[benchmark.name] = self._ask(benchmark, runner, step)
                     if collective.sum([float(runner.stop_requested)])[0]:
-                        get_logger().warning("validation at step %d was cut short by the request to stop", step)
+                        get_logger().warning("validation at step %d ends early because a stop was requested", step)
                         break
         finally:
             module.train()
@@ -141,11 +141,11 @@ def chosen_benchmarks(cfg: Any, names: Sequence[str] | None) -> list[Any]:
     if missing and names is not None:
         absent = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in missing.items())
         raise XTunerError(
-            f"val_benchmarks names benchmarks whose files are absent: {absent}. Get them, or leave it out."
+            f"val_benchmarks names benchmarks whose files are absent: {absent}. Get the files, or remove the names."
         )
     if not found:
         raise XTunerError(
-            "val_interval is set, but the files of none of the config's benchmarks are there: name some in "
+            "val_interval is set, but none of the config's benchmarks has its files: name some in "
             "val_benchmarks to see which are absent, or set val_interval to None."
         )
     return found

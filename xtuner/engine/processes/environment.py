@@ -65,7 +65,9 @@ def adopt_slurm(environ: MutableMapping[str, str]) -> None:
     needed = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODELIST")
     missing = [name for name in needed if name not in environ]
     if missing:
-        raise XTunerError(f"--launcher slurm, but {missing} are not set: start the command with srun.")
+        raise XTunerError(
+            f"--launcher slurm needs environment variables that are not set: {missing}. Start the command with srun."
+        )
     environ["RANK"] = environ["SLURM_PROCID"]
     environ["WORLD_SIZE"] = environ["SLURM_NTASKS"]
     environ["LOCAL_RANK"] = environ["SLURM_LOCALID"]
@@ -107,8 +109,8 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
         missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]
         if missing:
             raise XTunerError(
-                f"--launcher {launcher}, but {missing} are not set: start with torchrun, or set "
-                "NPROC_PER_NODE and leave --launcher out."
+                f"--launcher {launcher} needs environment variables that are not set: {missing}. Start with torchrun, "
+                "or set NPROC_PER_NODE and drop --launcher."
             )
         rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     # the logger may be older than these numbers (Slurm)

@@ -92,7 +92,7 @@ class FiniteGuard:
         self.in_row += 1
         self._last_bad = watched
         get_logger().warning(
-            "Step %d skipped: its gradient is not finite (%d in a row, %d in all). Samples: %s",
+            "Step %d skipped: its gradient is not finite (%d in a row, %d in total). Samples: %s",
             watched.step,
             self.in_row,
             self.skipped,
@@ -108,9 +108,9 @@ class FiniteGuard:
         torch.save([dict(batch) for batch in bad.micro_batches], file)
         return XTunerError(
             f"{self.in_row} steps in a row had a gradient that is not finite, the last at step {bad.step} on samples "
-            f"{_ids(bad.micro_batches)} (rank {self.rank}). The batch is saved in {file} (torch.load); the weights are "
-            "those of the last good step and saved. Lower lr or max_norm, use precision=bf16 instead of fp16, or look "
-            "for broken samples."
+            f"{_ids(bad.micro_batches)} (rank {self.rank}). The batch is in {file} (read it with torch.load). The "
+            "weights of the last good step are saved. Lower lr or max_norm, use precision=bf16 instead of fp16, or "
+            "look for faulty samples."
         )
 
 

@@ -49,9 +49,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
         choices = ["auto", *_DTYPES]
         raise XTunerError(f"precision is '{name}': expected one of {choices}.{nearest(name, choices)}")
     if name == "fp16" and device.type == "cpu":
-        raise XTunerError(
-            "precision is 'fp16' on the CPU, which cannot train in it: set precision to 'fp32' or 'bf16'."
-        )
+        raise XTunerError("precision is 'fp16', but the CPU cannot train in fp16: set precision to 'fp32' or 'bf16'.")
     return Precision(name)
 
 

@@ -26,7 +26,7 @@ class WarmupCosine:
         if not 0 <= warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio is {warmup_ratio}: expected a share between 0 and 1.")
         if max_iters is None and max_epochs is None:
-            raise ValueError("max_epochs and max_iters are both None: give one of them.")
+            raise ValueError("max_epochs and max_iters are both None: set one of them.")
         for name, value in (("max_epochs", max_epochs), ("max_iters", max_iters)):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}: expected more than 0.")

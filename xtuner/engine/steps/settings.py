@@ -72,7 +72,7 @@ class RuntimeSettings:
             raise ValueError(f"bad_sample_limit is {self.bad_sample_limit}: expected a share from 0 to 1.")
         unknown = [name for name in self.visualizers if name not in VISUALIZERS]
         if unknown:
-            raise ValueError(f"visualizers names {unknown}: expected some of {list(VISUALIZERS)}.")
+            raise ValueError(f"visualizers names {unknown}: expected one or more of {list(VISUALIZERS)}.")
 
     def _check_evaluation(self) -> None:
         for name in ("val_interval", "val_limit"):
@@ -81,6 +81,6 @@ class RuntimeSettings:
                 raise ValueError(f"{name} is {value}: expected 1 or more, or None.")
         if self.keep_best is not None and (self.val_interval is None or not self.keep_best.startswith("val/")):
             raise ValueError(
-                f"keep_best is '{self.keep_best}': expected val/<benchmark>, a score of the evaluation during "
-                "training, and val_interval set."
+                f"keep_best is '{self.keep_best}': expected val/<benchmark>, a score of the validation during "
+                "training, which needs val_interval."
             )

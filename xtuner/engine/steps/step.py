@@ -169,7 +169,7 @@ def check_counts(counted: float, expected: float) -> None:
     """
     if counted != expected:
         raise XTunerError(
-            f"The model reports {counted:.0f} supervised tokens where the batches' labels have "
+            f"The model reports {counted:.0f} supervised tokens, but the labels of the batches hold "
             f"{expected:.0f}: its data preprocessor must keep every label, and its 'num_supervised' must "
             "count the labels[:, 1:] that are not -100."
         )

@@ -102,7 +102,7 @@ class DeepSpeedBackend:
         # the engine divides by the accumulation, which the weight holds already
         self.engine.backward(output["loss_sum"].float() * (weight * self.engine.gradient_accumulation_steps()))
         if last != self.engine.is_gradient_accumulation_boundary():
-            raise XTunerError("DeepSpeed and the loop disagree about the step's end: use a fresh runner.")
+            raise XTunerError("DeepSpeed and the training loop disagree about where a step ends: create a new runner.")
         self.engine.step()
         return output
 
@@ -145,18 +145,18 @@ class DeepSpeedBackend:
             XTunerError: it was made without DeepSpeed, or by another number of processes.
         """
         if not path.is_dir():
-            raise XTunerError(f"{path} was made without DeepSpeed: resume it without --deepspeed.")
+            raise XTunerError(f"{path} was saved without DeepSpeed: resume it without --deepspeed.")
         trainer = torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
         if trainer["world_size"] != self.engine.world_size and not is_universal(path):
             way = (
-                f"begin a new run from its weights: leave --resume out and add --cfg-options pretrained_pth={path}"
+                f"start a new run from its weights: drop --resume and add --cfg-options pretrained_pth={path}"
                 if self.zero_stage == 3
                 else f"convert it: xtuner convert universal {path} TARGET, then --resume TARGET, with processes x "
                 "batch_size x accumulative_counts as before"
             )
             raise XTunerError(
-                f"{path} was made by {trainer['world_size']} processes, here are {self.engine.world_size}: its shards "
-                f"fit that number only. Start as many (NPROC_PER_NODE, NNODES), or {way}."
+                f"{path} was saved by {trainer['world_size']} processes, this run has {self.engine.world_size}: its "
+                f"shards fit only that number. Start that many (NPROC_PER_NODE, NNODES), or {way}."
             )
         return trainer
 

@@ -32,7 +32,7 @@ def read_deepspeed(name_or_path: str) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise XTunerError(f"{path} is no JSON: {error}. Mend the file.") from error
+        raise XTunerError(f"{path} is not valid JSON: {error}. Correct the file.") from error
     if not isinstance(settings, dict):
         raise XTunerError(
             f"{path} holds a {type(settings).__name__}: expected a JSON object with DeepSpeed's settings."
@@ -42,8 +42,8 @@ def read_deepspeed(name_or_path: str) -> dict[str, Any]:
     if stage not in _STAGES:
         # DeepSpeed takes a mistyped key for none, and would train without what the file is for
         raise XTunerError(
-            f"{path}: zero_optimization.stage is {stage}: expected one of {list(_STAGES)}. Without ZeRO leave "
-            "--deepspeed out."
+            f"{path}: zero_optimization.stage is {stage}: expected one of {list(_STAGES)}. Without ZeRO, drop "
+            "--deepspeed."
         )
     return settings
 
@@ -91,10 +91,10 @@ def engine_config(
     for key, value in fixed.items():
         found = joined.get(key, value)
         if found not in (value, "auto") and not isinstance(value, dict):
-            get_logger().warning("DeepSpeed's %s %s gives way to the config's %s.", key, found, value)
+            get_logger().warning("The config replaces DeepSpeed's %s %s with %s.", key, found, value)
         if isinstance(value, dict) and isinstance(found, dict):
             if found.get("enabled", value["enabled"]) not in (value["enabled"], "auto"):
-                get_logger().warning("DeepSpeed's %s gives way to precision %s.", key, precision.name)
+                get_logger().warning("The config replaces DeepSpeed's %s with precision %s.", key, precision.name)
             value = {**found, **value}
         joined[key] = value
     _drop_what_the_config_owns(joined, batch_size * grad_accum * world_size)
@@ -109,9 +109,9 @@ def _drop_what_the_config_owns(settings: dict[str, Any], global_batch: int) -> N
     # the product of micro batch, accumulation and processes; a stale one is refused by DeepSpeed
     found = settings.pop("train_batch_size", "auto")
     if found not in (global_batch, "auto"):
-        get_logger().warning("DeepSpeed's train_batch_size %s gives way to the config's %d.", found, global_batch)
+        get_logger().warning("The config replaces DeepSpeed's train_batch_size %s with %d.", found, global_batch)
     for key in ("optimizer", "scheduler"):
         # a scheduler of DeepSpeed's would set the learning rate of every step
         if settings.pop(key, None) is not None:
             owner = "optimizer" if key == "optimizer" else "schedule"
-            get_logger().warning("DeepSpeed's %s gives way to the config's %s.", key, owner)
+            get_logger().warning("The config replaces DeepSpeed's %s with its own %s.", key, owner)

@@ -93,7 +93,7 @@ class PlainBackend:
             XTunerError: it was made under DeepSpeed.
         """
         if path.is_dir():
-            raise XTunerError(f"{path} was made under DeepSpeed: resume it with the --deepspeed it was made with.")
+            raise XTunerError(f"{path} was saved under DeepSpeed: resume it with the same --deepspeed setting.")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["trainer"]
 
     def load(self, path: Path) -> None:

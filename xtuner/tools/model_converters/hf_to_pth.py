@@ -8,21 +8,21 @@ from pathlib import Path
 
 from xtuner.errors import XTunerError
 
-HELP = "an exported folder back to a checkpoint that training and test read"
+HELP = "an exported folder back to a checkpoint for train and test"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner convert hf_to_pth``."""
-    parser.add_argument("folder", help="folder of `xtuner convert pth_to_hf`")
+    parser.add_argument("folder", help="folder that `xtuner convert pth_to_hf` wrote")
     parser.add_argument("save_path", help=".pth or .safetensors file, or a new folder for shards")
     parser.add_argument(
         "--parts",
         nargs="+",
         metavar="PART",
-        help="parts to write, 'all' for every one (default: those that were trained)",
+        help="parts to write; 'all' writes every part (default: the trained parts)",
     )
     parser.add_argument(
-        "--layout", choices=("ours", "original"), default="ours", help="names of the weights (default: ours)"
+        "--layout", choices=("ours", "original"), default="ours", help="naming scheme of the weights (default: ours)"
     )
 
 
@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     parts = args.parts or source.get("trained_parts") or ["all"]
     unknown = [part for part in parts if part not in (*present, "all")]
     if args.parts and unknown:
-        raise XTunerError(f"'{folder}' has no part '{unknown[0]}': expected some of {', '.join(present)}, or all.")
+        raise XTunerError(
+            f"'{folder}' has no part '{unknown[0]}': expected one or more of {', '.join(present)}, or all."
+        )
     if "all" in parts:
         parts = present
     chosen = {name: weight for name, weight in weights.items() if name.split(".")[0] in parts}

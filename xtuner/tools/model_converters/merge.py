@@ -20,11 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", help="an exported folder, or a language model's folder")
     parser.add_argument(
         "adapter",
-        help="folder as peft saves it, of the language model; or one with such a folder per part (llm, "
+        help="peft folder of the language model, or a folder that holds one peft folder per part (llm, "
         "low_res_encoder)",
     )
     parser.add_argument("save_path", help="new folder")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of each file (default: 5GB)")
+    parser.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="largest size of one file (default: 5GB)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
     size = parse_size(args.max_shard_size)
     base, adapters = Path(args.base), adapters_in(Path(args.adapter))
     if not (base / "config.json").is_file():
-        what = "is an adapter itself" if (base / _ADAPTER).is_file() else "has no config.json"
-        raise XTunerError(f"the base '{base}' {what}: give the folder of the whole model that the adapter belongs to.")
+        what = "is itself an adapter" if (base / _ADAPTER).is_file() else "has no config.json"
+        raise XTunerError(
+            f"the base '{base}' {what}: pass the folder of the full model that the adapter was trained on."
+        )
     model, exported = _load_base(base)
     for part, folder in adapters.items():
         if exported:
@@ -44,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             model = _merged(model, folder)
         else:
             raise XTunerError(
-                f"'{base}' is a language model, the adapter '{folder}' is for {part}: give an exported folder."
+                f"'{base}' is a language model, but the adapter '{folder}' is for {part}: pass an exported folder."
             )
     copy_with_weights(base, Path(args.save_path), _weights(model), size)
     return 0
@@ -61,7 +65,7 @@ def adapters_in(folder: Path) -> dict[str, Path]:
     else:
         found = {file.parent.name: file.parent for file in sorted(folder.glob(f"*/{_ADAPTER}"))}
     if not found:
-        raise XTunerError(f"'{folder}' is no adapter: expected {_ADAPTER} there, or in a folder per part below it.")
+        raise XTunerError(f"'{folder}' is not an adapter: expected {_ADAPTER} in it, or in one subfolder per part.")
     for path in found.values():
         if not any((path / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
             raise XTunerError(f"'{path}' lacks adapter_model.safetensors: copy the whole folder.")
@@ -85,7 +89,9 @@ def _load_base(base: Path) -> tuple[Any, bool]:
 def _part(model: Any, name: str, base: Path) -> Any:
     part = getattr(model, name, None)
     if part is None:
-        raise XTunerError(f"'{base}' has no part '{name}', which the adapter is for: give the model it was trained on.")
+        raise XTunerError(
+            f"'{base}' has no part '{name}', but the adapter is for it: pass the model that the adapter was trained on."
+        )
     return part
 
 

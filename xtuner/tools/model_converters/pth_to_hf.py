@@ -11,7 +11,7 @@ from typing import Any
 from xtuner.errors import XTunerError
 from xtuner.tools.support.arguments import add_cfg_options
 
-HELP = "a checkpoint of a run (file or DeepSpeed folder) to one folder that holds the whole model"
+HELP = "a checkpoint (file or DeepSpeed folder) to one folder that holds the whole model"
 
 _ADAPTERS = ("llm_lora", "visual_encoder_lora")
 """Settings of the model under which its checkpoints hold adapters."""
@@ -36,21 +36,21 @@ _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner convert pth_to_hf``."""
-    parser.add_argument("config", help="the config that the checkpoint was trained with")
-    parser.add_argument("checkpoint", help="a .pth file, a DeepSpeed checkpoint folder, or published weights")
-    parser.add_argument("save_path", help="the folder to write; an earlier export there is replaced")
+    parser.add_argument("config", help="config that the checkpoint was trained with")
+    parser.add_argument("checkpoint", help=".pth file, DeepSpeed checkpoint folder, or published weights")
+    parser.add_argument("save_path", help="folder to write; it replaces an earlier export")
     parser.add_argument(
         "--dtype",
         choices=("auto", *_DTYPES),
         default="auto",
-        help="number format of all weights (default: auto, each part as its own files have it)",
+        help="number format of the weights (default: auto, which keeps the format of each part's own files)",
     )
     parser.add_argument(
         "--layout",
         choices=("folder", "original"),
         default="folder",
-        help="folder: everything, for transformers, chat and serve (default); original: the trained parts only, under "
-        "the names of the published checkpoints, to SAVE_PATH (.pth, .bin, .safetensors, or a folder of shards)",
+        help="folder (default): the whole model, for transformers, chat and serve; original: only the trained parts, "
+        "under the names of the published checkpoints, to SAVE_PATH (.pth, .bin, .safetensors, or a folder of shards)",
     )
     add_cfg_options(parser)
 
@@ -97,7 +97,9 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
     from xtuner.tools.support.trained_model import build_trained
 
     if args.layout == "original":
-        raise XTunerError("--layout original has no names for adapters: leave it out, the folder has them merged.")
+        raise XTunerError(
+            "--layout original has no names for adapters: drop the option. The default folder holds them merged."
+        )
     if "quantization" in cfg.model.llm:
         # adapters are added to the weights as they were before they were quantised
         cfg.model.llm.quantization = None
@@ -106,7 +108,7 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
     bases = {part: cfg.model[part].get("name_or_path", "") for part in model.adapter_settings}
     model.save_adapters(Path(f"{args.save_path}_adapters"), bases)
     cfg.model.update(dict.fromkeys(_ADAPTERS))
-    get_logger().info("%s_adapters: the adapters alone, as peft reads them", args.save_path)
+    get_logger().info("%s_adapters: only the adapters, in the format of peft", args.save_path)
     with meta_init():
         plain = build(cfg.model)
     if args.dtype != "auto":
@@ -168,7 +170,7 @@ def write_weights(path: str | Path, weights: Any) -> Path:
         save_file_atomic(dict(weights), path)
         return path
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise XTunerError(f"'{path}' exists and is not empty: name a new folder, nothing is overwritten.")
+        raise XTunerError(f"'{path}' exists and is not empty: choose a new folder. Nothing was overwritten.")
     path.mkdir(parents=True, exist_ok=True)
     writer = ShardWriter(path, 0)
     for name, tensor in weights:

@@ -19,9 +19,11 @@ _WEIGHTS = re.compile(r".*\.(safetensors|bin|pth|pt)(\.index\.json)?$")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner convert split``."""
-    parser.add_argument("folder", help="any model folder as transformers saves it")
+    parser.add_argument("folder", help="model folder in the format of transformers")
     parser.add_argument("save_path", help="new folder")
-    parser.add_argument("--max-shard-size", default="2GB", metavar="SIZE", help="of each file (default: 2GB)")
+    parser.add_argument(
+        "--max-shard-size", default="2GB", metavar="SIZE", help="largest size of one file (default: 2GB)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +67,7 @@ def copy_with_weights(source: Path, target: Path, weights: Iterable[tuple[str, A
     from xtuner.model.files.shards import ShardWriter
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise XTunerError(f"'{target}' exists and is not empty: name a new folder, nothing is overwritten.")
+        raise XTunerError(f"'{target}' exists and is not empty: choose a new folder. Nothing was overwritten.")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         shutil.copytree(source, temporary, ignore=lambda _, names: [n for n in names if _WEIGHTS.match(n)])

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from xtuner.errors import XTunerError
 
-HELP = (
-    "a ZeRO-1 or ZeRO-2 checkpoint of a run to DeepSpeed's universal form, which another number of processes can resume"
-)
+HELP = "a ZeRO-1 or ZeRO-2 checkpoint to DeepSpeed's universal format, which any number of processes can resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner convert universal``."""
-    parser.add_argument("checkpoint", help="an iter_*.pth folder of a run under ZeRO-1 or ZeRO-2")
-    parser.add_argument("target", help="the folder to write; afterwards: xtuner train ... --resume TARGET")
+    parser.add_argument("checkpoint", help="iter_*.pth folder of a run under ZeRO-1 or ZeRO-2")
+    parser.add_argument("target", help="folder to write; then run xtuner train ... --resume TARGET")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,16 +29,16 @@ def run(args: argparse.Namespace) -> int:
 
     source, target = Path(args.checkpoint), Path(args.target)
     if not source.is_dir():
-        raise XTunerError(f"'{source}' is no folder: only checkpoints of runs under DeepSpeed need converting.")
+        raise XTunerError(f"'{source}' is not a folder: only checkpoints of runs under DeepSpeed need this conversion.")
     check_resumable_form(source)
     if any(source.glob("zero_pp_rank_*model_states.pt")):
         # measured with DeepSpeed 0.19: weights three steps on were off by 2e-4, without a warning
         raise XTunerError(
-            f"{source} is of ZeRO-3, whose optimizer DeepSpeed does not carry over exactly. Resume it with as many "
-            f"processes as made it, or start a new run from its weights: --cfg-options pretrained_pth={source}"
+            f"{source} is a ZeRO-3 checkpoint, whose optimizer DeepSpeed does not convert exactly. Resume it with as "
+            f"many processes as wrote it, or start a new run from its weights: --cfg-options pretrained_pth={source}"
         )
     if target.exists():
-        raise XTunerError(f"'{target}' exists: name a new folder, nothing is overwritten.")
+        raise XTunerError(f"'{target}' exists: choose a new folder. Nothing was overwritten.")
     trainer = torch.load(source / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
 
     # stages 1 and 2 leave out what the script looks for
@@ -54,5 +52,7 @@ def run(args: argparse.Namespace) -> int:
     # last: a folder with it is complete
     save_file_atomic({"trainer": trainer}, target / TRAINER_FILE)
     facts = {"steps": trainer["iter"], "samples per step": trainer["global_batch"]}
-    get_logger().info("%s: %s. Resume with --resume %s, samples per step unchanged.", target, json.dumps(facts), target)
+    get_logger().info(
+        "%s: %s. Resume with --resume %s and keep the samples per step.", target, json.dumps(facts), target
+    )
     return 0

@@ -45,7 +45,7 @@ def load_detector(args: argparse.Namespace) -> Any:
     try:
         return build(node, device=torch.device(args.device or _default_device()))
     except XTunerError as error:
-        console.print(f"no detector, so pictures have no boxes: {error}", style="yellow", markup=False)
+        console.print(f"no detector is available, so pictures get no boxes: {error}", style="yellow", markup=False)
         return None
 
 

@@ -5,6 +5,6 @@ from __future__ import annotations
 import argparse
 
 
-def add_cfg_options(parser: argparse.ArgumentParser, help_text: str = "settings of the config to change") -> None:
+def add_cfg_options(parser: argparse.ArgumentParser, help_text: str = "settings of the config to override") -> None:
     """Adds ``--cfg-options KEY=VALUE ...``, which may be given more than once; see `xtuner.config.parse_overrides`."""
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=help_text)

@@ -28,12 +28,12 @@ def family_of(folder: Path) -> Any:
         if (folder / "adapter_config.json").is_file():
             raise XTunerError(
                 f"'{folder}' holds an adapter without its base model: run `xtuner convert merge BASE {folder} "
-                "NEW_FOLDER` and give the new folder."
+                "NEW_FOLDER` and pass the new folder."
             )
-        raise XTunerError(f"the folder '{folder}' has no config.json: give one that `xtuner convert pth_to_hf` wrote.")
+        raise XTunerError(f"the folder '{folder}' has no config.json: pass one that `xtuner convert pth_to_hf` wrote.")
     if not is_exported(folder):
         raise XTunerError(
-            f"'{folder}' is a model of type {_model_type(folder)!r}, for which no package is installed: give a "
+            f"'{folder}' is a model of type {_model_type(folder)!r}, for which no package is installed: pass a "
             "folder that `xtuner convert pth_to_hf` wrote."
         )
     return importlib.import_module(f"{_model_type(folder)}.family")
@@ -54,5 +54,5 @@ def _model_type(folder: Path) -> Any:
         return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, AttributeError) as error:
         raise XTunerError(
-            f"'{folder / 'config.json'}' is no JSON object: {error}. Convert the checkpoint again."
+            f"'{folder / 'config.json'}' is not a JSON object: {error}. Convert the checkpoint again."
         ) from error

@@ -30,19 +30,21 @@ def explain_out_of_memory(cfg: Any, deepspeed: str | None, world_size: int) -> I
 
 
 def _advice(cfg: Any, deepspeed: str | None, world_size: int, message: str) -> str:
-    lines = [f"the GPU's memory is full: {message}", _estimate(cfg, deepspeed, world_size), "What helps, best first:"]
+    lines = [f"the GPU's memory is full: {message}", _estimate(cfg, deepspeed, world_size), "Try these, best first:"]
     batch, accumulation = cfg.train_dataloader.batch_size, cfg.optimizer.get("accumulative_counts", 1)
     if batch > 1:
         lines.append(
-            f"  - batch_size={max(1, batch // 2)} accumulative_counts={accumulation * 2}: the same in smaller pieces"
+            f"  - batch_size={max(1, batch // 2)} accumulative_counts={accumulation * 2}: the same step in parts"
         )
     if cfg.model.get("activation_checkpointing", False) is not True:
-        lines.append("  - activation_checkpointing=True: recompute all layers")
+        lines.append("  - activation_checkpointing=True: recomputes all layers")
     if deepspeed is None or "zero3" not in deepspeed:
-        lines.append("  - --deepspeed deepspeed_zero3: weights, gradients and optimizer split over the GPUs")
+        lines.append("  - --deepspeed deepspeed_zero3: splits weights, gradients and optimizer over the GPUs")
     elif "offload" not in deepspeed:
-        lines.append("  - --deepspeed deepspeed_zero3_offload: weights and optimizer in host memory, slower")
-    lines.append("  - llm_lora (and llm_quantization='4bit'): train adapters instead of the language model")
+        lines.append(
+            "  - --deepspeed deepspeed_zero3_offload: keeps weights and optimizer in host memory, but is slower"
+        )
+    lines.append("  - llm_lora (and llm_quantization='4bit'): trains adapters instead of the language model")
     return "\n".join(lines)
 
 
@@ -53,4 +55,4 @@ def _estimate(cfg: Any, deepspeed: str | None, world_size: int) -> str:
     memory = estimate(cfg, build_parts(cfg), deepspeed, world_size, cfg.train_dataloader.batch_size)
     names = ("weights", "gradients", "optimizer", "activations")
     shares = ", ".join(f"{name} {getattr(memory, name) / GIB:.1f}" for name in names)
-    return f"Estimated need per GPU: {memory.total / GIB:.1f} GiB ({shares}), and a few GiB for passing maps and CUDA."
+    return f"Estimated need per GPU: {memory.total / GIB:.1f} GiB ({shares}), plus a few GiB for activations and CUDA."

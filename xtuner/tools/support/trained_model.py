@@ -40,7 +40,9 @@ def build_trained(cfg: Any, checkpoint: str | None, device: torch.device, precis
     if checkpoint:
         model.load_checkpoint(checkpoint, required=model.trainable)
     else:
-        get_logger().warning("no checkpoint given: the parts that training makes are as the config builds them")
+        get_logger().warning(
+            "no --checkpoint given: the trained parts keep the weights that the config starts them with"
+        )
     return model.to(device).eval()
 
 
@@ -69,17 +71,17 @@ def load_assistant(
     if Path(model).is_dir():
         if checkpoint or overrides:
             raise XTunerError(
-                "--checkpoint and --cfg-options go with a config; an exported folder has everything in it."
+                "--checkpoint and --cfg-options work with a config only: drop them. An exported folder is complete."
             )
         return family_of(Path(model)).load_assistant(model, device, resolved.dtype, **loading)
     if loading:
-        raise XTunerError(f"{', '.join(loading)}: only for an exported folder; convert the checkpoint first.")
+        raise XTunerError(f"{', '.join(loading)}: works with an exported folder only; convert the checkpoint first.")
     from xtuner.config import find_config, load_config
 
     try:
         config = find_config(model)
     except XTunerError as error:
-        raise XTunerError(f"'{model}' is no exported folder either. {error}") from error
+        raise XTunerError(f"'{model}' is not an exported folder either. {error}") from error
     cfg = load_config(config, dict(overrides or {}))
     if cfg.get("prompt_template") is not None:
         # a name that is not known shows before minutes go into loading

@@ -107,5 +107,5 @@ def test_parts_of_epochs_and_faults() -> None:
     sampler = ShuffledBatchSampler(np.full(10, 5), batch_size=2)
     assert [sampler.steps_in(epochs) for epochs in (1, 2.5, 0.1)] == [5, 13, 1]
     assert cut_by_tokens(np.array([3, 3, 5, 1, 9]), 9).tolist() == [[0, 2], [2, 4], [4, 5]]
-    with pytest.raises(XTunerError, match="max_tokens_per_batch=4, but 10 of 10 samples .* longest 5"):
+    with pytest.raises(XTunerError, match="max_tokens_per_batch=4, but 10 of 10 samples .* longest has 5"):
         ShuffledBatchSampler(np.full(10, 5), batch_size=2, max_tokens_per_batch=4)

@@ -193,7 +193,7 @@ class TestGrouping:
         assert sum(len(set(chunk)) > 1 for chunk in of_chunks.tolist()) <= 2
 
     def test_faults(self) -> None:
-        with pytest.raises(XTunerError, match="one group per sample: 1 for 2"):
+        with pytest.raises(XTunerError, match="one group per sample: found 1 for a data set of 2"):
             LengthGroupedBatchSampler([1, 2], batch_size=1, groups=[0])
         with pytest.raises(XTunerError, match="megabatch_chunks"):
             LengthGroupedBatchSampler([1, 2], batch_size=1, megabatch_chunks=0)

@@ -87,13 +87,13 @@ def test_the_index_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 class TestFaults:
     def test_a_picture_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(SampleError, match="'x.jpg' is in none of 2 archive"):
+        with pytest.raises(SampleError, match="'x.jpg' is in none of the archives .2, "):
             picture_files(make("tar", tmp_path)).open("x.jpg")
 
     def test_an_archive_that_was_cut_off_later(self, tmp_path: Path) -> None:
         files = picture_files(make("zip", tmp_path))
         os.truncate(tmp_path / "all.zip", 20)
-        with pytest.raises(SampleError, match="is cut off; copy it again"):
+        with pytest.raises(SampleError, match="is truncated; copy it again"):
             files.open("b.png")
 
     def test_archives_that_cannot_be_read(self, tmp_path: Path) -> None:

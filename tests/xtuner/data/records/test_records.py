@@ -76,7 +76,7 @@ def test_unreadable_content(tmp_path: Path, content: bytes, message: str) -> Non
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(XTunerError, match="does not exist: give a LLaVA JSON"):
+    with pytest.raises(XTunerError, match="does not exist: set data_path to a LLaVA JSON"):
         list(read_records(str(tmp_path / "no.json")))
     with pytest.raises(XTunerError, match="is a folder"):
         list(read_records(str(tmp_path)))

@@ -68,10 +68,10 @@ class TestTurns:
     [
         (
             talk(("human", "<image> <image>"), ("gpt", "A"), image="x"),
-            "pictures: record 'a'.*2 <image>.*1 picture",
+            "pictures: record 'a'.*2 <image>.*'image' lists 1",
         ),
-        (talk(("human", "Q"), ("gpt", "A"), image="x"), "0 <image> in .* but 1 picture"),
-        (talk(("human", "<image>"), ("gpt", "A")), "1 <image> in .* but 0 picture"),
+        (talk(("human", "Q"), ("gpt", "A"), image="x"), "0 <image> in .* but 'image' lists 1"),
+        (talk(("human", "<image>"), ("gpt", "A")), "1 <image> in .* but 'image' lists 0"),
         (
             talk(("human", "Q"), ("robot", "A")),
             "unknown role: record 'a'.*message 2 is from 'robot', expected one of",

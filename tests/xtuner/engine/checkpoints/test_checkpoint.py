@@ -57,7 +57,7 @@ class TestCheckpointFolder:
         assert folder.find("auto") == folder.find(str(path)) == path
         cut = folder.path(2)
         cut.write_bytes(b"PK")
-        with pytest.raises(XTunerError, match="cut off"):
+        with pytest.raises(XTunerError, match="truncated"):
             folder.find(str(cut))
 
 

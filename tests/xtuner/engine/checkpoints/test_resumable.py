@@ -33,23 +33,23 @@ def test_the_same_and_what_may_differ(framework_log: list[logging.LogRecord]) ->
     assert not framework_log
     check_resumable(FACTS, {**FACTS, "zero_stage": 1, "max_iters": 7, "frozen": {"llm": "float32:0b"}}, Path("x"))
     assert [record.getMessage() for record in framework_log] == [
-        "x was on a schedule of 5 steps, this run has 7: the rate follows the new one from here."
+        "x followed a schedule of 5 steps, this run has 7: the learning rate follows the new one from here."
     ]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parameters": {"a": [3], "b": [1]}}, r"1 weights trained here but not there, e.g. b\n"),
-        ({"parameters": {"a": [3]}}, r"1 weights of another shape, e.g. a: \[2\], here \[3\]"),
-        ({"parameters": {}}, "1 weights trained there but not here, e.g. a"),
+        ({"parameters": {"a": [3], "b": [1]}}, r"weights trained only in this run \(1\), e.g. b\n"),
+        ({"parameters": {"a": [3]}}, r"weights of another shape \(1\), e.g. a: \[2\], in this run \[3\]"),
+        ({"parameters": {}}, r"weights trained only there \(1\), e.g. a"),
         ({"frozen": {"llm": "bfloat16:0b"}}, "other frozen weights in llm than it was trained on"),
         ({"global_batch": 8}, "4 samples per optimizer step, this run has 8"),
-        (order(seed=2), "seed 1, here 2: samples would be seen twice"),
-        (order(samples=8, checksum=6), "samples in the data: 9, here 8"),
-        (order(checksum=6), "another order: data of other lengths"),
-        ({"zero_stage": 3}, "ZeRO stage 2, here 3"),
-        ({"precision": "fp32"}, "precision bf16 under DeepSpeed, here fp32"),
+        (order(seed=2), "seed 1, this run has 2: the run would use samples twice"),
+        (order(samples=8, checksum=6), "samples in the data: 9, this run has 8"),
+        (order(checksum=6), "another sample order: the data's lengths"),
+        ({"zero_stage": 3}, "ZeRO stage 2, this run has 3"),
+        ({"precision": "fp32"}, "precision bf16 under DeepSpeed, this run has fp32"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
@@ -84,10 +84,10 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            (dict(width=8), r"1 weights of another shape, e.g. head.0.weight: \[32, 16\], here \[32, 8\]"),
+            (dict(width=8), r"weights of another shape \(1\), e.g. head.0.weight: \[32, 16\], in this run \[32, 8\]"),
             (dict(batch_size=3), "4 samples per optimizer step, this run has 6"),
-            (dict(seed=8), "seed 7, here 8"),
-            (dict(size=42), "samples in the data: 40, here 42"),
+            (dict(seed=8), "seed 7, this run has 8"),
+            (dict(size=42), "samples in the data: 40, this run has 42"),
             (dict(model=OtherEmbedding), "other frozen weights in embedding"),
         ],
     )

@@ -137,7 +137,7 @@ class TestDamage:
     def test_folder_without_optimizer(self, tmp_path: Path) -> None:
         (tmp_path / "mp_rank_00_model_states.pt").touch()
         (tmp_path / TRAINER_FILE).touch()
-        with pytest.raises(XTunerError, match=r"it lacks the optimizer \(\*optim_states.pt\)\. A new run"):
+        with pytest.raises(XTunerError, match=r"It lacks the optimizer \(\*optim_states.pt\)\. Start a new run"):
             check_resumable_form(tmp_path)
 
 

@@ -43,7 +43,7 @@ def test_they_are_counted_and_listed(tmp_path: Path, framework_log: list[logging
     assert [(line["step"], line["sample_id"]) for line in lines] == [(2, "x"), (2, "y"), (2, "x")]
     assert hook.seen == 150 and hook.kinds == {"picture does not decode": 2, "missing picture": 1}
     said = framework_log[-1].getMessage()
-    assert "3 bad sample(s) replaced, 3 so far (picture does not decode 2, missing picture 1)" in said
+    assert "bad samples replaced: 3, in total 3 (picture does not decode 2, missing picture 1)" in said
 
 
 def test_the_run_stops_past_the_limit(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ class TestMistakes:
     def test_nothing_to_ask(self) -> None:
         cfg = config()
         cfg.benchmarks = cfg.benchmarks[1:]
-        with pytest.raises(ProblemsError, match="the files of none of the config's benchmarks are there"):
+        with pytest.raises(ProblemsError, match="none of the config's benchmarks has its files"):
             preflight(cfg, "run")
 
     def test_malformed_rows(self, tmp_path: Path) -> None:

@@ -26,5 +26,5 @@ def test_total_steps(epochs: float, iters: int | None, total: int) -> None:
 
 @pytest.mark.parametrize("bad", [dict(warmup_ratio=3), dict(max_epochs=0), dict(max_iters=0), dict(max_epochs=None)])
 def test_refuses(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected|give"):
+    with pytest.raises(ValueError, match="expected|set one"):
         WarmupCosine(**bad)  # type: ignore[arg-type]

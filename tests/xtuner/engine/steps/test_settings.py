@@ -50,7 +50,7 @@ class TestDeepSpeed:
 
     def test_no_json(self, tmp_path: Path) -> None:
         (tmp_path / "x.json").write_text("{'a': 1}")
-        with pytest.raises(XTunerError, match="no JSON"):
+        with pytest.raises(XTunerError, match="not valid JSON"):
             read_deepspeed(str(tmp_path / "x.json"))
 
     @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ class TestDeepSpeed:
         assert joined["bf16"]["enabled"] and not joined["fp16"]["enabled"]
         assert not {"train_batch_size", "optimizer", "scheduler"} & set(joined)
         assert [record.getMessage() for record in framework_log] == [
-            "DeepSpeed's gradient_clipping 5.0 gives way to the config's 0.0.",
-            "DeepSpeed's train_batch_size 77 gives way to the config's 24.",
-            "DeepSpeed's optimizer gives way to the config's optimizer.",
-            "DeepSpeed's scheduler gives way to the config's schedule.",
+            "The config replaces DeepSpeed's gradient_clipping 5.0 with 0.0.",
+            "The config replaces DeepSpeed's train_batch_size 77 with 24.",
+            "The config replaces DeepSpeed's optimizer with its own optimizer.",
+            "The config replaces DeepSpeed's scheduler with its own schedule.",
         ]
 
     def test_no_pinned_memory_without_a_gpu(self) -> None:

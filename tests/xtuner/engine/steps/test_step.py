@@ -69,7 +69,7 @@ class TestRunStep:
 
 def test_miscounting_model_is_found() -> None:
     check_counts(4, 4)
-    with pytest.raises(XTunerError, match="reports 3 supervised tokens where the batches' labels have 4"):
+    with pytest.raises(XTunerError, match="reports 3 supervised tokens, but the labels of the batches hold 4"):
         check_counts(3, 4)
 
 

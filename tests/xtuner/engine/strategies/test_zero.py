@@ -133,7 +133,7 @@ def test_a_bfloat16_run_is_exported_and_read_back_bit_for_bit(runs: Path, tmp_pa
 
 def test_zero_3_is_not_converted(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "universal", str(runs / "zero3" / "iter_3.pth"), str(tmp_path / "universal")]) == 1
-    assert "is of ZeRO-3, whose optimizer DeepSpeed does not carry over exactly" in capsys.readouterr().err
+    assert "is a ZeRO-3 checkpoint, whose optimizer DeepSpeed does not convert exactly" in capsys.readouterr().err
 
 
 def test_says_how_to_convert(runs: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_says_how_to_convert(runs: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     said = " ".join(done.stderr.split())
-    assert "was made by 2 processes, here are 1" in said and "xtuner convert universal" in said
+    assert "was saved by 2 processes, this run has 1" in said and "xtuner convert universal" in said
 
 
 def test_packed_rows_on_two_ranks_train_as_padded_ones_on_one(runs: Path) -> None:
