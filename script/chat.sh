@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Talks with a model about a picture, in the terminal.
-#   bash script/chat.sh [--dry-run] ARGUMENTS     arguments of xtuner chat, e.g. FOLDER --image picture.jpg
+# Chats with a model about a picture, in the terminal.
+#   bash script/chat.sh [--dry-run] ARGUMENTS     the arguments of xtuner chat, e.g. FOLDER --image picture.jpg
 # `xtuner chat --help` lists them.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 

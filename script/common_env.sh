@@ -1,6 +1,6 @@
-# Sourced by quickstart.sh and run_tests.sh: goes to the project's root and makes or reuses the virtual environment in .venv.
-#   PYTHON=python3.11   the interpreter to make it from (default: the first of python3.11, 3.12, 3.10, python3 that is 3.10-3.12)
-#   VENV=.venv          where it stands
+# Sourced by quickstart.sh and run_tests.sh: changes to the project's root and makes or reuses the virtual environment in .venv.
+#   PYTHON=python3.11   interpreter for the environment (default: the first of python3.11, 3.12, 3.10, python3 that is 3.10-3.12)
+#   VENV=.venv          folder of the environment
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Shared by the train_*.sh, test.sh and chat.sh scripts: finds the processes to run on and starts xtuner commands there,
-# under Slurm (SLURM_JOB_ID set, srun there) by srun, else by torchrun on the GPUs found, else as one CPU process.
-#   bash script/launch.sh train CONFIG ...    any xtuner command, on all processes
+# Shared by the train_*.sh, test.sh and chat.sh scripts: starts xtuner commands on all processes. It uses srun under Slurm
+# (SLURM_JOB_ID set, srun installed), otherwise torchrun on the GPUs found, otherwise one CPU process.
+#   bash script/launch.sh train CONFIG ...    runs any xtuner command on all processes
 #
 # Arguments of all scripts:
-#   --dry-run         print the commands instead of running them
-#   --allow-missing   exit 0 although benchmarks were skipped for want of files (otherwise 3)
-#   -h, --help        this text
+#   --dry-run         prints the commands instead of running them
+#   --allow-missing   exits with 0 even if benchmarks were skipped because their files are missing (otherwise 3)
+#   -h, --help        prints this text
 #   -- ARGUMENTS      go to every `xtuner train`; `--cfg-options k=v ...` among them also goes to `xtuner test`
 # Environment:
-#   DEEPSPEED         for --deepspeed; unset: the config's `deepspeed` (none without a GPU); empty: none
+#   DEEPSPEED         value of --deepspeed; unset: the config's `deepspeed` (none without a GPU); empty: none
 #   NPROC_PER_NODE    processes on this machine; default: one per GPU found, else 1
 #   NNODES NODE_RANK ADDR PORT    several machines: how many, which is this one, address and port of the first
-#   SRUN_ARGS         arguments for srun, e.g. "--ntasks-per-node=8 --gres=gpu:8"
-#   WORK_DIR          a run stands in $WORK_DIR/<config name>; default work_dirs
+#   SRUN_ARGS         arguments of srun, e.g. "--ntasks-per-node=8 --gres=gpu:8"
+#   WORK_DIR          each run is in $WORK_DIR/<config name>; default work_dirs
 #   PRETRAIN_OPTIONS SFT_OPTIONS    settings of one stage: "k=v k=v"
 #   PRETRAINED_PTH    checkpoint that SFT starts from; default: the newest of the pretrain run
-#   FORCE=1           train again what is finished
-#   PYTHON            interpreter; default: .venv/bin/python where there is one, else python3
-# A stage that is finished is not run again; one that was interrupted goes on from its last checkpoint.
+#   FORCE=1           trains finished stages again
+#   PYTHON            interpreter; default: .venv/bin/python if it exists, else python3
+# The scripts do not repeat a finished stage and continue an interrupted one from its last checkpoint.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -98,8 +98,8 @@ run() {
     if [ -z "$DRY_RUN" ]; then "$@"; fi
 }
 
-# run_in_slurm COMMAND...: `run`, with the exit code that the ranks agreed on. srun takes the first rank that leaves with
-# one for a failure and ends the others, so that its own code may be that of a kill.
+# run_in_slurm COMMAND...: `run`, with the exit code that the ranks agreed on. srun treats the first rank that exits with
+# one as a failure and ends the others, so its own code may be that of a kill.
 run_in_slurm() {
     local status=0
     if [ -z "$DRY_RUN" ]; then
@@ -120,7 +120,7 @@ launch() {
     local processes name
     if in_slurm; then
         read -ra srun_arguments <<<"${SRUN_ARGS:-}"
-        # inside a step (an interactive shell got by srun) a second step waits for ever unless it may overlap
+        # inside a step (an interactive shell from srun), a second step waits forever unless it may overlap
         if [ -n "${SLURM_STEP_ID:-}" ]; then srun_arguments+=(--overlap); fi
         run_in_slurm srun --kill-on-bad-exit=1 "${srun_arguments[@]}" "$PYTHON" -m xtuner "$@" --launcher slurm
         return
@@ -157,7 +157,7 @@ inspect() {
     DEEPSPEED_OF[$1]=$(sed -n 2p <<<"$answer")
 }
 
-# check_benchmarks CONFIG [k=v ...]: names the benchmarks whose files are absent; sets STATUS to EXIT_MISSING for them.
+# check_benchmarks CONFIG [k=v ...]: names the benchmarks whose files are missing and then sets STATUS to EXIT_MISSING.
 check_benchmarks() {
     local config=$1 status=0
     shift
@@ -181,13 +181,13 @@ newest_checkpoint() {
         return
     fi
     checkpoint=$(<"$folder/last_checkpoint")
-    # the pointer holds the path of the time of writing; the folder may have moved since
+    # the pointer holds the path at the time of writing; the folder may have moved since
     if [ ! -e "$checkpoint" ]; then checkpoint=$folder/$(basename "$checkpoint"); fi
     if [ ! -e "$checkpoint" ]; then fail "$folder/last_checkpoint names $checkpoint, which does not exist."; fi
     echo "$checkpoint"
 }
 
-# train_stage CONFIG [k=v ...]: trains it unless it is finished. What it was trained with stands in $folder/finished.
+# train_stage CONFIG [k=v ...]: trains it unless it is finished. $folder/finished records the settings of that training.
 train_stage() {
     local config=$1 folder=$WORK_DIR/${NAME_OF[$1]} wanted
     shift
@@ -204,23 +204,23 @@ train_stage() {
     deepspeed_arguments "$config"
     if [ ${#options[@]} -gt 0 ]; then arguments+=(--cfg-options "${options[@]}"); fi
     if [ -z "${FORCE:-}" ] && [ -f "$folder/last_checkpoint" ]; then arguments+=(--resume auto); fi
-    # a forced training that fails must not leave the former one's word
+    # a forced training that fails must not leave the record of the previous one
     if [ -z "$DRY_RUN" ] && [ "${NODE_RANK:-0}" = 0 ]; then rm -f "$folder/finished"; fi
     launch train "$config" --work-dir "$folder" "${DEEPSPEED_ARGUMENTS[@]}" "${arguments[@]}"
     if [ -z "$DRY_RUN" ] && [ "${NODE_RANK:-0}" = 0 ]; then echo "$wanted" >"$folder/finished"; fi
 }
 
-# evaluate CONFIG CHECKPOINT [k=v ...]: runs the benchmarks whose files are there, with TEST_ARGUMENTS.
+# evaluate CONFIG CHECKPOINT [k=v ...]: runs every benchmark whose files are present, with TEST_ARGUMENTS.
 evaluate() {
     local config=$1 checkpoint=$2
     shift 2
-    # --allow-missing: what is missing is known by now, and torchrun would turn the exit code 3 into a failure
+    # --allow-missing: missing files are known by now, and torchrun would turn the exit code 3 into a failure
     local -a arguments=("${TEST_ARGUMENTS[@]}" --allow-missing)
     if [ $# -gt 0 ]; then arguments+=(--cfg-options "$@"); fi
     launch test "$config" --checkpoint "$checkpoint" --work-dir "$WORK_DIR/${NAME_OF[$config]}" "${arguments[@]}"
 }
 
-# train_all PRETRAIN SFT ARGUMENTS...: the whole of a train_<llm>.sh. What can be checked is checked before the first step.
+# train_all PRETRAIN SFT ARGUMENTS...: everything that a train_<llm>.sh does. All checks run before the first step.
 train_all() {
     local pretrain=$1 sft=$2 checkpoint
     local -a pretrain_options sft_options

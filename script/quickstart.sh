@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs, makes the tiny world, trains both stages on it, evaluates, converts and asks one question about a picture.
+# Installs the packages, makes the tiny world, trains both stages on it, evaluates, converts and asks one question about a picture.
 #
-#   bash script/quickstart.sh [SETTING=VALUE ...]     settings go to both trainings, e.g. max_iters=20 for a short look
+#   bash script/quickstart.sh [SETTING=VALUE ...]     settings of both stages, e.g. max_iters=20 for a short run
 #
-# Needs two CPU cores, no GPU and no download but the packages. What stands from an earlier run is reused.
-# Settings by environment:
-#   OUT=work_dirs/quickstart   where the two runs, the converted model and the answer go
-#   QUESTION=0                 number of the test question that is asked at the end
+# It needs two CPU cores, no GPU, and no download except the packages. It reuses the finished steps of an earlier run.
+# Environment variables:
+#   OUT=work_dirs/quickstart   folder of the two runs, the converted model and the answer
+#   QUESTION=0                 number of the test question to ask at the end
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common_env.sh"
 
@@ -17,7 +17,7 @@ settings=(seed=42 "$@")
 
 say() { printf '\n==> [%d:%02d] %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$*"; }
 
-# once NAME COMMAND...: runs a step unless it was finished by an earlier run on the same world and configs
+# once NAME COMMAND...: runs a step unless an earlier run on the same world and configs finished it
 once() {
     local name=$1 stamp=$OUT/$1.finished
     shift
@@ -30,7 +30,7 @@ once() {
     echo "$fingerprint" >"$stamp"
 }
 
-# train NAME CONFIG SETTING=VALUE...: continues a run that was cut off
+# train NAME CONFIG SETTING=VALUE...: continues an interrupted run
 train() {
     local dir=$OUT/$1 config=$2
     shift 2
@@ -45,7 +45,7 @@ fingerprint=$({
     find configs/tiny configs/_base_ -name '*.py' -print0 | sort -z | xargs -0 cat "$WORLD/manifest.json"
     echo "${settings[*]}"
 } | sha256sum | cut -d' ' -f1)
-# Runs on another world or by other configs would be continued from their checkpoints: start anew.
+# Runs on another world or with other configs would continue from their checkpoints: start again.
 if [ "$(cat "$OUT/fingerprint" 2>/dev/null)" != "$fingerprint" ]; then
     rm -rf "$OUT"/{pretrain,sft,test,hf} "$OUT"/*.finished
     echo "$fingerprint" >"$OUT/fingerprint"

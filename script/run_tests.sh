@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what is needed into .venv (once), then runs every check: lint, format, types, tests. No GPU, no network after installing.
-#   bash script/run_tests.sh               everything but tests that need a GPU
-#   bash script/run_tests.sh -k splice     arguments go to pytest; lint and types are then left out
+# Installs everything into .venv (once), then runs every check: lint, format, types, tests. It needs no GPU, and no network afterwards.
+#   bash script/run_tests.sh               everything except tests that need a GPU
+#   bash script/run_tests.sh -k splice     passes the arguments to pytest; skips lint and types
 #   PYTHON=python3.10 VENV=.venv310 bash script/run_tests.sh    with another interpreter
 source "$(dirname "${BASH_SOURCE[0]}")/common_env.sh"
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}
-# a test process per core, so one thread each
+# one test process per core, so one thread each
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ $# -gt 0 ]; then

@@ -1,9 +1,9 @@
-"""Tells the shell scripts what they need of a config, after checking it: mistakes show before training.
+"""Checks a config and tells the shell scripts what they need from it, so that mistakes show before training.
 
 python script/stage_info.py [--need-files] CONFIG [k=v ...]
 
-Prints the config's name and its `deepspeed` setting, a line each. With --need-files, exits 1 where files of
-the training are absent.
+Prints the config's name and its `deepspeed` setting, one per line. With --need-files, it exits with 1 if training
+files are missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Evaluates a checkpoint on the benchmarks of its config whose files are there.
+# Evaluates a checkpoint on every benchmark of its config whose files are present.
 #   bash script/test.sh CONFIG [CHECKPOINT] [--dry-run] [--allow-missing] [-- arguments of xtuner test]
-# CHECKPOINT defaults to the newest of the config's run.
+# CHECKPOINT defaults to the newest checkpoint of the config's run.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 parse_arguments "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 1: trains the connectors on captions.
 #   bash script/train_pretrain.sh CONFIG [--dry-run] [-- arguments of xtuner train]
-# CONFIG is a path, a name, or a path that does not exist here but whose file name is a config's.
+# CONFIG is a config's path, its name, or any path that ends in its file name.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 parse_arguments "$@"

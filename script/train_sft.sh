@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 2: trains connectors and LLM on instructions, from the checkpoint of stage 1.
 #   bash script/train_sft.sh CONFIG [PRETRAIN_CONFIG] [--dry-run] [-- arguments of xtuner train]
-# The checkpoint is PRETRAINED_PTH, else the newest of PRETRAIN_CONFIG's run (default: CONFIG with _pretrain for _sft).
+# The checkpoint is PRETRAINED_PTH, otherwise the newest of PRETRAIN_CONFIG's run (default: CONFIG with _pretrain for _sft).
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 parse_arguments "$@"

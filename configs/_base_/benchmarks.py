@@ -1,7 +1,7 @@
-"""The table of benchmarks, and how they are run. A new benchmark of an existing kind is one entry.
+"""The table of benchmarks, and how to run them. A new benchmark of an existing kind is one entry.
 
-Files lie below `benchmark_folder` as their authors publish them (docs/dataset_prepare.md says where), boxes in
-`benchmark_box_folder` as <benchmark>.json; None asks without boxes.
+Put the files below `benchmark_folder` as their authors publish them (docs/dataset_prepare.md says where), and boxes in
+`benchmark_box_folder` as <benchmark>.json; None runs without boxes.
 """
 
 from mg_llava.boxes import BoxSelection
@@ -60,7 +60,7 @@ benchmarks = [
             dict(type=RefCOCO, name=name, data_file=f"refcoco/{name}.jsonl", image_folder="coco")
             for name in ("refcoco_val", "refcoco+_val", "refcocog_val")
         ),
-        # judged where no option or number can be read from an answer, or throughout (MM-Vet, LLaVA-Bench)
+        # a judge reads answers without an option or number, and all answers of MM-Vet and LLaVA-Bench
         dict(type=MMVP, name="mmvp", data_file="mmvp/Questions.csv", image_folder="mmvp", max_new_tokens=128),
         dict(
             type=MathVista,
@@ -84,7 +84,7 @@ benchmarks = [
             answer_file="llava-bench-in-the-wild/answers_gpt4.jsonl",
             image_folder="llava-bench-in-the-wild/images",
         ),
-        # with the words that an OCR system read, as LLaVA-1.5 reports it; ocr_hints=False asks without
+        # with the words that an OCR system read, as in LLaVA-1.5's figures; ocr_hints=False leaves them out
         dict(
             type=TextVQA,
             name="textvqa_val",

@@ -1,4 +1,4 @@
-"""The low-resolution baseline (LLaVA-1.5): CLIP and projector. Read after a stage, it replaces the model."""
+"""The low-resolution baseline (LLaVA-1.5): CLIP and projector. Import it after a stage: it replaces the model."""
 
 from mg_llava.model import LowResEncoder, MGLLaVA
 from xtuner.model import MLPProjector, build_llm

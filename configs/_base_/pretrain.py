@@ -1,4 +1,4 @@
-"""Stage 1: captions; fusion and both projectors are trained, encoders and LLM are frozen."""
+"""Stage 1: captions train fusion and both projectors; encoders and LLM are frozen."""
 
 from mmengine.config import read_base
 

@@ -1,20 +1,20 @@
-"""Settings that all stages and models share: plain values, reached as '${name}', overridden anywhere."""
+"""Settings that all stages and models share: plain values that you refer to as '${name}' and override anywhere."""
 
 # model: visual_encoder_name_or_path is a transformers CLIP, visual_encoder_aux_path an open_clip folder
 visual_encoder_name_or_path = "openai/clip-vit-large-patch14-336"
 pretrained_pth = None
 attn_implementation = "auto"
-activation_checkpointing = True  # recompute all layers (or a share of them, 0 to 1) in the backward pass
+activation_checkpointing = True  # recomputes all layers (or a share of them, 0 to 1) in the backward pass
 llm_lora = None  # dict(type=LoraConfig, r=64, ...): adapters instead of the language model's weights
 visual_encoder_lora = None  # the same for CLIP
 llm_quantization = None  # "4bit", "8bit": with llm_lora (QLoRA)
 compile_model = False  # torch.compile of encoders and layers
 fused_loss = False  # head and loss in one kernel; needs liger-kernel
-pack = False  # samples of a micro-batch in one row, without padding: pays with flash attention
-max_tokens_per_batch = None  # with pack: micro-batches of so many tokens at most, instead of batch_size samples
+pack = False  # samples of a micro-batch in one row, without padding: worthwhile with flash attention
+max_tokens_per_batch = None  # with pack: maximum tokens per micro-batch, instead of batch_size samples
 loss_mean = "step"
 
-# data: object tokens come on top of max_length text tokens (576 of 2048 positions are kept for the picture)
+# data: max_length counts text tokens (576 of 2048 positions are kept for the picture); object tokens are extra
 max_length = 2048 - 576
 pad_image_to_square = True
 offline_processed_text_folder = None
@@ -38,12 +38,12 @@ deepspeed = "deepspeed_zero2"  # what the scripts pass to `xtuner train --deepsp
 
 # run
 save_total_limit = 2
-async_save = False  # write checkpoints beside the training, from a copy in host memory
-keep_best = None  # "val/<benchmark>": its best checkpoint stays
-max_skipped_steps = 20  # so many steps in a row without a finite gradient end the run
+async_save = False  # writes checkpoints while training continues, from a copy in host memory
+keep_best = None  # "val/<benchmark>": keeps its best checkpoint
+max_skipped_steps = 20  # steps in a row without a finite gradient that end the run
 logging_interval = 10
 seed = 42
 visualizers = ("tensorboard",)
 val_interval = None  # optimizer steps between evaluations during training
-val_benchmarks = None  # which of the benchmarks; None: all whose files are there
-val_limit = None  # only so many questions of each
+val_benchmarks = None  # names of benchmarks; None: every one whose files are present
+val_limit = None  # questions per benchmark

@@ -1,4 +1,4 @@
-"""Stage 2: instructions; the LLM is trained too, from the pretrain checkpoint that `pretrained_pth` names."""
+"""Stage 2: instructions train the LLM too, from the pretrain checkpoint that `pretrained_pth` names."""
 
 from mmengine.config import read_base
 

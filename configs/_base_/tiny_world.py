@@ -1,4 +1,4 @@
-"""The tiny world of tools/tiny_world: data, parts and sizes of all tiny configs. Read after a stage."""
+"""The tiny world of tools/tiny_world: data, parts and sizes of all tiny configs. Import it after a stage."""
 
 from mg_llava.evaluation import ShortAnswer
 
@@ -16,7 +16,7 @@ dataloader_num_workers = 0
 deepspeed = None
 logging_interval = 20
 
-# paths below are relative to where the commands run, like those above
+# the paths below, like those above, are relative to the folder where you run the commands
 benchmark_folder = ""
 benchmark_box_folder = None
 evaluation_batch_size = 64

@@ -1,4 +1,4 @@
-"""Grounding-DINO; MM-Grounding-DINO and LLMDet by `detector_path`."""
+"""Grounding-DINO; set `detector_path` for MM-Grounding-DINO or LLMDet."""
 
 from mg_llava.detectors import BoxGeneration, GroundingDinoDetector
 

@@ -1,4 +1,4 @@
-"""As the published boxes were made: RAM++ tags, then OWLv2 (threshold 0.2). TagFile can stand for RamTagger."""
+"""The way the published boxes were made: RAM++ tags, then OWLv2 (threshold 0.2). TagFile can replace RamTagger."""
 
 from mg_llava.detectors import BoxGeneration, Owlv2Detector, RamTagger
 

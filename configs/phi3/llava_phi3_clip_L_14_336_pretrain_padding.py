@@ -5,7 +5,7 @@ from mmengine.config import read_base
 with read_base():
     from .fuse_phi3_clip_L_14_336_pretrain_padding import *
 
-    # last: it replaces the model
+    # last, because it replaces the model
     from .._base_.llava import *  # isort: skip
 
 trainable = ("projector",)
