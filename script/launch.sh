@@ -64,7 +64,7 @@ parse_arguments() {
                 shift
                 break
                 ;;
-            -*) fail "unknown argument '$1': see --help; arguments of xtuner train stand after --" ;;
+            -*) fail "unknown argument '$1': see --help; put arguments of xtuner train after --" ;;
             *) POSITIONAL+=("$1") ;;
         esac
         shift
