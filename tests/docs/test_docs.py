@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.docs import pages
+from xtuner.cli import main
 from xtuner.config import load_config
 
 ROOT = pages.ROOT
@@ -37,6 +38,18 @@ def test_settings_of_the_table_exist():
     written = load_config(pages.DEFAULT_CONFIG).as_written
     assert len(names) > 30
     assert [name for name in names if name not in written] == []
+
+
+def test_problems_read_as_in_the_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["copy-cfg", pages.DEFAULT_CONFIG, "my_configs"]) == 0
+    (tmp_path / "my_configs/mine.py").write_text(
+        "from mmengine.config import read_base\n\n"
+        f"with read_base():\n    from .{pages.DEFAULT_CONFIG}_copy import *\n\n"
+        'batch_sise = 4\nlr = "1e-3"\nmodel.projector.dpeth = 3\n'
+    )
+    assert main(["train", "my_configs/mine.py"]) == 1
+    assert f"```\n{capsys.readouterr().err}```" in (ROOT / "docs/configs.md").read_text("utf-8")
 
 
 class TestFaultsAreFound:
