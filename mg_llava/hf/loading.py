@@ -52,14 +52,15 @@ def load_model(folder: str | Path, **kwargs: Any) -> Any:
     folder = Path(folder)
     if model_type(folder) != MODEL_TYPE:
         raise XTunerError(
-            f"'{folder}' is no exported {MODEL_TYPE} model: expected a folder whose config.json has "
+            f"'{folder}' is not an exported {MODEL_TYPE} model: expected a folder whose config.json has "
             f'"model_type": "{MODEL_TYPE}", as `xtuner convert pth_to_hf` writes it.'
         )
     try:
         return MGLLaVAForConditionalGeneration.from_pretrained(str(folder), **kwargs)
     except OSError as error:
         raise XTunerError(
-            f"'{folder}' cannot be read: {str(error).splitlines()[0]} Copy or convert it again, completely."
+            f"'{folder}' cannot be read: {str(error).splitlines()[0]} "
+            "Copy the whole folder again, or convert the checkpoint again."
         ) from error
 
 

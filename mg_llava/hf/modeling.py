@@ -294,4 +294,6 @@ def _refuse_other_weights(info: Mapping[str, Any], where: str) -> None:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             problems.append(f"{word} {len(names)} weights of its model: {', '.join(names[:_SHOWN])}{more}")
     if problems:
-        raise XTunerError(f"'{where}' " + "; it ".join(problems) + ". Copy or convert it again, completely.")
+        raise XTunerError(
+            f"'{where}' " + "; it ".join(problems) + ". Copy the whole folder again, or convert the checkpoint again."
+        )

@@ -154,7 +154,9 @@ class MGLLaVAProcessor(ProcessorMixin):
             prompts.append(self._maker.join(self._ids(words), pictures[:count], found[:count]))
             pictures, found = pictures[count:], found[count:]
         if pictures:
-            raise XTunerError(f"{len(pictures)} pictures are left over: put {IMAGE_TOKEN} at the place of each.")
+            raise XTunerError(
+                f"pictures without a place in the text: {len(pictures)}. Put {IMAGE_TOKEN} where each belongs."
+            )
         return self.collate(prompts)
 
     def _ids(self, words: str) -> list[int]:

@@ -87,7 +87,7 @@ class Assistant:
             raise XTunerError(
                 f"the prompt has {used} tokens ({pictures} pictures of {self.model.low_res_encoder.num_tokens}, "
                 f"{objects} boxes, {len(prompt.input_ids) - pictures} of text), the model's context is {context}: "
-                f"{used - context + 1} too many. Ask shorter, show fewer pictures or start anew (/reset)."
+                f"{used - context + 1} too many. Shorten the question, show fewer pictures or start again (/reset)."
             )
         return context - used
 

@@ -94,7 +94,7 @@ class ChatSession:
         """
         self.notes = []
         if not Path(path).is_file():
-            raise XTunerError(f"picture '{path}' does not exist: check the path; one with spaces stands in quotes.")
+            raise XTunerError(f"picture '{path}' does not exist: check the path, and quote it if it contains spaces.")
         picture = open_picture(path, self.assistant.image_processor.apply_exif_orientation, self.max_pixels)
         frames = num_frames(path)
         if frames > 1:
@@ -111,7 +111,7 @@ class ChatSession:
             XTunerError: no picture was shown, or the file has no record of it.
         """
         if not self._shown:
-            raise XTunerError("there is no picture to give boxes to: show one with --image or /image PATH first.")
+            raise XTunerError("there is no picture to give boxes to: load one with --image or /image PATH first.")
         self.notes = []
         shown = self._shown[-1]
         shown.found = None if box_path is None else self._choose(read_boxes(box_path, shown.name), shown)
@@ -124,7 +124,7 @@ class ChatSession:
             XTunerError: no picture was shown, or there is no detector.
         """
         if not self._shown:
-            raise XTunerError("there is no picture to find boxes in: show one with --image or /image PATH first.")
+            raise XTunerError("there is no picture to find boxes in: load one with --image or /image PATH first.")
         if self.detector is None:
             raise XTunerError("there is no detector: start with --boxes detector, or give a box file.")
         self.notes = []
@@ -144,7 +144,7 @@ class ChatSession:
         chosen, outside = self.assistant.choose_boxes(found, shown.picture.size)
         if outside:
             width, height = shown.picture.size
-            self.notes.append(f"{outside} boxes lie outside of '{shown.name}' ({width} x {height}) and are left out")
+            self.notes.append(f"{outside} boxes lie outside '{shown.name}' ({width} x {height}) and are left out")
         return chosen
 
     def ask(self, text: str, max_new_tokens: int = 512, on_text: Callable[[str], None] | None = None) -> str:
@@ -196,7 +196,7 @@ class ChatSession:
             XTunerError: no picture was shown.
         """
         if not self._shown:
-            raise XTunerError("there are no regions to explain: show a picture with --image or /image PATH first.")
+            raise XTunerError("there are no regions to explain: load a picture with --image or /image PATH first.")
         asked = next((turn.input for turn in self._turns[len(before) :]), text)
         # pictures shown since are not what was answered
         count = sum(turn.input.count(IMAGE_TOKEN) for turn in [*before, Turn(asked)])
@@ -215,7 +215,7 @@ class ChatSession:
             XTunerError: no picture was shown, or the file's ending names no picture format.
         """
         if not self._shown:
-            raise XTunerError("there is no picture to draw: show one with --image or /image PATH first.")
+            raise XTunerError("there is no picture to draw: load one with --image or /image PATH first.")
         shown = self._shown[-1]
         found = shown.found
         drawn = shown.picture if found is None else draw_boxes(shown.picture, found, weights)

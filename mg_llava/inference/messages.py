@@ -52,7 +52,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], open_image: OpenImage, 
         role = message.get("role")
         words, images = _read_content(message.get("content"), number)
         if images and role != "user":
-            raise XTunerError(f"message {number} ({role}) has pictures: only messages of the user may.")
+            raise XTunerError(f"message {number} ({role}) has pictures: only user messages may have them.")
         if role in ("system", "developer"):
             system = f"{system}\n{words}" if system else words
         elif role == "user":
@@ -77,7 +77,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], open_image: OpenImage, 
     if question is not None:
         found.turns.append(Turn(question, None, system))
     if not found.turns:
-        raise XTunerError("there is no message of the user: nothing to answer.")
+        raise XTunerError("there is no user message to answer: send one.")
     return found
 
 

@@ -66,7 +66,7 @@ def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detec
         try:
             body = json.loads(await request.body())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            return _error(f"the body is no JSON: {error}", 400)
+            return _error(f"the body is not JSON: {error}", 400)
         try:
             # a place before pictures are decoded and boxes found: a flood must cost little
             with engine.admit() as place:

@@ -21,25 +21,49 @@ _LAST_PORT = 65535
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner serve``."""
-    parser.add_argument("model", help="folder of `xtuner convert pth_to_hf`, or name or path of a config")
+    parser.add_argument("model", help="a folder written by `xtuner convert pth_to_hf`, or the name or path of a config")
     parser.add_argument("--checkpoint", metavar="PATH", help="weights to load into a config's model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
-    parser.add_argument("--name", help="how the endpoint calls the model (default: the folder's name)")
-    parser.add_argument("--no-page", action="store_true", help="the endpoint only")
-    parser.add_argument("--boxes", choices=("none", "detector"), default="none", help="for pictures without boxes")
-    parser.add_argument("--detector", default="owlv2", metavar="CONFIG", help="with --boxes detector (default: owlv2)")
-    parser.add_argument("--examples", metavar="DIR", help="pictures that the page offers")
-    parser.add_argument("--max-batch", type=int, default=_LIMITS.max_batch, help="answers made together (default: 8)")
-    parser.add_argument("--max-queue", type=int, default=_LIMITS.max_queue, help="requests that may wait (default: 32)")
-    parser.add_argument("--max-wait", type=float, default=_LIMITS.max_wait, help="seconds in the queue (default: 30)")
-    parser.add_argument("--max-upload-mb", type=float, default=_LIMITS.max_upload / 1e6, help="default: 20")
-    parser.add_argument("--max-megapixels", type=float, default=_LIMITS.max_pixels / 1e6, help="default: 40")
-    parser.add_argument("--max-new-tokens", type=int, default=_LIMITS.max_new_tokens, help="default: 1024")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="port to listen on, 0 for any that is free (default: 7860)"
+    )
+    parser.add_argument("--name", help="the model's name at the endpoint (default: the folder's name)")
+    parser.add_argument("--no-page", action="store_true", help="serve the endpoint only")
+    parser.add_argument(
+        "--boxes",
+        choices=("none", "detector"),
+        default="none",
+        help="where boxes come from for pictures sent without any",
+    )
+    parser.add_argument(
+        "--detector", default="owlv2", metavar="CONFIG", help="the detector that --boxes detector uses (default: owlv2)"
+    )
+    parser.add_argument("--examples", metavar="DIR", help="folder of example pictures that the page offers")
+    parser.add_argument(
+        "--max-batch", type=int, default=_LIMITS.max_batch, help="most answers generated together (default: 8)"
+    )
+    parser.add_argument(
+        "--max-queue", type=int, default=_LIMITS.max_queue, help="most requests that may wait (default: 32)"
+    )
+    parser.add_argument(
+        "--max-wait",
+        type=float,
+        default=_LIMITS.max_wait,
+        help="most seconds a request may wait in the queue (default: 30)",
+    )
+    parser.add_argument(
+        "--max-upload-mb", type=float, default=_LIMITS.max_upload / 1e6, help="largest request (default: 20)"
+    )
+    parser.add_argument(
+        "--max-megapixels", type=float, default=_LIMITS.max_pixels / 1e6, help="largest picture (default: 40)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=_LIMITS.max_new_tokens, help="most tokens in an answer (default: 1024)"
+    )
     parser.add_argument("--allow-remote", action="store_true", help="fetch pictures from http(s) addresses in requests")
     parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if there is one)")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="number format")
-    parser.add_argument("--quantization", choices=("4bit", "8bit"), help="of the language model (bitsandbytes)")
+    parser.add_argument("--quantization", choices=("4bit", "8bit"), help="quantise the language model (bitsandbytes)")
     add_cfg_options(parser)
 
 
@@ -81,7 +105,7 @@ def _check(args: argparse.Namespace) -> None:
     needed = ["fastapi", "uvicorn", *([] if args.no_page else ["gradio"])]
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
-        hint = " The endpoint alone does without gradio: --no-page." if absent == ["gradio"] else ""
+        hint = " The endpoint alone needs no gradio: pass --no-page." if absent == ["gradio"] else ""
         raise XTunerError(f"serving needs the package {absent[0]}: {_EXTRA}.{hint}")
     for option, least in (
         ("max_batch", 1),
@@ -97,7 +121,7 @@ def _check(args: argparse.Namespace) -> None:
         # the system would take the rest of a division
         raise XTunerError(f"--port is {args.port}: expected 0 (any that is free) to {_LAST_PORT}.")
     if args.examples and not Path(args.examples).is_dir():
-        raise XTunerError(f"the folder of --examples '{args.examples}' does not exist.")
+        raise XTunerError(f"the folder of --examples '{args.examples}' does not exist: check the path.")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -114,8 +138,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         raise XTunerError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): end what runs there, or choose another "
-            f"--port."
+            f"cannot listen on {host}:{port} ({error.strerror or error}): stop what uses it, or choose another --port."
         ) from error
     return listener
 

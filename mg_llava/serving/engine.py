@@ -138,7 +138,7 @@ class Engine:
     def _refuse_if_full(self) -> None:
         if self._is_full():
             count = self._preparing + len(self._waiting)
-            raise Overloaded(f"{count} requests wait already, the most that may: try again in a moment")
+            raise Overloaded(f"{count} requests are already waiting, which is the limit: try again in a moment")
 
     @contextmanager
     def admit(self) -> Iterator[Place]:
@@ -249,7 +249,7 @@ class Engine:
         return self._joining
 
     def _late(self) -> Overloaded:
-        return Overloaded(f"the request waited {self.max_wait:.0f} s and more: the server is overloaded", waited=True)
+        return Overloaded(f"the request waited {self.max_wait:.0f} s or more: the server is overloaded", waited=True)
 
     def _turn(self, joining: list[Ticket]) -> None:
         """One token for every row; those that join read their prompt for it."""

@@ -85,7 +85,9 @@ class Page:
         for text in self._stream(prompt):
             answer = text
         if found is None or path is None or not answer:
-            raise XTunerError("there is nothing to explain: give a picture in which boxes are found, and a question.")
+            raise XTunerError(
+                "there is nothing to explain: give a picture in which boxes are found, and ask a question."
+            )
         weights = explain_boxes(self.engine.assistant, prompt, answer)
         picture, *_ = self._open(path, typed, use_boxes=False)
         rows = sorted(zip(found.labels, weights, strict=True), key=lambda row: -abs(row[1]))
@@ -102,7 +104,7 @@ class Page:
                 found = as_picture_boxes(json.loads(typed))
             except json.JSONDecodeError as error:
                 raise XTunerError(
-                    f"the boxes are no JSON: {error}. Expected [[x0, y0, x1, y1], ...] in pixels."
+                    f"the boxes are not JSON: {error}. Expected [[x0, y0, x1, y1], ...] in pixels."
                 ) from error
         else:
             found = None if self.detector is None else self.detector([picture])[0]

@@ -30,18 +30,18 @@ def read_picture_url(url: Any, limits: Limits, apply_exif_orientation: bool = Fa
         XTunerError: no such URL, remote where that is off, not a picture, or too large.
     """
     if not isinstance(url, str):
-        raise XTunerError("an image part has no url: expected image_url with {'url': 'data:image/png;base64,...'}.")
+        raise XTunerError("an image part has no URL: expected image_url with {'url': 'data:image/png;base64,...'}.")
     if url.startswith("data:"):
         content = _decode(url)
     elif url.startswith(("http://", "https://")):
         if not limits.allow_remote:
             raise XTunerError(
-                "remote pictures are not fetched by this server: send the picture as a data URL "
+                "this server does not fetch remote pictures: send the picture as a data URL "
                 "(data:image/png;base64,...), or start the server with --allow-remote."
             )
         content = _fetch(url, limits.max_upload)
     else:
-        raise XTunerError(f"the picture's url begins with {url[:20]!r}: expected data:image/...;base64,...")
+        raise XTunerError(f"the picture's URL begins with {url[:20]!r}: expected data:image/...;base64,...")
     if not content:
         raise XTunerError("the picture is empty, 0 bytes.")
     return open_picture(io.BytesIO(content), apply_exif_orientation, limits.max_pixels)

@@ -51,7 +51,7 @@ def read_request(body: Any, assistant: Assistant, limits: Limits, detector: Dete
         XTunerError: a field is absent, of another kind or not supported.
     """
     if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list):
-        raise XTunerError("the body is no JSON object with a list 'messages'.")
+        raise XTunerError("the body is not a JSON object with a list 'messages'.")
     for name in _UNSUPPORTED:
         if body.get(name):
             raise XTunerError(f"'{name}' is not supported by this server: leave it out.")
@@ -64,7 +64,9 @@ def read_request(body: Any, assistant: Assistant, limits: Limits, detector: Dete
         nonlocal count
         count += 1
         if count > limits.max_pictures:
-            raise XTunerError(f"the request has more than {limits.max_pictures} pictures, the most that are taken.")
+            raise XTunerError(
+                f"the request has more than {limits.max_pictures} pictures, which is the limit: send fewer."
+            )
         address = part.get("image_url", part.get("image"))
         url = address.get("url") if isinstance(address, Mapping) else address
         picture = read_picture_url(url, limits, assistant.image_processor.apply_exif_orientation)
@@ -74,7 +76,7 @@ def read_request(body: Any, assistant: Assistant, limits: Limits, detector: Dete
         _, inside = clip_boxes(found.boxes, *picture.size)
         if not inside.all():
             raise XTunerError(
-                f"{int((~inside).sum())} of the {len(inside)} boxes of picture {count} lie outside of its "
+                f"{int((~inside).sum())} of the {len(inside)} boxes of picture {count} lie outside its "
                 f"{picture.width} x {picture.height} pixels: expected [x0, y0, x1, y1] in pixels of the picture."
             )
         return picture, found

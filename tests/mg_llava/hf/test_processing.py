@@ -70,7 +70,7 @@ class TestIds:
 
 class TestMistakes:
     def test_pictures(self, processor: MGLLaVAProcessor) -> None:
-        with pytest.raises(XTunerError, match="1 pictures are left over"):
+        with pytest.raises(XTunerError, match="pictures without a place in the text: 1"):
             processor(images=PICTURE, text="what")
         with pytest.raises(XTunerError, match="1 times <image>, 0 pictures"):
             processor(text=f"{IMAGE_TOKEN} what")
@@ -80,14 +80,14 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("messages", "message"),
         [
-            ([], "no message of the user"),
+            ([], "no user message to answer"),
             ([{"role": "tool", "content": "x"}], "has the role 'tool'"),
             ([{"role": "assistant", "content": "x"}], "an answer without a question"),
             ([{"role": "user", "content": 3}], "'content' is int"),
             ([user({"type": "video"})], "a part of type 'video'"),
             ([user({"type": "image"})], "expected one of image, url"),
             ([user(text(f"a {IMAGE_TOKEN} b"))], "send it as an image part"),
-            ([{"role": "system", "content": [IMAGE]}], "only messages of the user"),
+            ([{"role": "system", "content": [IMAGE]}], "only user messages"),
             ([user(text("a")), {"role": "assistant", "content": "b"}], "end with an answer"),
         ],
     )

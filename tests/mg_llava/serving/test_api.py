@@ -139,7 +139,7 @@ class TestRefused:
             ("data:image/png;base64,", "empty, 0 bytes"),
             ("data:image/png;base64,???", "does not decode"),
             ("data:image/png,abc", "not base64"),
-            ("http://127.0.0.1:1/a.png", "remote pictures are not fetched"),
+            ("http://127.0.0.1:1/a.png", "does not fetch remote pictures"),
             ("file:///etc/passwd", "expected data:image"),
         ],
     )
@@ -162,7 +162,7 @@ class TestRefused:
 
     def test_boxes_outside_the_picture(self, server: Server) -> None:
         boxes = [[2, 3, 20, 25], [40, 0, 60, 20]]
-        with pytest.raises(openai.BadRequestError, match="1 of the 2 boxes of picture 1 lie outside of its 40 x 30"):
+        with pytest.raises(openai.BadRequestError, match="1 of the 2 boxes of picture 1 lie outside its 40 x 30"):
             server.ask("what", image(data_url(noise()), boxes=boxes))
 
     def test_large_requests(self, server: Server) -> None:
@@ -182,7 +182,7 @@ class TestRefused:
             ({"n": 2}, "'n' is 2"),
             ({"stop": ["a"] * 5}, "'stop' is"),
             ({"logprobs": True}, "'logprobs' is not supported"),
-            ({"messages": []}, "no message of the user"),
+            ({"messages": []}, "no user message to answer"),
             ({"messages": [{"role": "user", "content": "a <image> b"}]}, "send it as an image part"),
         ],
     )

@@ -104,7 +104,7 @@ class TestOverload:
         tickets = [engine.submit(prompt, Sampling(200))]
         tickets[0].next_event(10)
         tickets += [engine.submit(prompt, Sampling(5)) for _ in range(2)]
-        with pytest.raises(Overloaded, match="2 requests wait already") as error:
+        with pytest.raises(Overloaded, match="2 requests are already waiting") as error:
             engine.submit(prompt, Sampling(5))
         assert not error.value.waited
         # one that goes away makes room, waiting or running
@@ -132,7 +132,7 @@ class TestOverload:
         prompt = prompts(assistant)[1]
         with engine.admit() as first, engine.admit():
             for refused in (engine.admit().__enter__, lambda: engine.submit(prompt, Sampling(5))):
-                with pytest.raises(Overloaded, match="2 requests wait already"):
+                with pytest.raises(Overloaded, match="2 requests are already waiting"):
                     refused()
             ticket = engine.submit(prompt, Sampling(5), first)
         # one became an answer, the other was given up

@@ -82,7 +82,7 @@ class TestButtons:
         [
             (None, "", " ", "the question is empty"),
             (None, "", "a <image>", "upload one"),
-            ("picture", "[[1, 2", "what", "the boxes are no JSON"),
+            ("picture", "[[1, 2", "what", "the boxes are not JSON"),
             ("picture", "[[1, 2]]", "what", "boxes cannot be read"),
             ("bomb", "", "what", "50.0 megapixels"),
             ("empty", "", "what", "0 bytes"),
