@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 DEFAULT_CONFIG = "fuse_vicuna7b_clip_L_14_336_sft_padding"
 OTHER_PROGRAMS = {"hf", "lmms-eval", "pip", "sbatch"}
 OTHER_OPTIONS = {"--kill-on-bad-exit", "--shm-size", "--ipc"}
+OTHER_ARGUMENTS = {"quantization_config"}
 """What the text mentions of programs other than ours."""
 
 _FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -150,6 +151,14 @@ def unknown_settings(text: str) -> list[str]:
     return faults
 
 
+def unknown_assignments(text: str) -> list[str]:
+    """Finds spans of ``name=value`` whose name is no setting of the shipped configs and no argument in the packages."""
+    spans = [line for line in code_lines(text) if re.fullmatch(r"[a-z]\w*=\S+( [a-z]\w*=\S+)*", line)]
+    spans += re.findall(r'(?:PRETRAIN|SFT)_OPTIONS="([^"]*)"', text)
+    names = [word.partition("=")[0] for span in spans for word in span.split()]
+    return [f"nothing takes {name}=" for name in names if name not in _settings_and_arguments()]
+
+
 def _expand_braces(path: str) -> Iterator[str]:
     found = re.search(r"\{([^}]*)\}", path)
     if not found:
@@ -194,3 +203,11 @@ def _all_options() -> frozenset[str]:
     commands = [_options_of(name)[1] for name in _command_modules()]
     texts = [path.read_text("utf-8") for path in [ROOT / "script/launch.sh", *(ROOT / "tools").rglob("*.py")]]
     return frozenset(OTHER_OPTIONS).union(*commands, *(_OPTION.findall(text) for text in texts))
+
+
+@lru_cache
+def _settings_and_arguments() -> frozenset[str]:
+    written = [load_config(name).as_written for name in (DEFAULT_CONFIG, "owlv2")]
+    sources = [path.read_text("utf-8") for package in ("mg_llava", "xtuner") for path in (ROOT / package).rglob("*.py")]
+    arguments = {node.arg for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.arg)}
+    return frozenset(OTHER_ARGUMENTS).union(arguments, *written)

@@ -18,6 +18,7 @@ CHECKS = [
     pages.faulty_python,
     pages.unknown_options,
     pages.unknown_settings,
+    pages.unknown_assignments,
 ]
 
 
@@ -72,6 +73,8 @@ class TestFaultsAreFound:
             (pages.unknown_settings, "    xtuner train CONFIG --cfg-options batch_sise=4"),
             (pages.unknown_settings, "`--cfg-options model.projector.dpeth=3`"),
             (pages.unknown_settings, "`--cfg-options max_epochs=three`"),
+            (pages.unknown_assignments, "`pack=True max_tokens_per_bach=16384`"),
+            (pages.unknown_assignments, '    SFT_OPTIONS="batch_sise=8" bash script/train_sft.sh'),
         ],
     )
     def test_in_text(self, check, page):
