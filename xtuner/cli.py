@@ -13,12 +13,14 @@ import argparse
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from xtuner import __version__
+from xtuner.constants import RESTRICT_TORCH
 from xtuner.errors import XTunerError, nearest
 
 COMMANDS = {
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # importing peft imports bitsandbytes, which warns of a kernel that is not installed and mostly not wanted
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # also where a library reads a file by itself; see xtuner.model.files.pickles
+    os.environ[RESTRICT_TORCH] = "1"
     words = list(sys.argv[1:] if argv is None else argv)
     plugins = {point.name: point for point in importlib.metadata.entry_points(group=PLUGIN_GROUP)}
     if not words or words[0] in ("-h", "--help"):

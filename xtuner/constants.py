@@ -10,3 +10,6 @@ IMAGE_TOKEN = "<image>"
 
 IMAGE_TOKEN_INDEX = -200
 """Place of a picture in ``input_ids``; never a row of the embedding table."""
+
+RESTRICT_TORCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""The variable by which torch lets no ``torch.load`` of a process, and of those that it starts, run code of a file."""

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from mg_llava.boxes.selection import PictureBoxes, clip_boxes, no_boxes
 from xtuner.errors import XTunerError
+from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.llm import resolve_dtype
 
 _VOCABULARY = "everyday_objects.txt"
@@ -76,7 +77,8 @@ def load(kind: Any, path: str, **arguments: Any) -> Any:
         XTunerError: the detector's checkpoint is absent or cannot be read.
     """
     try:
-        return kind.from_pretrained(path, **arguments)
+        with restricted_loading(pickles_in(path)):
+            return kind.from_pretrained(path, **arguments)
     except _UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise XTunerError(

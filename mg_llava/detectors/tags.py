@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from xtuner.errors import XTunerError
+from xtuner.model.files.pickles import restricted_loading
 
 
 class TagFile:
@@ -73,7 +74,8 @@ class RamTagger:
         self._infer: Any = inference_ram
         self._transform = get_transform(image_size=image_size)
         self.device = device or "cpu"
-        self.model = ram_plus(pretrained=path, image_size=image_size, vit="swin_l").eval().to(self.device)
+        with restricted_loading([Path(path)]):
+            self.model = ram_plus(pretrained=path, image_size=image_size, vit="swin_l").eval().to(self.device)
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Image.Image], keys: Sequence[str] | None = None) -> list[list[str]]:

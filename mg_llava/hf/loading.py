@@ -15,6 +15,7 @@ from mg_llava.inference.assistant import Assistant
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import XTunerError
+from xtuner.model.files.pickles import pickles_in, restricted_loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +57,8 @@ def load_model(folder: str | Path, **kwargs: Any) -> Any:
             f'"model_type": "{MODEL_TYPE}", as `xtuner convert pth_to_hf` writes it.'
         )
     try:
-        return MGLLaVAForConditionalGeneration.from_pretrained(str(folder), **kwargs)
+        with restricted_loading(pickles_in(folder)):
+            return MGLLaVAForConditionalGeneration.from_pretrained(str(folder), **kwargs)
     except OSError as error:
         raise XTunerError(
             f"'{folder}' cannot be read: {str(error).splitlines()[0]} "

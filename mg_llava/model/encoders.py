@@ -14,7 +14,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mg_llava.pictures.encoder_config import read_clip_config
 from xtuner.errors import XTunerError
-from xtuner.model.files.checkpoints import read_state_dict
+from xtuner.model.files.pickles import pickles_in, restricted_loading
+from xtuner.model.files.weight_files import read_state_dict
 from xtuner.model.meta import in_meta_init
 
 _TRUNK = "visual.trunk."
@@ -74,7 +75,8 @@ class LowResEncoder(nn.Module):
 
 def _load_clip(name_or_path: str) -> CLIPVisionModel:
     try:
-        loaded: Any = CLIPVisionModel.from_pretrained(name_or_path, output_loading_info=True)
+        with restricted_loading(pickles_in(name_or_path)):
+            loaded: Any = CLIPVisionModel.from_pretrained(name_or_path, output_loading_info=True)
     except OSError as error:
         raise XTunerError(
             f"the weights of the low-resolution encoder '{name_or_path}' cannot be read: {str(error).splitlines()[0]}"

@@ -18,7 +18,8 @@ from mg_llava.model.splice import splice
 from mg_llava.pictures.preprocess import PixelNormalizer
 from xtuner.errors import XTunerError
 from xtuner.model.base import TrainableParts
-from xtuner.model.files.checkpoints import LoadReport, load_parts, read_state_dict
+from xtuner.model.files.checkpoints import LoadReport, load_parts
+from xtuner.model.files.weight_files import read_state_dict
 from xtuner.model.head import check_fused_loss, supervised_logits, supervised_loss
 from xtuner.model.layers import checkpoint_activations, checkpointing_layers, compile_modules
 from xtuner.model.meta import in_meta_init

@@ -19,7 +19,7 @@ from mg_llava.model.objects import ObjectEncoder
 from tests.parity.golden import golden_path
 from tests.parity.golden_model import StandInTower
 from xtuner.errors import XTunerError
-from xtuner.model.files.checkpoints import read_state_dict
+from xtuner.model.files.weight_files import read_state_dict
 from xtuner.model.llm import build_llm
 from xtuner.model.projector import MLPProjector
 

@@ -35,7 +35,7 @@ from rich.table import Table  # noqa: E402
 from tests.xtuner.engine.toy import ToyDataset, train_toy  # noqa: E402
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder, step_of  # noqa: E402
 from xtuner.engine.strategies import deepspeed as strategy  # noqa: E402, F401  (imported before the forks, which then need not)
-from xtuner.model.files.checkpoints import read_state_dict  # noqa: E402
+from xtuner.model.files.weight_files import read_state_dict  # noqa: E402
 
 RANKS, STEPS, GRAD_ACCUM, BATCH = 2, 14, 2, 2
 SAMPLES_PER_STEP = GRAD_ACCUM * BATCH

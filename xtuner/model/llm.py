@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 from xtuner.errors import XTunerError, nearest
+from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.meta import architecture_file, in_meta_init
 from xtuner.model.placement import loading_arguments
 
@@ -140,13 +141,14 @@ def build_llm(
             torch_dtype = getattr(config, "dtype", None) or torch.float32
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch_dtype)
     try:
-        llm = AutoModelForCausalLM.from_pretrained(
-            name_or_path,
-            config=config,
-            dtype=torch_dtype,
-            attn_implementation=attention,
-            **extra,
-        )
+        with restricted_loading(pickles_in(name_or_path)):
+            llm = AutoModelForCausalLM.from_pretrained(
+                name_or_path,
+                config=config,
+                dtype=torch_dtype,
+                attn_implementation=attention,
+                **extra,
+            )
     except OSError as error:
         raise XTunerError(
             f"the weights of '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "

@@ -7,8 +7,11 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from xtuner.data.store.arrays import load_array
 
 
 def hash_key(key: str) -> int:
@@ -27,7 +30,7 @@ class KeyTable:
     """
 
     def __init__(self, path: Path) -> None:
-        table = np.load(path, mmap_mode="r")
+        table: Any = load_array(path, mmap_mode="r")
         self._path, self._number, self._start = path, table.size // 2, int(table.offset)
         # read, not mapped: Linux maps up to 2 MB around each place that is looked at, in the end the whole file
         self._file = open(path, "rb")  # noqa: SIM115
@@ -66,7 +69,7 @@ class KeyTable:
 
     def repeated(self) -> Iterator[list[int]]:
         """Yields the rows of each hash that stands more than once."""
-        hashes, rows = np.load(self._path, mmap_mode="r").reshape(-1, 2).T
+        hashes, rows = load_array(self._path, mmap_mode="r").reshape(-1, 2).T
         same = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
         for group in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else []:
             yield rows[group[0] - 1 : group[-1] + 1].tolist()

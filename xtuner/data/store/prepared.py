@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xtuner.data.store.arrays import load_array
 from xtuner.data.store.arrow_rows import ArrowRows, list_values
 from xtuner.data.store.fingerprint import FORMAT_VERSION, differences
 from xtuner.data.text.encoder import INDEX
@@ -51,7 +52,7 @@ class PreparedData:
         self._rows = ArrowRows(
             [self.folder / shard["file"] for shard in shards], [shard["rows_of_batches"] for shard in shards]
         )
-        parts = [np.load((self.folder / shard["file"]).with_suffix(".npy")) for shard in shards]
+        parts = [load_array((self.folder / shard["file"]).with_suffix(".npy")) for shard in shards]
         self.index = np.concatenate([np.zeros(0, INDEX), *parts])
 
     def __len__(self) -> int:

@@ -7,14 +7,12 @@ file also names every shard with its size, so that a missing one shows too.
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from xtuner.errors import XTunerError
+from xtuner.model.files.pickles import load_pickle
 
 TRAINER_FILE = "trainer.pt"
 """What we add to a DeepSpeed checkpoint's folder; written last, so its presence means complete."""
@@ -73,11 +71,7 @@ def _missing_in_folder(path: Path) -> list[str]:
 
 
 def _missing_in_file(path: Path) -> list[str]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError):
-        # no checkpoint of ours: those load safely
-        content = {}
+    content = load_pickle(path, mapped=True)
     held = content if isinstance(content, dict) else {}
     return [f"{meaning} ('{key}')" for key, meaning in _NEEDED.items() if key not in held]
 

@@ -20,6 +20,7 @@ from xtuner.engine.checkpoints.saving import to_host, write_file
 from xtuner.engine.processes.environment import Environment, join_deepspeed
 from xtuner.engine.steps.optim import StepOptimizer
 from xtuner.errors import XTunerError
+from xtuner.model.files.pickles import load_pickle, pickles_in, restricted_loading
 
 mend("mmengine._strategy.deepspeed")
 # torch 2.14 has new names for what DeepSpeed calls in every step of ZeRO-3: two lines a step
@@ -146,7 +147,7 @@ class DeepSpeedBackend:
         """
         if not path.is_dir():
             raise XTunerError(f"{path} was saved without DeepSpeed: resume it without --deepspeed.")
-        trainer = torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
+        trainer = load_pickle(path / TRAINER_FILE)["trainer"]
         if trainer["world_size"] != self.engine.world_size and not is_universal(path):
             way = (
                 f"start a new run from its weights: drop --resume and add --cfg-options pretrained_pth={path}"
@@ -161,9 +162,10 @@ class DeepSpeedBackend:
         return trainer
 
     def load(self, path: Path) -> None:
-        """Takes weights and optimizer from this rank's shards: pickles, so only load a run of your own."""
-        # strict would ask for the frozen weights, which checkpoints leave out
-        found, _ = self.engine.load_checkpoint(str(path.parent), tag=path.name, load_module_strict=False)
+        """Takes weights and optimizer from this rank's shards; see `restricted_loading`."""
+        with restricted_loading(pickles_in(path)):
+            # strict would ask for the frozen weights, which checkpoints leave out
+            found, _ = self.engine.load_checkpoint(str(path.parent), tag=path.name, load_module_strict=False)
         if found is None:
             raise XTunerError(f"{path} holds no shards that DeepSpeed can read: take an older checkpoint.")
 

@@ -16,6 +16,7 @@ from xtuner.engine.processes.environment import Environment
 from xtuner.engine.steps.optim import StepOptimizer
 from xtuner.engine.steps.precision import cast_parameters
 from xtuner.errors import XTunerError
+from xtuner.model.files.pickles import load_pickle
 
 
 def wrap_plain(model: nn.Module, optimizer: StepOptimizer, environment: Environment) -> nn.Module:
@@ -94,10 +95,10 @@ class PlainBackend:
         """
         if path.is_dir():
             raise XTunerError(f"{path} was saved under DeepSpeed: resume it with the same --deepspeed setting.")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["trainer"]
+        return load_pickle(path, mapped=True)["trainer"]
 
     def load(self, path: Path) -> None:
         """Takes the trained weights and the optimizer's state from a checkpoint."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_pickle(path)
         self.module.load_state_dict(state["state_dict"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -14,9 +14,6 @@ from torch import nn
 
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
-from xtuner.model.files.weight_files import load_pickle, read_state_dict
-
-__all__ = ["LoadReport", "load_parts", "load_pickle", "read_state_dict", "save_file_atomic"]
 
 _SHOWN = 12
 _ADAPTERS = " adapters"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from xtuner.errors import XTunerError
+from xtuner.model.files.pickles import check_pickles, damaged, load_pickle
 from xtuner.model.files.zero_files import open_zero_files
 
 _WRAPPERS = ("state_dict", "module", "model")
@@ -30,15 +29,6 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 """torch's types by their names in safetensors files."""
-
-_DEEPSPEED_NAMES = (
-    "argparse.Namespace",
-    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
-    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
-    "deepspeed.runtime.zero.config.ZeroStageEnum",
-    "deepspeed.utils.tensor_fragment.fragment_address",
-)
-"""Plain value classes that DeepSpeed's own checkpoints name."""
 
 
 class Weight(NamedTuple):
@@ -83,51 +73,6 @@ def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def load_pickle(path: str | Path, mapped: bool = False) -> Any:
-    """``torch.load`` onto the CPU that refuses everything but tensors and plain values.
-
-    Args:
-        path: the file.
-        mapped: map tensors instead of reading them, where the file's format allows it. They lie at odd addresses then,
-            where CPU kernels round differently: to be copied, not to be computed with.
-
-    Raises:
-        XTunerError: the file would run code when loaded, or is damaged.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _can_be_mapped(path))
-    except pickle.UnpicklingError as error:
-        raise XTunerError(
-            f"'{path}' is refused: it holds more than tensors ({_what_else(path)}), and loading such a file runs "
-            "whatever code it carries. If you trust where it comes from, convert it once on your own "
-            "responsibility: torch.save({k: v for k, v in torch.load(FILE, weights_only=False).items() "
-            "if torch.is_tensor(v)}, NEW_FILE)"
-        ) from error
-    # any bytes are some pickle: what is none of ours ends in whatever its first instruction stumbles over
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _can_be_mapped(path: str | Path) -> bool:
-    # files from before torch 1.6 are no archives
-    return zipfile.is_zipfile(path)
-
-
-def _damaged(path: str | Path, error: Exception) -> XTunerError:
-    text = "" if isinstance(error, LookupError) else str(error)
-    reason = (text.splitlines() or ["it is no file of weights"])[0].rstrip(".")
-    return XTunerError(f"'{path}' cannot be read: {reason}. It may be cut off: fetch or save it again.")
-
-
-def _what_else(path: str | Path) -> str:
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (RuntimeError, ValueError, pickle.UnpicklingError):
-        # no zip archive: an old or hand-made pickle
-        return "it is a plain pickle"
-    return ", ".join(sorted(names)) or "objects"
-
-
 def _held(tensor: torch.Tensor) -> Weight:
     return Weight(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
@@ -153,7 +98,7 @@ def _open_safetensors(path: Path) -> dict[str, Weight]:
                 for key, piece in described.items()
             }
     except SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     except KeyError as error:
         raise XTunerError(f"'{path}' holds tensors of the type {error}, which is unknown here.") from error
 
@@ -164,7 +109,7 @@ def _reader(path: Path, key: str) -> Callable[[], torch.Tensor]:
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor(key)
         except SafetensorError as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
 
     return read
 
@@ -203,24 +148,9 @@ def _open_shards(folder: Path, index: Path, prefix: str) -> dict[str, Weight]:
 
 def _open_zero(folder: Path, tag: str) -> dict[str, Weight]:
     files = sorted((folder / tag).glob("*_states.pt"))
-    for file in files:
-        _check_deepspeed_pickle(file)
+    check_pickles(files)
     if not any(file.name.endswith("optim_states.pt") for file in files):
         raise XTunerError(
             f"'{folder / tag}' has no *_optim_states.pt, where DeepSpeed keeps the weights: copy the whole folder."
         )
     return {name: Weight(*found) for name, found in open_zero_files(folder / tag).items()}
-
-
-def _check_deepspeed_pickle(file: Path) -> None:
-    """DeepSpeed's files hold objects of its own and load without protection: what they name is looked at first."""
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
-    except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise _damaged(file, error) from error
-    foreign = ", ".join(sorted(name for name in names if name not in _DEEPSPEED_NAMES))
-    if foreign:
-        raise XTunerError(
-            f"'{file}' is refused: besides tensors and DeepSpeed's own classes it names {foreign}, and loading it "
-            "could run code. Take the checkpoint from where it was made."
-        )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from xtuner.errors import XTunerError
+from xtuner.model.files.pickles import load_pickle
 
 _OPTIMIZER = "optimizer_state_dict"
 _GROUPS = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_flat_groups"}
@@ -50,8 +51,6 @@ class ZeroWeight(NamedTuple):
 
 class ZeroFiles:
     """The files of all ranks of one checkpoint.
-
-    The caller has made sure that they name no foreign classes: they are loaded without protection.
 
     Args:
         folder: holds ``*_model_states.pt`` and ``*_optim_states.pt``.
@@ -193,7 +192,7 @@ class ZeroFiles:
 
     def _open(self, file: Path) -> Any:
         if file not in self._mapped:
-            self._mapped[file] = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+            self._mapped[file] = load_pickle(file, mapped=True)
         return self._mapped[file]
 
 

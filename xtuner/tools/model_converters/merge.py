@@ -76,12 +76,14 @@ def _load_base(base: Path) -> tuple[Any, bool]:
     """Returns the model of a folder, and whether it is an exported one."""
     from transformers import AutoModelForCausalLM
 
+    from xtuner.model.files.pickles import pickles_in, restricted_loading
     from xtuner.tools.support.families import family_of, is_exported
 
     if is_exported(base):
         return family_of(base).load_model(base), True
     try:
-        return AutoModelForCausalLM.from_pretrained(base, dtype="auto"), False
+        with restricted_loading(pickles_in(base)):
+            return AutoModelForCausalLM.from_pretrained(base, dtype="auto"), False
     except (OSError, ValueError) as error:
         raise XTunerError(f"the base '{base}' cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -98,8 +100,11 @@ def _part(model: Any, name: str, base: Path) -> Any:
 def _merged(part: Any, folder: Path) -> Any:
     from peft import PeftModel
 
+    from xtuner.model.files.pickles import pickles_in, restricted_loading
+
     try:
-        return PeftModel.from_pretrained(part, str(folder)).merge_and_unload(safe_merge=True)
+        with restricted_loading(pickles_in(folder)):
+            return PeftModel.from_pretrained(part, str(folder)).merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError) as error:
         values = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
         raise XTunerError(

@@ -12,6 +12,15 @@ from xtuner.errors import XTunerError
 
 HELP = "a ZeRO-1 or ZeRO-2 checkpoint to DeepSpeed's universal format, which any number of processes can resume"
 
+_SCRIPT = """
+import runpy
+import deepspeed
+from xtuner.model.files.pickles import restricted_loading
+with restricted_loading():
+    runpy.run_module("deepspeed.checkpoint.ds_to_universal", run_name="__main__", alter_sys=True)
+"""
+"""DeepSpeed's own script, in a process in which no file can run code."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner convert universal``."""
@@ -21,11 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts by DeepSpeed's own script; returns the exit code."""
-    import torch
-
     from xtuner.engine.checkpoints.integrity import TRAINER_FILE, check_resumable_form
     from xtuner.log import get_logger
     from xtuner.model.files.checkpoints import save_file_atomic
+    from xtuner.model.files.pickles import check_pickles, load_pickle, pickles_in
 
     source, target = Path(args.checkpoint), Path(args.target)
     if not source.is_dir():
@@ -39,10 +47,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if target.exists():
         raise XTunerError(f"'{target}' exists: choose a new folder. Nothing was overwritten.")
-    trainer = torch.load(source / TRAINER_FILE, map_location="cpu", weights_only=True)["trainer"]
+    trainer = load_pickle(source / TRAINER_FILE)["trainer"]
+    check_pickles(pickles_in(source))
 
     # stages 1 and 2 leave out what the script looks for
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command = [sys.executable, "-c", _SCRIPT, "--inject_missing_state"]
     done = subprocess.run(
         [*command, "--input_folder", str(source), "--output_folder", str(target)], capture_output=True, text=True
     )

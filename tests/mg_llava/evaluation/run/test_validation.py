@@ -15,7 +15,7 @@ from tests.mg_llava.evaluation.run.val_ranks import STEPS, options
 from tools.tiny_world import make
 from xtuner.cli import main
 from xtuner.log import console
-from xtuner.model.files.checkpoints import read_state_dict
+from xtuner.model.files.weight_files import read_state_dict
 
 ROOT = Path(__file__).parents[4]
 pytestmark = [pytest.mark.multi_process, pytest.mark.slow]

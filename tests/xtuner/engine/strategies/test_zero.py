@@ -17,7 +17,7 @@ from tests.xtuner.engine.strategies.zero_ranks import BAD_STEP
 from tests.xtuner.engine.toy import train_toy
 from xtuner.cli import main
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
-from xtuner.model.files.checkpoints import read_state_dict
+from xtuner.model.files.weight_files import read_state_dict
 
 CASES = ("ddp", "zero1", "zero2", "zero3")
 ROOT = Path(__file__).parents[4]

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from xtuner.errors import XTunerError
-from xtuner.model.files.checkpoints import load_parts, read_state_dict, save_file_atomic
+from xtuner.model.files.checkpoints import load_parts, save_file_atomic
+from xtuner.model.files.weight_files import read_state_dict
 
 
 def two_parts() -> dict[str, nn.Module]:
