@@ -22,6 +22,7 @@ from tests.tiny_assistant import box_record, tiny_assistant
 from tests.tiny_parts import tiny_clip_folder, tiny_convnext_folder, tiny_llm, tiny_llm_folder, tiny_model
 from tests.zero_checkpoint import save_zero_checkpoint
 from xtuner.cli import main
+from xtuner.constants import RESTRICT_TORCH
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 from xtuner.engine.checkpoints.integrity import TRAINER_FILE
 from xtuner.engine.strategies.deepspeed import DeepSpeedBackend
@@ -267,6 +268,7 @@ def test_there_is_no_other_door() -> None:
     assert found == ["xtuner/data/store/arrays.py: np.load", "xtuner/model/files/pickles.py: torch.load"]
 
 
-def test_the_bomb_is_real(tmp_path: Path, poison: Poison) -> None:
+def test_the_bomb_is_real(tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RESTRICT_TORCH, raising=False)
     torch.load(poison.save(tmp_path / "a.pth"), weights_only=False)
     assert poison.exploded.exists()
