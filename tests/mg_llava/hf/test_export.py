@@ -89,7 +89,7 @@ class TestTarget:
         assert not (folder / "leftover").exists()
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").touch()
-        with pytest.raises(XTunerError, match="no earlier export"):
+        with pytest.raises(XTunerError, match="not an earlier export"):
             save_pretrained(assistant, node, tmp_path / "mine")
 
     def test_a_cut_off_run_leaves_the_old_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ class TestBadFolder:
         (folder / "config.json").write_text(json.dumps({**config, **values}))
 
     def test_no_export(self, tmp_path: Path) -> None:
-        with pytest.raises(XTunerError, match="no exported mg_llava model"):
+        with pytest.raises(XTunerError, match="not an exported mg_llava model"):
             load_pretrained(tmp_path)
 
     def test_other_version(self, copy: Path) -> None:
