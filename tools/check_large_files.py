@@ -13,7 +13,9 @@ def main(names: list[str]) -> int:
     large = [(name, Path(name).stat().st_size) for name in names if Path(name).is_file()]
     large = [(name, size) for name, size in large if size > LIMIT_BYTES]
     for name, size in large:
-        print(f"{name}: {size / 2**20:.1f} MB, the limit is {LIMIT_BYTES / 2**20:.0f} MB. Make it by a script instead.")
+        print(
+            f"{name}: {size / 2**20:.1f} MB, the limit is {LIMIT_BYTES / 2**20:.0f} MB. Make it with a script instead."
+        )
     return 1 if large else 0
 
 

@@ -99,7 +99,7 @@ def test_partial_checkpoint_names_the_absent_parts(model: MGLLaVA, tmp_path: Pat
         model.load_checkpoint(tmp_path / "partial.pth")
     message = str(error.value)
     assert "the part 'object_encoder' is absent (4 weights)" in message
-    assert "the part 'fusion' is incomplete: 1 weights are missing, fusion.gate.2.bias" in message
+    assert "the part 'fusion' is incomplete: it lacks weights (1), e.g. fusion.gate.2.bias" in message
     assert "the part 'projector'" not in message
     # all or nothing
     assert torch.equal(model.full_state_dict()["projector.layers.0.bias"], before)
@@ -109,7 +109,7 @@ def test_checkpoint_of_another_width_names_both(model: MGLLaVA, tmp_path: Path) 
     state = published("light", "pretrain")
     state["projector.model.2.weight"] = torch.zeros(4096, 64)
     torch.save(state, tmp_path / "wide.pth")
-    with pytest.raises(XTunerError, match=r"\(4096, 64\) there and \(64, 64\) in this model"):
+    with pytest.raises(XTunerError, match=r"\(4096, 64\) in the checkpoint and \(64, 64\) in this model"):
         model.load_checkpoint(tmp_path / "wide.pth")
 
 

@@ -70,7 +70,7 @@ def compare(first: str | Path, second: str | Path) -> list[BenchmarkComparison]:
         names = [", ".join(sorted(one)) or "none" for one in found]
         raise XTunerError(
             f"'{first}' and '{second}' have no benchmark in common: found {names[0]} and {names[1]}. Expected folders "
-            "that hold <benchmark>/metrics.json, as `xtuner test --work-dir` writes them."
+            "that hold <benchmark>/metrics.json, which `xtuner test --work-dir` writes."
         )
     return [_compare(name, found[0][name], found[1][name]) for name in shared]
 
@@ -92,7 +92,9 @@ def _compare(name: str, first: Path, second: Path) -> BenchmarkComparison:
 def _predictions(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / "predictions.jsonl"
     if not path.exists():
-        raise XTunerError(f"'{path}' is missing: the benchmark's answers are needed to compare question by question.")
+        raise XTunerError(
+            f"'{path}' is missing: the comparison needs the benchmark's answers. Run `xtuner test` again."
+        )
     rows = {}
     # not splitlines: answers may hold line separators that JSON does not escape
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
@@ -101,7 +103,7 @@ def _predictions(folder: Path) -> dict[str, dict[str, Any]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise XTunerError(
-                    f"'{path}' line {number} is not JSON: was it killed? Run `xtuner test` again."
+                    f"'{path}' line {number} is not JSON; perhaps the run was killed. Run `xtuner test` again."
                 ) from error
             rows[row["id"]] = row
     return rows

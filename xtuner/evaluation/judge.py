@@ -88,8 +88,8 @@ class Judge:
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
             raise XTunerError(
-                "a judge needs its key in the environment variable OPENAI_API_KEY (any text for a local endpoint), and "
-                "the endpoint in OPENAI_BASE_URL; neither is ever written to a file."
+                "a judge needs its key in the environment variable OPENAI_API_KEY (any text for a local endpoint) and "
+                "its endpoint in OPENAI_BASE_URL: set both. Neither is written to a file."
             )
         self._key = key
         self.retries = retries
@@ -115,7 +115,7 @@ class Judge:
         known = file.replies(self.model)
         to_ask = [prompt for prompt in prompts if prompt not in known]
         get_logger().info(
-            "%s: %d judgements stand already; %s", name, len(prompts) - len(to_ask), self.cost(to_ask, max_tokens)
+            "%s: judgements that exist already: %d; %s", name, len(prompts) - len(to_ask), self.cost(to_ask, max_tokens)
         )
         pool = ThreadPoolExecutor(self.parallel)
         futures = {pool.submit(self.ask, prompt, max_tokens): prompt for prompt in to_ask}
@@ -126,7 +126,7 @@ class Judge:
                 done += 1
         except XTunerError as error:
             get_logger().warning(
-                "%s: %d of %d judgements are missing, what came is kept; run again to go on: %s",
+                "%s: %d of %d judgements are missing. The others are kept; run the command again to continue: %s",
                 name,
                 len(to_ask) - done,
                 len(prompts),
@@ -167,7 +167,7 @@ class Judge:
                 break
             time.sleep(self.pause * 2**attempt)
         raise XTunerError(
-            f"the judge at {self.url} did not reply ({reason}): check OPENAI_BASE_URL, the key, the model's name "
+            f"the judge at {self.url} does not reply ({reason}): check OPENAI_BASE_URL, the key, the model's name "
             f"'{self.model}' and your limits there."
         )
 
@@ -177,6 +177,6 @@ def _content(reply: Any, url: str) -> str:
         return str(reply["choices"][0]["message"]["content"] or "")
     except (KeyError, IndexError, TypeError) as error:
         raise XTunerError(
-            f"{url} replied {json.dumps(reply)[:200]}: expected choices[0].message.content as OpenAI's chat "
-            "completions have it."
+            f"{url} replied {json.dumps(reply)[:200]}: expected choices[0].message.content in the format of OpenAI's "
+            "chat completions."
         ) from error

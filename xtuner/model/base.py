@@ -93,7 +93,7 @@ class TrainableParts(BaseModel):
         for name in names:
             if name not in self.part_names:
                 raise XTunerError(
-                    f"'{name}' in trainable is no part of {type(self).__name__}: expected some of "
+                    f"'{name}' in trainable is not a part of {type(self).__name__}: expected one or more of "
                     f"{', '.join(self.part_names)}.{nearest(name, self.part_names)}"
                 )
         parts = self.parts()
@@ -175,7 +175,7 @@ class TrainableParts(BaseModel):
         except RuntimeError as error:
             detail = "\n".join(f"  - {line.strip()}" for line in str(error).splitlines()[1:])
             raise XTunerError(
-                f"the checkpoint does not fit this model:\n{detail}\nContinue with the config that it was trained with."
+                f"the checkpoint does not fit this model:\n{detail}\nUse the config that it was trained with."
             ) from error
         missing = [key for key in result.missing_keys if self.is_trained(key)]
         if strict and (missing or result.unexpected_keys):

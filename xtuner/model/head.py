@@ -98,4 +98,4 @@ def check_fused_loss(llm: PreTrainedModel) -> None:
         )
     changes = [name for name in _LOGIT_CHANGES[1:] if getattr(llm.config, name, None) is not None]
     if changes:
-        raise XTunerError(f"fused_loss leaves out the language model's {changes[0]}: set fused_loss=False.")
+        raise XTunerError(f"fused_loss does not apply the language model's {changes[0]}: set fused_loss=False.")

@@ -30,7 +30,9 @@ def read_llm_config(name_or_path: str) -> PretrainedConfig:
     """
     folder = Path(name_or_path)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise XTunerError(f"'{name_or_path}' has no config.json: expected a folder as transformers saves it.")
+        raise XTunerError(
+            f"'{name_or_path}' has no config.json: expected a model folder in the format of transformers."
+        )
     shipped = architecture_file(name_or_path) if in_meta_init() and not folder.is_dir() else None
     if shipped is not None:
         values = json.loads(shipped.read_text(encoding="utf-8"))
@@ -40,7 +42,7 @@ def read_llm_config(name_or_path: str) -> PretrainedConfig:
     except (OSError, ValueError) as error:
         raise XTunerError(
             f"the language model '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
-            "Give a folder with config.json, or a name on the Hugging Face hub and a network."
+            "Pass a folder with config.json, or a name on the Hugging Face hub with network access."
         ) from error
 
 
@@ -63,7 +65,7 @@ def layout_advice(attn_implementation: str, pack: bool) -> str | None:
     attention = resolve_attention(attn_implementation)
     variable = attention.startswith(("flash", "flex"))
     if variable and not pack:
-        return f"{attention} takes packed samples: pack=True leaves the padding out, at the same loss."
+        return f"{attention} supports packed samples: pack=True removes the padding and keeps the loss."
     if pack and not variable:
         return (
             f"pack=True with {attention} attention: each row costs the square of all its tokens. Set "
@@ -152,7 +154,7 @@ def build_llm(
     except OSError as error:
         raise XTunerError(
             f"the weights of '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
-            "Download them completely (config.json, *.safetensors)."
+            "Download all of its files (config.json, *.safetensors)."
         ) from error
     if quantization is not None:
         _keep_gradients(llm)

@@ -61,7 +61,8 @@ def _no_such_layer(part: nn.Module, names: list[str], setting: str) -> XTunerErr
     choices = linear_names(part)
     hint = nearest(names[0], choices) if names else ""
     return XTunerError(
-        f"{setting}: target_modules {names} match no layer; expected some of {choices}.{hint} Left out, all are taken."
+        f"{setting}: target_modules {names} match no layer; expected one or more of {choices}.{hint} "
+        "Without the setting, every layer gets an adapter."
     )
 
 

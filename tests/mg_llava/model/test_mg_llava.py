@@ -320,9 +320,9 @@ class TestPretrained:
 
     def test_language_model_of_another_width_names_both(self, tmp_path: Path) -> None:
         save_file_atomic(tiny_model(tmp_path).state_dict(), tmp_path / "stage1.pth")
-        with pytest.raises(XTunerError, match="its language model is 32 wide, this one 64: ") as caught:
+        with pytest.raises(XTunerError, match="its language model is 32 wide, this model's is 64: ") as caught:
             tiny_model(tmp_path, hidden_size=64, pretrained_pth=str(tmp_path / "stage1.pth"))
-        assert "projector.layers.0.weight is (32, 24) there and (64, 24) in this model" in str(caught.value)
+        assert "projector.layers.0.weight is (32, 24) in the checkpoint and (64, 24) in this model" in str(caught.value)
 
     def test_no_such_file(self, tmp_path: Path) -> None:
         with pytest.raises(XTunerError, match="does not exist"):

@@ -47,7 +47,7 @@ def test_others_and_too_many_are_errors(stub: Stub, status: int, requests: int) 
 def test_no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "x")
-    with pytest.raises(XTunerError, match="did not reply"):
+    with pytest.raises(XTunerError, match="does not reply"):
         judge(retries=0, timeout=5).ask("q", 1)
 
 

@@ -145,7 +145,7 @@ def test_what_the_fused_loss_is_given(kind: str, monkeypatch: pytest.MonkeyPatch
 def test_fused_loss_refuses_scaled_logits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(XTunerError, match="fused_loss leaves out the language model's logit"):
+    with pytest.raises(XTunerError, match="fused_loss does not apply the language model's logit"):
         check_fused_loss(tiny(kind))
     check_fused_loss(tiny("gemma2"))
 

@@ -38,7 +38,7 @@ class LoadReport:
         get_logger().info("loaded %s from %s", ", ".join(self.loaded_parts) or "nothing", source)
         if self.unexpected:
             count, some = len(self.unexpected), ", ".join(self.unexpected[:3])
-            get_logger().warning("%s: %d weights are unknown here and ignored, e.g. %s", source, count, some)
+            get_logger().warning("%s: unknown weights ignored: %d, e.g. %s", source, count, some)
 
 
 def load_parts(
@@ -74,12 +74,12 @@ def load_parts(
     for part, tensors in own.items():
         absent = _absent(tensors, found[part])
         if found[part] and absent:
-            problems.append(f"the part '{part}' is incomplete: {len(absent)} weights are missing, {absent[0]} for one")
+            problems.append(f"the part '{part}' is incomplete: it lacks weights ({len(absent)}), e.g. {absent[0]}")
         elif absent and part in required:
-            problems.append(f"the part '{part}' is absent ({len(absent)} weights)")
+            problems.append(f"the part '{part}' is absent (weights: {len(absent)})")
         missing += absent if found[part] or part in required else []
         problems += [
-            f"{name} is {tuple(state[name].shape)} there and {_shape(tensors[name])} in this model"
+            f"{name} is {tuple(state[name].shape)} in the checkpoint and {_shape(tensors[name])} in this model"
             for name in found[part]
             if tuple(state[name].shape) != _shape(tensors[name])
         ]
@@ -131,7 +131,7 @@ def _widths(own: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, t
     there, here = (_shape(found[last[0]])[0] for found in (state, own["projector"])) if last else (0, 0)
     if there == here:
         return []
-    return [f"its language model is {there} wide, this one {here}: it was trained with another language model"]
+    return [f"its language model is {there} wide, this model's is {here}: it was trained with another language model"]
 
 
 def _refusal(source: str, problems: list[str], state: Mapping[str, torch.Tensor]) -> str:
@@ -143,7 +143,7 @@ def _refusal(source: str, problems: list[str], state: Mapping[str, torch.Tensor]
         [
             f"{source} does not fit this model:",
             *shown,
-            f"It holds {held}. Take a checkpoint of this model's kind and size, or set the language model and "
+            f"It holds {held}. Use a checkpoint of this model's kind and size, or set the language model and "
             "the encoders to those it was trained with.",
         ]
     )

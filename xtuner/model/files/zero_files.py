@@ -91,7 +91,7 @@ class ZeroFiles:
         wanted = ranks if stage == 3 else 1
         if len(optims) != ranks or len(models) < wanted:
             raise XTunerError(
-                f"'{self.folder}' was written by {ranks} processes, and holds {len(optims)} *_optim_states.pt and "
+                f"'{self.folder}' was written by {ranks} processes, but holds {len(optims)} *_optim_states.pt and "
                 f"{len(models)} *_model_states.pt: copy the whole folder."
             )
         model = self._open(models[0])
@@ -178,11 +178,11 @@ class ZeroFiles:
         if math.ceil(used / multiple) != math.ceil(available / multiple):
             raise XTunerError(
                 f"'{self.folder}': its weights need {used} numbers, its optimizer files hold {available}. The files "
-                "are not of one checkpoint: copy the whole folder again."
+                "belong to different checkpoints: copy the whole folder again."
             )
 
     def _short(self, name: str) -> XTunerError:
-        return XTunerError(f"'{self.folder}' holds only a part of {name}: copy the whole folder again.")
+        return XTunerError(f"'{self.folder}' holds only part of {name}: copy the whole folder again.")
 
     def _tensor(self, file: Path, keys: tuple[Any, ...]) -> torch.Tensor:
         found = self._open(file)

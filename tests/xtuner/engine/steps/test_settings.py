@@ -21,7 +21,7 @@ def test_says_that_the_layout_does_not_suit_the_attention(framework_log: list[lo
     _say_layout({"llm": {"attn_implementation": "flash_attention_2"}})  # cannot pack
     assert not framework_log
     _say_layout({"pack": False, "llm": {"attn_implementation": "flash_attention_2"}})
-    assert "pack=True leaves the padding out" in framework_log[0].getMessage()
+    assert "pack=True removes the padding" in framework_log[0].getMessage()
 
 
 class TestRuntimeSettings:

@@ -45,9 +45,9 @@ class TestLoadParts:
             load_parts(target, state, required=["head"], source="x.pth")
         message = str(error.value)
         assert message.startswith("x.pth does not fit this model:")
-        assert "encoder.weight is (5, 5) there and (3, 2) in this model" in message
-        assert "the part 'encoder' is incomplete: 1 weights are missing, encoder.bias for one" in message
-        assert "the part 'head' is incomplete: 1 weights are missing, head.bias for one" in message
+        assert "encoder.weight is (5, 5) in the checkpoint and (3, 2) in this model" in message
+        assert "the part 'encoder' is incomplete: it lacks weights (1), e.g. encoder.bias" in message
+        assert "the part 'head' is incomplete: it lacks weights (1), e.g. head.bias" in message
         assert torch.equal(target["head"].weight, before)
 
     def test_long_lists_are_cut(self) -> None:
