@@ -61,12 +61,12 @@ def read_vocabulary(path: str | None) -> list[str]:
             text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise XTunerError(
-            f"the vocabulary '{path}' cannot be read ({error}): expected a text file, a name a line."
+            f"the vocabulary '{path}' cannot be read ({error}): expected a text file with one name per line."
         ) from error
     lines = (line.strip() for line in text.splitlines())
     names = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not names:
-        raise XTunerError(f"the vocabulary '{path}' holds no name: write what to look for, a name a line.")
+        raise XTunerError(f"the vocabulary '{path}' holds no names: write what to look for, one name per line.")
     return names
 
 

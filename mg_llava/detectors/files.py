@@ -30,5 +30,5 @@ class BoxFileDetector:
             XTunerError: pictures without a path.
         """
         if keys is None:
-            raise XTunerError(f"boxes of '{self.store.path}' are found by a picture's path, which is not known here.")
+            raise XTunerError(f"boxes of '{self.store.path}' are looked up by a picture's path, which is unknown here.")
         return [self.store.lookup(key) for key in keys]

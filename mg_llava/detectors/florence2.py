@@ -45,7 +45,7 @@ class Florence2Detector:
         self.task = task
         self.max_new_tokens = max_new_tokens
         self.num_beams = num_beams
-        get_logger().warning("Florence-2 gives no scores: all boxes get %.0f.", _SCORE)
+        get_logger().warning("Florence-2 gives no scores: every box gets %.0f.", _SCORE)
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Image.Image], keys: Sequence[str] | None = None) -> list[PictureBoxes]:

@@ -74,7 +74,7 @@ class BoxGeneration:
             raise XTunerError(f"the image folder '{image_folder}' does not exist: check --image-folder.")
         self.keys = _keys_of_records(data_path) if data_path else _keys_below(self.image_folder)
         if not self.keys:
-            raise XTunerError(f"'{data_path or image_folder}' names no picture: check --data and --image-folder.")
+            raise XTunerError(f"'{data_path or image_folder}' names no pictures: check --data and --image-folder.")
 
     def run(
         self,
@@ -113,7 +113,7 @@ class BoxGeneration:
         done = {record["image"] for record in _read_parts(parts) if "error" not in record}
         own = [key for key in keys[rank::world_size] if key not in done]
         if rank == 0 and done:
-            get_logger().info("%d of %d pictures stand already", len(done & set(keys)), len(keys))
+            get_logger().info("%d of %d pictures are done already", len(done & set(keys)), len(keys))
         if own:
             self._find(own, parts / f"rank{rank}-{time.time_ns()}.jsonl", device, rank, set(keys[:draw]), out)
         finished.touch()

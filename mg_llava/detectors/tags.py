@@ -32,7 +32,7 @@ class TagFile:
         except (OSError, json.JSONDecodeError) as error:
             raise XTunerError(f"the tag file '{path}' cannot be read: {error}") from error
         if not isinstance(content, dict) or not all(isinstance(tags, list) for tags in content.values()):
-            raise XTunerError(f"the tag file '{path}' is no JSON object of picture → list of names.")
+            raise XTunerError(f"the tag file '{path}' is not a JSON object of picture → list of names.")
         self.path = path
         self.tags: dict[str, list[str]] = {key: [str(tag) for tag in tags] for key, tags in content.items()}
 
@@ -43,7 +43,7 @@ class TagFile:
             XTunerError: pictures without a path.
         """
         if keys is None:
-            raise XTunerError(f"the tags of '{self.path}' are found by a picture's path, which is not known here.")
+            raise XTunerError(f"the tags of '{self.path}' are looked up by a picture's path, which is unknown here.")
         return [self.tags.get(key, []) for key in keys]
 
 

@@ -204,7 +204,7 @@ class TestFlorence2:
     ) -> None:
         """The model's own text is nonsense; in its place stands one with places whose pixels are worked out here."""
         detector = Florence2Detector(str(tiny_florence2(tmp_path / "model")), max_new_tokens=8)
-        assert "gives no scores: all boxes get 1" in " ".join(capsys.readouterr().err.split())
+        assert "gives no scores: every box gets 1" in " ".join(capsys.readouterr().err.split())
         assert all(isinstance(found, PictureBoxes) for found in detector(pictures[:2]))
         words = ["</s>", "<s>", "cat", "<loc_0>", "<loc_0>", "<loc_499>", "<loc_999>", "dog", "<loc_500>", "<loc_100>"]
         ids = detector.processor.tokenizer.convert_tokens_to_ids([*words, "<loc_999>", "<loc_800>", "</s>"])
