@@ -8,7 +8,7 @@ from xtuner.data.text import build_tokenizer
 from xtuner.engine import RuntimeSettings
 from xtuner.engine.steps import WarmupCosine, build_adamw
 
-tokenizer = dict(type=build_tokenizer, name_or_path="${llm_name_or_path}")
+tokenizer = dict(type=build_tokenizer, name_or_path="${llm_name_or_path}", source="${tokenizer_source}")
 image_processor = dict(
     type=ImageProcessor,
     name_or_path="${visual_encoder_name_or_path}",

@@ -17,6 +17,11 @@ _MACROS = (
     "{{ texts | join(NEWLINE) | trim }}"
     "{%- endif -%}{%- endmacro -%}"
 )
+_OPENED = (
+    "{%- macro opened(text) -%}"
+    "{{ BOS + text if state.bos and not (BOS and text.startswith(BOS)) else text }}"
+    "{%- endmacro -%}"
+)
 
 
 def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None) -> str:
@@ -25,14 +30,15 @@ def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None) -> str:
 
     Args:
         template: words around the turns.
-        bos: the tokenizer's bos token, which stands first and after every eos; None = it has none.
+        bos: the tokenizer's bos token, which stands first and after every eos, but not before a text that begins with
+            it; None = it has none.
         eos: the tokenizer's eos token.
     """
     before, after = template.input.split("{input}")
     before_system, after_system = template.system.split("{system}")
     end = json.dumps(template.answer_suffix or eos or "")
     # bos stands again after an eos only
-    again = json.dumps((bos or "") if not template.answer_suffix else "")
+    again = json.dumps(not template.answer_suffix)
     text = {
         "BOS": json.dumps(bos or ""),
         "BEFORE": json.dumps(before),
@@ -47,15 +53,16 @@ def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None) -> str:
         constants
         + _MACROS
         + head
-        + "{{ BOS }}"
+        + "{%- set state = namespace(bos=true) -%}"
+        + _OPENED
         + "{%- for message in messages -%}"
         + "{%- if message.role in ['system', 'developer'] -%}"
-        + "{{ SYSTEM_BEFORE + words(message.content) + SYSTEM_AFTER }}"
+        + "{{ opened(SYSTEM_BEFORE + words(message.content) + SYSTEM_AFTER) }}{%- set state.bos = false -%}"
         + "{%- elif message.role == 'user' -%}"
-        + "{{ BEFORE + words(message.content) + AFTER }}"
+        + "{{ opened(BEFORE + words(message.content) + AFTER) }}{%- set state.bos = false -%}"
         + "{%- else -%}"
         + f"{{{{ words(message.content) + {end} + SEP }}}}"
-        + f"{{%- if not loop.last -%}}{{{{ {again} }}}}{{%- endif -%}}"
+        + f"{{%- set state.bos = {again} -%}}"
         + "{%- endif -%}"
         + "{%- endfor -%}"
     )

@@ -129,6 +129,15 @@ class TestChatTemplate:
         assert jinja.render(messages=messages) == self.rendered(template, turns)
         assert jinja.render(messages=messages[1:2]) == self.rendered(template, [Turn(f"{IMAGE_TOKEN}\nIs it red")])
 
+    def test_bos_is_not_put_before_a_text_that_begins_with_it(self) -> None:
+        jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+            to_jinja(TEMPLATES["chatml"], "<|im_start|>", "<|im_end|>")
+        )
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}, user(text("b"))]
+        for start in ([], [{"role": "system", "content": "Be brief."}]):
+            rendered = jinja.render(messages=[*start, *messages])
+            assert rendered.startswith("<|im_start|>") and "<|im_start|><|im_start|>" not in rendered
+
     def test_of_the_folder(self, exported: Exported, processor: MGLLaVAProcessor) -> None:
         messages = [user(IMAGE, text("Is it red"))]
         text_of = processor.apply_chat_template(messages)

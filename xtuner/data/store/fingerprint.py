@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xtuner.data.store.cache import remembered_digest
+from xtuner.data.text.probes import probe_digest
 from xtuner.data.text.templates import PromptTemplate
+from xtuner.data.text.tokenizer_files import backend_ids
 from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
@@ -41,7 +43,12 @@ def text_settings(
     return {
         "version": FORMAT_VERSION,
         "data": {"path": data_path, **_file_identity(data_path)},
-        "tokenizer": {"name": str(tokenizer.name_or_path), "digest": _tokenizer_digest(tokenizer)},
+        "tokenizer": {
+            "name": str(tokenizer.name_or_path),
+            "digest": _tokenizer_digest(tokenizer),
+            # what this version of the library makes of it
+            "probes": probe_digest(backend_ids(tokenizer)),
+        },
         "prompt_template": {**dataclasses.asdict(template), "stop_words": list(template.stop_words)},
         "max_length": max_length,
     }

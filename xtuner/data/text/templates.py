@@ -24,7 +24,7 @@ class PieceKind(enum.Enum):
     IMAGE = "image"
     """Place of one picture: `IMAGE_TOKEN_INDEX`."""
     BOS = "bos"
-    """The tokenizer's bos token, where it has one."""
+    """The tokenizer's bos token, where it has one and the text that follows does not begin with it."""
     EOS = "eos"
     """The tokenizer's eos token."""
 

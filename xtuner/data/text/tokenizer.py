@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+from xtuner.data.text.tokenizer_files import TokenizerMismatch, TokenizerSource, load_tokenizer
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -12,20 +13,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def build_tokenizer(name_or_path: str, padding_side: Literal["right", "left"] = "right") -> PreTrainedTokenizerBase:
+def build_tokenizer(
+    name_or_path: str, padding_side: Literal["right", "left"] = "right", source: TokenizerSource = "auto"
+) -> PreTrainedTokenizerBase:
     """Loads a tokenizer; one without a padding token pads with unk, else with eos.
+
+    Its ids are compared with those of the files that it comes from.
 
     Args:
         name_or_path: a folder with the tokenizer's files, or a name on the Hugging Face hub.
         padding_side: "right" for training, "left" where batches are generated.
+        source: the file that counts where tokenizer.json and tokenizer.model disagree; "auto" = tokenizer.json, with
+            a warning.
 
     Raises:
-        XTunerError: it cannot be read, or has no eos token.
+        XTunerError: it cannot be read, gives other ids than its tokenizer.model, or has no eos token.
     """
-    from transformers import AutoTokenizer
-
+    if source not in get_args(TokenizerSource):
+        raise XTunerError(f"tokenizer_source={source!r}: expected one of {', '.join(get_args(TokenizerSource))}.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side=padding_side, trust_remote_code=False)
+        tokenizer = load_tokenizer(name_or_path, padding_side, source, _warn_once)
+    except TokenizerMismatch:
+        raise
     # transformers raises OSError, ValueError, KeyError, ImportError and others for unreadable files
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix("from one of:").strip(" .")
@@ -50,3 +59,8 @@ def build_tokenizer(name_or_path: str, padding_side: Literal["right", "left"] = 
 @functools.cache
 def _tell_once(message: str) -> None:
     get_logger().info(message)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    get_logger().warning(message)

@@ -147,8 +147,17 @@ def _word_cache(tokenizer: PreTrainedTokenizerBase) -> WordCache | None:
 def _join(pieces: Sequence[Piece], ids_of: dict[str | PieceKind, list[int]], max_length: int | None) -> Encoded:
     input_ids: list[int] = []
     labels: list[int] = []
+    bos: list[int] = []
     for piece in pieces:
         ids = ids_of[piece.text or piece.kind]
+        if piece.kind is PieceKind.BOS:
+            bos = ids
+            continue
+        # a text may begin with bos itself: SmolLM2's is <|im_start|>
+        if bos and not (piece.text and ids[:1] == bos):
+            input_ids += bos
+            labels.append(IGNORE_INDEX)
+        bos = []
         input_ids += ids
         labels += ids if piece.supervised else [IGNORE_INDEX] * len(ids)
     if max_length is None or len(input_ids) <= max_length:

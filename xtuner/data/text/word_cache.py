@@ -35,8 +35,8 @@ _RARE_SPACE = re.compile(r"[\t\r\x0b\x0c\x1c-\x1f]").search
 class WordCache:
     """Encodes texts by their words.
 
-    A text is cut before every single space between two characters that are no white space, but not after an added
-    token. The first part is encoded on its own, each other one as the continuation of a letter.
+    A text is cut before every single space between two characters that are no white space (nor U+2581), but not
+    after an added token. The first part is encoded on its own, each other one as the continuation of a letter.
 
     Args:
         backend: of a tokenizer for which `cuts_at_spaces` is true.
@@ -69,7 +69,7 @@ class WordCache:
         parts = [words[0]]
         for before, word in zip(words, words[1:], strict=False):
             # what follows an added token begins anew for the tokenizer
-            safe = before and word and not before[-1].isspace() and not word[0].isspace()
+            safe = before and word and not _is_space(before[-1]) and not _is_space(word[0])
             if safe and not before.endswith(self._added):
                 parts.append(word)
             else:
@@ -104,33 +104,41 @@ def cuts_at_spaces(backend: Tokenizer) -> bool:
         return False
     if any(token["single_word"] or token["lstrip"] for token in content["added_tokens"]):
         return False
-    normalizers, steps = _flat(content["normalizer"], "normalizers"), _flat(content["pre_tokenizer"], "pretokenizers")
+    normalizers, steps = (
+        flat_steps(content["normalizer"], "normalizers"),
+        flat_steps(content["pre_tokenizer"], "pretokenizers"),
+    )
     if _is_byte_level(steps):
         return all(step["type"] in ("NFC", "NFKC") for step in normalizers)
     prepends = [{"type": "Prepend", "prepend": _SPACE}]
     replaces = [{"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}]
-    if _is_unsplit_metaspace(steps):
-        # what transformers makes of a sentencepiece file
-        steps, replaces, prepends = [], [], []
+    if steps and all(map(_is_unsplit_metaspace, steps)):
+        # what transformers, or `tokenizer_files`, makes of a sentencepiece file
+        return normalizers in ([], replaces) and not _crosses_spaces(model["vocab"])
     if steps or normalizers not in (replaces, prepends + replaces):
         return False
+    return not _crosses_spaces(model["vocab"])
+
+
+def _crosses_spaces(vocab: Iterable[str]) -> bool:
     # a run of spaces may be one entry; a space after anything else may not
-    return not any(_SPACE in token.lstrip(_SPACE) for token in model["vocab"])
+    return any(_SPACE in token.lstrip(_SPACE) for token in vocab)
 
 
-def _flat(node: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+def _is_space(character: str) -> bool:
+    # tokenizers that write a space as U+2581 cannot tell the two apart
+    return character.isspace() or character == _SPACE
+
+
+def flat_steps(node: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    """Returns the steps of a normalizer or pre-tokenizer of tokenizer.json; `key` holds those of a sequence."""
     if node is None:
         return []
     return list(node[key]) if node["type"] == "Sequence" else [node]
 
 
-def _is_unsplit_metaspace(steps: Sequence[dict[str, Any]]) -> bool:
-    return (
-        len(steps) == 1
-        and steps[0]["type"] == "Metaspace"
-        and steps[0]["replacement"] == _SPACE
-        and not steps[0]["split"]
-    )
+def _is_unsplit_metaspace(step: dict[str, Any]) -> bool:
+    return step["type"] == "Metaspace" and step["replacement"] in (_SPACE, " ") and not step["split"]
 
 
 def _is_byte_level(steps: Sequence[dict[str, Any]]) -> bool:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from tests.tiny_tokenizers import byte_level
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.data.text.conversations import Conversation
 from xtuner.data.text.templates import TEMPLATES, Turn, get_template
@@ -55,6 +57,38 @@ def test_cut_off_tokens_and_pictures_are_counted(tokenizer: PreTrainedTokenizerF
     assert len(cut.input_ids) == len(cut.labels) == 4
     assert (cut.num_truncated, cut.num_truncated_labels, cut.num_truncated_images) == (7, 3, 1)
     assert encode_conversation(talk, tokenizer, get_template("plain"), max_length=2).num_supervised == 0
+
+
+class TestBosOnce:
+    """SmolLM2's bos is <|im_start|>, with which every ChatML prompt begins."""
+
+    def smollm(self, bos: str = "<|im_start|>") -> PreTrainedTokenizerFast:
+        return PreTrainedTokenizerFast(tokenizer_object=byte_level(), bos_token=bos, eos_token="<|im_end|>")
+
+    @pytest.mark.parametrize("name", sorted(TEMPLATES))
+    @pytest.mark.parametrize("system", ["", "Be brief."])
+    def test_never_doubled(self, name: str, system: str) -> None:
+        tokenizer = self.smollm()
+        talk = [Turn("a bus", "two", system), Turn("a horse", "the")]
+        ids = encode_conversation(conversation(*talk), tokenizer, get_template(name), 999).input_ids
+        bos = tokenizer.bos_token_id
+        assert ids[0] == bos
+        assert all(pair != (bos, bos) for pair in pairwise(ids))
+        prompt = encode_prompt([Turn("a bus", None, system)], tokenizer, get_template(name))
+        assert ids[: len(prompt)] == prompt
+
+    def test_chatml_is_what_the_model_was_trained_with(self) -> None:
+        tokenizer = self.smollm()
+        ids = encode_prompt([Turn("a bus")], tokenizer, get_template("chatml"))
+        text = "<|im_start|>user\na bus<|im_end|>\n<|im_start|>assistant\n"
+        assert ids == tokenizer(text, add_special_tokens=False).input_ids
+
+    def test_another_bos_stays(self) -> None:
+        tokenizer = self.smollm(bos="<s>")
+        talk = conversation(Turn("<image>\na bus", "two"), Turn("a horse", "the"), images=1)
+        for name, count in (("chatml", 1), ("vicuna", 2)):
+            ids = encode_conversation(talk, tokenizer, get_template(name), 999).input_ids
+            assert ids.count(tokenizer.bos_token_id) == count
 
 
 texts = st.text(alphabet="ab <>\n{}é汉", max_size=12)

@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
+from tests.tiny_tokenizers import byte_level, llama_folder, random_texts, unigram, wordpiece
+from xtuner.data.text.conversations import Conversation
+from xtuner.data.text.templates import PromptTemplate, Turn
+from xtuner.data.text.tokenizer import build_tokenizer
+from xtuner.data.text.tokenizing import encode_conversations
 from xtuner.data.text.word_cache import LLAMA3_PATTERN, WordCache, cuts_at_spaces
 
-TEXTS = [
-    "A man is riding a horse on the beach, and it's 12 o'clock.  Two   spaces,\n\nlines and\ttabs.",
-    "What colour is the bus? White and red. the bus the bus",
-]
 PARITY = Path(__file__).parents[3] / "parity/data/d_dataset"
-GPT2 = {"add_prefix_space": False, "use_regex": True}
 
 
 @cache
 def tokenizer(kind: str) -> Tokenizer:
     if kind.startswith("tok_"):
         return Tokenizer.from_file(str(PARITY / kind / "tokenizer.json"))
-    made = Tokenizer(models.BPE())
-    if kind == "gpt2":
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(**GPT2)
-    else:
-        made.normalizer = normalizers.NFC() if kind == "qwen2" else None
-        pattern = LLAMA3_PATTERN.replace("{1,3}", "") if kind == "qwen2" else LLAMA3_PATTERN
-        split = pre_tokenizers.Split(Regex(pattern), "isolated")
-        made.pre_tokenizer = pre_tokenizers.Sequence(
-            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|end|>"], show_progress=False
-    )
-    made.train_from_iterator(TEXTS * 3, trainer)
-    return made
+    if kind.startswith("llama2"):
+        with TemporaryDirectory() as folder:
+            legacy, prefix = "legacy" in kind, "bare" not in kind
+            llama_folder(Path(folder), legacy=legacy, add_dummy_prefix=prefix)
+            return build_tokenizer(folder).backend_tokenizer
+    if kind == "qwen2":
+        return byte_level(LLAMA3_PATTERN.replace("{1,3}", ""), normalizers.NFC())
+    return byte_level(LLAMA3_PATTERN if kind == "llama3" else None)
 
 
-KINDS = ("tok_vicuna", "tok_phi3_chat", "gpt2", "llama3", "qwen2")
+KINDS = ("llama2", "llama2 legacy", "llama2 bare", "tok_vicuna", "tok_phi3_chat", "gpt2", "llama3", "qwen2")
 SPACES = (" ", "  ", "\n", "\t", "\u00a0", "\r\n", "\x1c", "\u2581")
 WORDS = ("the", "bus", "it's", "don't", "'s", "A", "a", ".", "(", "12", "é", "e\u0301", "\u0301", "汉", "😀")
-pieces = st.sampled_from((*SPACES, *WORDS, "<s>", "</s>", "<|end|>", "<|user|>"))
+pieces = st.sampled_from((*SPACES, *WORDS, "<s>", "</s>", "<|im_end|>", "<|end|>", "<|user|>"))
 texts = st.one_of(st.text(max_size=30), st.lists(pieces, max_size=12).map("".join))
 
 
@@ -54,6 +49,7 @@ texts = st.one_of(st.text(max_size=30), st.lists(pieces, max_size=12).map("".joi
 @settings(max_examples=150, deadline=None)
 @given(batch=st.lists(texts, min_size=1, max_size=6))
 @example(batch=["`<s> X </s>` is", "the <|end|>  bus", "a <|user|> b", " a", "a ", "a \u0301b"])
+@example(batch=["the <|im_end|>  bus", " \u2581 a \u2581b\u2581 c", "a\u2581 b \u2581c"])
 def test_ids_equal_the_tokenizers_own(kind: str, batch: list[str]) -> None:
     backend = tokenizer(kind)
     assert cuts_at_spaces(backend)
@@ -61,6 +57,51 @@ def test_ids_equal_the_tokenizers_own(kind: str, batch: list[str]) -> None:
     wanted = [backend.encode(text, add_special_tokens=False).ids for text in batch]
     # a second time from what was learnt
     assert words.encode(batch) == words.encode(batch) == wanted
+
+
+FAST, SLOW = 5_000, 200_000
+
+
+class TestManyTexts:
+    """Ids by the way of training against the tokenizer's own, for tokenizers with a cache and for those without."""
+
+    KINDS = ("llama2", "llama2 legacy", "gpt2", "llama3", "qwen2", "unigram", "wordpiece")
+
+    def check(self, kind: str, count: int, seed: int) -> None:
+        others = {"unigram": unigram, "wordpiece": wordpiece}
+        backend = others[kind]() if kind in others else tokenizer(kind)
+        assert cuts_at_spaces(backend) == (kind not in others)
+        ours = self.without_cache(backend) if kind in others else WordCache(backend).encode
+        batch = [text for text in random_texts(count, seed, () if kind in others else ("</s>", "<|im_end|>")) if text]
+        for start in range(0, count, 1000):
+            part = batch[start : start + 1000]
+            own = [encoding.ids for encoding in backend.encode_batch(part, add_special_tokens=False)]
+            different = [text for text, a, b in zip(part, ours(part), own, strict=True) if a != b]
+            assert not different, f"{kind}: {len(different)} texts, first {different[0]!r}"
+
+    @staticmethod
+    def without_cache(backend: Tokenizer) -> Callable[[list[str]], list[list[int]]]:
+        whole = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+        template = PromptTemplate(name="bare", input="{input}")
+
+        def encode(texts: list[str]) -> list[list[int]]:
+            talks = [Conversation("", (), (Turn("a", text),), 0) for text in texts]
+            one, eos = len(backend.encode("a").ids), 1
+            return [
+                encoded.input_ids[one:-eos]
+                for encoded in encode_conversations(talks, whole, template, max_length=10**6)
+            ]
+
+        return encode
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_some(self, kind: str) -> None:
+        self.check(kind, FAST // len(self.KINDS) + 1, seed=1)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_many(self, kind: str) -> None:
+        self.check(kind, SLOW // len(self.KINDS) + 1, seed=2)
 
 
 class TestToldApart:
