@@ -92,25 +92,30 @@ def save_checkpoint(
     checkpoint: str | Path,
     facts: Mapping[str, Any],
     dtype: torch.dtype | None = None,
+    base: str | Path | None = None,
 ) -> Path:
     """Writes a self-contained folder of a checkpoint's weights; of the assistant's model only the shape is used.
 
     Args:
         assistant, model_node, folder, facts: see `save_pretrained`.
-        checkpoint, dtype: see `CheckpointWeights`.
+        checkpoint, dtype, base: see `CheckpointWeights`.
     """
     if dtype is not None:
         assistant.model.to(dtype)
-    weights = CheckpointWeights(assistant.model, model_node, checkpoint, dtype)
+    weights = CheckpointWeights(assistant.model, model_node, checkpoint, dtype, base)
     return save_pretrained(assistant, model_node, folder, facts, weights)
 
 
 def published_weights(
-    assistant: Assistant, model_node: Mapping[str, Any], checkpoint: str | Path, dtype: torch.dtype | None = None
+    assistant: Assistant,
+    model_node: Mapping[str, Any],
+    checkpoint: str | Path,
+    dtype: torch.dtype | None = None,
+    base: str | Path | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields a checkpoint's trained parts under the published names; arguments as of `save_checkpoint`."""
-    weights = CheckpointWeights(assistant.model, model_node, checkpoint, dtype)
-    for part in weights.loaded_parts:
+    weights = CheckpointWeights(assistant.model, model_node, checkpoint, dtype, base)
+    for part in weights.trained_parts:
         for name, tensor in weights.part(part):
             yield from to_published_names({name: tensor}).items()
 

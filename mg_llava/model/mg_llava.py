@@ -18,8 +18,8 @@ from mg_llava.model.splice import splice
 from mg_llava.pictures.preprocess import PixelNormalizer
 from xtuner.errors import XTunerError
 from xtuner.model.base import TrainableParts
-from xtuner.model.files.checkpoints import LoadReport, load_parts
-from xtuner.model.files.weight_files import read_state_dict
+from xtuner.model.files.base import open_on_base
+from xtuner.model.files.checkpoints import LoadReport, load_parts, refuse_left_adapters
 from xtuner.model.head import check_fused_loss, supervised_logits, supervised_loss
 from xtuner.model.layers import checkpoint_activations, checkpointing_layers, compile_modules
 from xtuner.model.meta import in_meta_init
@@ -201,22 +201,38 @@ class MGLLaVA(TrainableParts):
         trained = "low_res_encoder" in self.trainable
         return {**batch, "blank_picture": (elsewhere or trained) if partitioned else (elsewhere and trained)}
 
-    def load_checkpoint(self, path: str | Path, required: Collection[str] | None = None) -> LoadReport:
-        """Loads weights into the parts that a checkpoint holds and logs the report.
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        required: Collection[str] | None = None,
+        base: str | Path | None = None,
+        configured: str | Path | None = None,
+    ) -> LoadReport:
+        """Loads weights into the parts that a checkpoint holds, or stands on, and logs the report.
 
         Args:
             path: anything `read_state_dict` reads, with this model's or the published names.
-            required: parts that must be in it; by default fusion, projector and object encoder.
+            required: parts that must be in it, where its model is wanted as it was trained; by default fusion,
+                projector and object encoder, to start from.
+            base, configured: where what it stands on is; see `open_on_base`.
 
         Raises:
-            XTunerError: a part is absent, incomplete or of another shape.
+            XTunerError: a part is absent, incomplete or of another shape, or the checkpoint stands on other weights.
         """
-        state = own_names(read_state_dict(path))
+        weights, stands_on = open_on_base(path, own_names, base, configured)
+        state = {name: weight.load() for name, weight in weights.items()}
+        whole = required is not None
         parts = self.parts()
         if required is None:
             required = [name for name in _CONNECTORS if name in parts]
         report = load_parts(parts, state, required, source=f"checkpoint '{path}'", adapters=self._adapters)
         report.log(str(path))
+        refuse_left_adapters(report, path)
+        self.from_checkpoint = frozenset(report.loaded_parts) & parts.keys()
+        if stands_on is not None:
+            # adapters are of use on their own base alone; connectors may be tried on another one
+            strict = parts if whole else [name for name in parts if f"{name} adapters" in report.loaded_parts]
+            self.check_base(stands_on, path, strict)
         return report
 
     def forward(

@@ -11,7 +11,7 @@ from typing import Any
 from mg_llava.serving.settings import Limits
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
-from xtuner.tools.support.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_base, add_cfg_options
 
 HELP = "a web page and an OpenAI-compatible endpoint for a model"
 _EXTRA = "pip install 'mg-llava-xtuner[serve]' (from a clone: pip install -e '.[serve]')"
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if there is one)")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="number format")
     parser.add_argument("--quantization", choices=("4bit", "8bit"), help="quantise the language model (bitsandbytes)")
+    add_base(parser)
     add_cfg_options(parser)
 
 

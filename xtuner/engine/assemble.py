@@ -19,6 +19,7 @@ from xtuner.engine.steps.precision import resolve_precision
 from xtuner.engine.strategies.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.files.base import describe_base
 from xtuner.model.llm import layout_advice
 from xtuner.model.placement import load_onto, partition_while_loading
 from xtuner.registry import build
@@ -79,6 +80,9 @@ def assemble(
         validation=validation,
         deepspeed=_complete_deepspeed(deepspeed_settings, optimizer, sampler, environment, found),
         profile_steps=profile_steps,
+        base=describe_base(
+            cfg.model, cfg.model.get("pretrained_pth"), model.from_checkpoint, model.unsaved_parts(), work_dir
+        ),
     )
     _say_plan(plan, sampler, optimizer)
     return make_runner(model, optimizer, dataloader, plan)

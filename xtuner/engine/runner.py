@@ -44,7 +44,6 @@ from xtuner.engine.steps.step import StepResult, run_step
 from xtuner.engine.strategies.plain import PlainBackend, wrap_plain
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
-from xtuner.model.files.frozen import frozen_marks
 
 
 @dataclass
@@ -64,6 +63,7 @@ class RunPlan:
         deepspeed: DeepSpeed's complete settings; None trains by plain torch.
         source_names: sources of the data, for their losses in the log.
         profile_steps: steps to record with the profiler.
+        base: what the model stands on, but for marks; see `describe_base`.
     """
 
     name: str
@@ -78,6 +78,7 @@ class RunPlan:
     deepspeed: dict[str, Any] | None = None
     source_names: Sequence[str] = ()
     profile_steps: int = 0
+    base: Mapping[str, Any] | None = None
 
 
 class TrainingMixin:
@@ -118,7 +119,7 @@ class TrainingMixin:
         self.pause_seconds = 0.0
         self._shared: list[logging.Handler] = []
         self._random_numbers: dict[str, Any] | None = None
-        self._frozen: dict[str, str] | None = None
+        self._base: dict[str, Any] | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -213,9 +214,9 @@ class TrainingMixin:
     def _facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint says of itself; the random states are every rank's."""
         trained = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        if self._frozen is None:
-            # once, for they stay; of rank 0, since under ZeRO-3 each rank has other pieces
-            self._frozen = self.collective.gather(frozen_marks(self.module))[0]
+        if self._base is None:
+            # once, for it stays
+            self._base = self._find_base()
         return {
             "iter": step,
             "max_iters": self.plan.max_iters,
@@ -225,11 +226,19 @@ class TrainingMixin:
             "precision": self.backend.optimizer.precision.name,
             "order": self.train_loop.dataloader.batch_sampler.order_facts(),
             "parameters": {n: list(getattr(p, "ds_shape", p.shape)) for n, p in trained.items()},
-            "frozen": self._frozen,
+            "base": self._base,
             "rng": self.collective.gather(capture_rng()),
             "scalars": capture_scalars(),
             "xtuner": __version__,
         }
+
+    def _find_base(self) -> dict[str, Any]:
+        """What the model stands on, with marks of its weights as they are."""
+        base = self.plan.base or {"checkpoint": None, "parts": {}}
+        unknown = {"name": "", "place": "", "from_checkpoint": False}
+        model: Any = self.module
+        marks = model.base_marks(self.collective.gather)
+        return {**base, "parts": {part: {**base["parts"].get(part, unknown), "marks": marks[part]} for part in marks}}
 
     def resume_run(self, path: Path, loop: TrainLoop) -> None:
         """Takes weights, optimizer, step and random states from the checkpoint `path`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from torch import nn
 
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import get_logger
+from xtuner.model.files.base import Base, differences, refuse
+from xtuner.model.files.frozen import Marks, base_weights, mark_weights
 from xtuner.model.meta import in_meta_init
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class TrainableParts(BaseModel):
         self._trainable: tuple[str, ...] = ()
         self._adapters: dict[str, frozenset[str]] = {}
         self.adapter_settings: dict[str, LoraConfig] = {}
+        self.from_checkpoint: frozenset[str] = frozenset()
+        """Parts whose weights, adapters aside, are those of the checkpoint that was loaded."""
 
     @property
     def trainable(self) -> tuple[str, ...]:
@@ -83,6 +87,37 @@ class TrainableParts(BaseModel):
         """True for the full name of a weight or buffer that belongs to what is trained and saved."""
         part, _, rest = name.partition(".")
         return part in self._trainable and (part not in self._adapters or rest in self._adapters[part])
+
+    def unsaved_parts(self) -> list[str]:
+        """Returns the parts whose weights checkpoints leave out: the frozen ones, and those with adapters."""
+        return [name for name in self.parts() if name not in self._trainable or name in self._adapters]
+
+    def base_marks(self, gather: Callable[[Any], list[Any]] = lambda own: [own]) -> dict[str, Marks | None]:
+        """Returns marks of each part in `unsaved_parts`; arguments as of `mark_weights`."""
+        return {name: self.part_marks(name, gather) for name in self.unsaved_parts()}
+
+    def part_marks(self, name: str, gather: Callable[[Any], list[Any]] = lambda own: [own]) -> Marks | None:
+        """Returns marks of one part's weights, adapters aside; None where they cannot be known."""
+        return mark_weights(base_weights(self.parts()[name], self._adapters.get(name, ())), gather)
+
+    def check_base(self, base: Base, source: str | Path, strict: Collection[str]) -> None:
+        """Compares this model's weights with those that a checkpoint stands on.
+
+        Args:
+            base: of the checkpoint, whose weights are loaded.
+            source: the checkpoint, for messages.
+            strict: parts that have to be the same; others are reported where they differ.
+
+        Raises:
+            XTunerError: one of `strict` differs.
+        """
+        parts = self.parts()
+        found = differences(base, {name: self.part_marks(name) for name in base["parts"] if name in parts})
+        refused = {name: line for name, line in found.items() if name in strict}
+        if refused:
+            raise refuse(source, refused)
+        for line in found.values():
+            get_logger().warning("%s was trained on %s", source, line)
 
     def set_trainable(self, names: Collection[str]) -> None:
         """Trains the parts `names` and all adapters, freezes all else, and logs each part with its parameters.

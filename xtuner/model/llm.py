@@ -10,9 +10,13 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 
 from xtuner.errors import XTunerError, nearest
+from xtuner.model.files.frozen import remember_values
 from xtuner.model.files.pickles import pickles_in, restricted_loading
+from xtuner.model.files.quantized import quantized_layers
+from xtuner.model.files.weight_files import open_weights
 from xtuner.model.meta import architecture_file, in_meta_init
 from xtuner.model.placement import loading_arguments
 
@@ -158,7 +162,18 @@ def build_llm(
         ) from error
     if quantization is not None:
         _keep_gradients(llm)
+        _remember_files(llm, name_or_path)
     return llm
+
+
+def _remember_files(llm: PreTrainedModel, name_or_path: str) -> None:
+    """Lets quantised layers remember the values in the model's files, by which checkpoints know their base."""
+    layers = quantized_layers(llm)
+    config = cached_file(name_or_path, "config.json")
+    weights = open_weights(Path(str(config)).parent)
+    for name, layer in layers.items():
+        if f"{name}.weight" in weights:
+            remember_values(layer, weights[f"{name}.weight"].load())
 
 
 def _keep_gradients(llm: PreTrainedModel) -> None:

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from xtuner.errors import XTunerError, nearest
 
 _BASE = ".base_layer."
+BASE_FILE = "base.json"
+"""Beside saved adapters: ``name`` and ``marks`` of the weights that they belong to."""
 
 
 def linear_names(part: nn.Module) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError, nearest
 from xtuner.log import console
-from xtuner.tools.support.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_base, add_cfg_options
 
 _COMMANDS = ("/image", "/boxes", "/draw", "/explain", "/reset", "/help", "/exit")
 _USAGE = (
@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format (default: bf16 or fp16 on a GPU, fp32 on the CPU)",
     )
+    add_base(parser)
     add_cfg_options(parser)
 
 

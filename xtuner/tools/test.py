@@ -10,7 +10,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError
 from xtuner.log import console, get_logger
-from xtuner.tools.support.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_base, add_cfg_options
 
 EXIT_MISSING = 3
 """Exit code where benchmarks were skipped because their files are absent."""
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "pytorch", "slurm"),
         help="what started the processes (default: read from the environment)",
     )
+    add_base(parser)
     add_cfg_options(parser)
 
 
@@ -136,7 +137,7 @@ def _evaluate(
     from xtuner.tools.support.trained_model import build_trained
 
     environment = setup_environment(args.launcher)
-    model = build_trained(cfg, args.checkpoint, environment.device)
+    model = build_trained(cfg, args.checkpoint, environment.device, base=args.base)
     runner = build(cfg.evaluation, model=model, collective=Collective())
     facts = checkpoint_facts(args.checkpoint)
     results = {
@@ -201,7 +202,7 @@ def _percent(score: float | None) -> str:
 def _to_argv(args: argparse.Namespace) -> list[str]:
     """Writes the arguments out again, for a process that torchrun starts."""
     argv = ["test", args.config, "--launcher", "pytorch"]
-    for option in ("checkpoint", "benchmarks", "limit", "work_dir", "judge", "judge_price"):
+    for option in ("checkpoint", "benchmarks", "limit", "work_dir", "judge", "judge_price", "base"):
         value = getattr(args, option)
         if value is not None:
             argv += [f"--{option.replace('_', '-')}", str(value)]

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError
+from xtuner.model.files.base import TRAINER_FILE
 from xtuner.model.files.pickles import load_pickle
-
-TRAINER_FILE = "trainer.pt"
-"""What we add to a DeepSpeed checkpoint's folder; written last, so its presence means complete."""
 
 _NEEDED = {"state_dict": "trained weights", "optimizer": "optimizer", "trainer": "step, random states and order"}
 _CHUNK = 1 << 24
 
 
 def is_complete(path: Path) -> bool:
-    """True for a whole checkpoint: a folder with its trainer file, or a file whose archive's end is there."""
+    """True for a whole checkpoint: a folder with its trainer file, which is written last, or a file whose archive's end
+    is there.
+    """
     if path.is_dir():
         return (path / TRAINER_FILE).is_file()
     return path.is_file() and zipfile.is_zipfile(path)

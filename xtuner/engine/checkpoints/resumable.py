@@ -8,6 +8,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.files.base import differences
 
 _SPLIT_WEIGHTS = 3
 
@@ -16,8 +17,8 @@ def check_resumable(found: Mapping[str, Any], expected: Mapping[str, Any], path:
     """Compares a checkpoint's facts with those of the run that would go on.
 
     Args:
-        found: of the checkpoint: ``parameters`` (shape by name), ``frozen`` (marks by part), ``global_batch``,
-            ``order`` (of a sampler), ``zero_stage``, ``precision``, ``max_iters``.
+        found: of the checkpoint: ``parameters`` (shape by name), ``base`` (what it stands on, with marks),
+            ``global_batch``, ``order`` (of a sampler), ``zero_stage``, ``precision``, ``max_iters``.
         expected: of the run.
         path: of the checkpoint, for messages.
 
@@ -27,7 +28,7 @@ def check_resumable(found: Mapping[str, Any], expected: Mapping[str, Any], path:
     """
     problems = [
         *_other_parameters(found["parameters"], expected["parameters"]),
-        *_other_frozen_weights(found["frozen"], expected["frozen"]),
+        *_other_frozen_weights(found.get("base"), expected["base"], path),
         *_other_samples(found, expected),
         *_other_form(found, expected),
     ]
@@ -64,17 +65,13 @@ def _other_parameters(theirs: Mapping[str, list[int]], ours: Mapping[str, list[i
     ]
 
 
-def _other_frozen_weights(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+def _other_frozen_weights(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any], path: Path) -> list[str]:
     # checkpoints leave them out, so that other ones would change the model in silence
-    parts = [part for part in ours if part in theirs and _differ(theirs[part], ours[part])]
-    if not parts:
+    if theirs is None:
+        get_logger().warning("%s does not say which frozen weights it stands on: they are not compared.", path)
         return []
-    return [f"other frozen weights in {', '.join(parts)} than it was trained on (llm_name_or_path, visual_encoder_...)"]
-
-
-def _differ(theirs: str, ours: str) -> bool:
-    """True for unlike marks of one number format; those of two formats cannot be compared."""
-    return theirs.partition(":")[0] == ours.partition(":")[0] and theirs != ours
+    found = differences(dict(theirs), {part: facts["marks"] for part, facts in ours["parts"].items()})
+    return [f"other frozen weights (pretrained_pth, llm_name_or_path, visual_encoder_...): {s}" for s in found.values()]
 
 
 def _other_samples(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.files.quantized import put_weight, quantized_layers, whole_shape
 
 _SHOWN = 12
 _ADAPTERS = " adapters"
@@ -63,6 +64,11 @@ def load_parts(
             names all of them.
     """
     own = _own_tensors(parts, adapters or {})
+    quantized = {id(layer.weight): layer for part in parts.values() for layer in quantized_layers(part).values()}
+
+    def shape(tensor: torch.Tensor) -> tuple[int, ...]:
+        return whole_shape(quantized[id(tensor)]) if id(tensor) in quantized else _shape(tensor)
+
     if adapters:
         from xtuner.model.lora import to_adapted_names
 
@@ -79,21 +85,36 @@ def load_parts(
             problems.append(f"the part '{part}' is absent (weights: {len(absent)})")
         missing += absent if found[part] or part in required else []
         problems += [
-            f"{name} is {tuple(state[name].shape)} in the checkpoint and {_shape(tensors[name])} in this model"
+            f"{name} is {tuple(state[name].shape)} in the checkpoint and {shape(tensors[name])} in this model"
             for name in found[part]
-            if tuple(state[name].shape) != _shape(tensors[name])
+            if tuple(state[name].shape) != shape(tensors[name])
         ]
     if problems:
         raise XTunerError(_refusal(source, [*_widths(own, state), *problems], state))
     for part, names in found.items():
         for name in names:
-            _copy(own[part][name], state[name])
+            layer = quantized.get(id(own[part][name]))
+            _copy(own[part][name], state[name]) if layer is None else put_weight(layer, state[name])
     known = {name for tensors in own.values() for name in tensors}
     return LoadReport(
         loaded_parts=tuple(part for part in own if found[part]),
         missing=tuple(missing),
         unexpected=tuple(sorted(name for name in state if name not in known)),
     )
+
+
+def refuse_left_adapters(report: LoadReport, source: str | Path) -> None:
+    """Refuses a checkpoint of adapters for a model that has none: without them it is another model.
+
+    Raises:
+        XTunerError: the checkpoint holds adapters that the model has no place for.
+    """
+    left = sorted({name.partition(".")[0] for name in report.unexpected if ".lora_" in name})
+    if left:
+        raise XTunerError(
+            f"'{source}' holds adapters of {', '.join(left)}, this config has none or others: set llm_lora or "
+            "visual_encoder_lora as in its training, or merge them first (xtuner convert pth_to_hf, then hf_to_pth)."
+        )
 
 
 def _own_tensors(
@@ -111,7 +132,10 @@ def _own_tensors(
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return nn.Module.state_dict(module, keep_vars=True)
+    tensors = nn.Module.state_dict(module, keep_vars=True)
+    # what bitsandbytes adds to a weight belongs to the weight
+    added = tuple(f"{name}.{key}" for name in quantized_layers(module) for key in ("weight.", "weight_format", "SCB"))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(added)} if added else tensors
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from xtuner.errors import XTunerError
 
+_HOLD_A_BASE = (".pth", ".pt", ".bin")
+"""Files that hold more than weights: what they stand on as well."""
 HELP = "an exported folder back to a checkpoint for train and test"
 
 
@@ -24,6 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", choices=("ours", "original"), default="ours", help="naming scheme of the weights (default: ours)"
     )
+
+
+def _base_of(folder: Path, family: Any, parts: list[str], target: Path) -> dict[str, Any]:
+    """What the file stands on: the parts that it leaves out are those of the folder."""
+    from xtuner.model.files.base import describe_base
+
+    base = describe_base({}, str(folder), frozenset(parts), parts, target.parent)
+    model = family.load_model(folder, dtype="auto").core
+    return {**base, "parts": {part: {**base["parts"][part], "marks": model.part_marks(part)} for part in parts}}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: weight for name, weight in weights.items() if name.split(".")[0] in parts}
     if args.layout == "original":
         chosen = family.to_published_names(chosen)
-    target = write_weights(args.save_path, ((name, weight.load()) for name, weight in chosen.items()))
+    left_out = [part for part in present if part not in parts]
+    target, base = Path(args.save_path), None
+    if left_out and target.suffix in _HOLD_A_BASE:
+        base = _base_of(folder, family, left_out, target)
+    write_weights(target, ((name, weight.load()) for name, weight in chosen.items()), base)
     get_logger().info("%s: %d weights of %s", target, len(chosen), ", ".join(part for part in parts if part in present))
     return 0

@@ -43,8 +43,10 @@ def run(args: argparse.Namespace) -> int:
     model, exported = _load_base(base)
     for part, folder in adapters.items():
         if exported:
+            _check_base(_part(model, part, base), folder, base)
             setattr(model, part, _merged(_part(model, part, base), folder))
         elif part == _DEFAULT_PART:
+            _check_base(model, folder, base)
             model = _merged(model, folder)
         else:
             raise XTunerError(
@@ -95,6 +97,28 @@ def _part(model: Any, name: str, base: Path) -> Any:
             f"'{base}' has no part '{name}', but the adapter is for it: pass the model that the adapter was trained on."
         )
     return part
+
+
+def _check_base(part: Any, folder: Path, base: Path) -> None:
+    """Compares a part with the weights that an adapter belongs to, where it says so.
+
+    Raises:
+        XTunerError: they are others.
+    """
+    from xtuner.log import get_logger
+    from xtuner.model.files.frozen import base_weights, mark_weights, same_weights
+    from xtuner.model.lora import BASE_FILE
+
+    if not (folder / BASE_FILE).is_file():
+        get_logger().warning("%s has no %s: whether it belongs to '%s' is not checked.", folder, BASE_FILE, base)
+        return
+    facts = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+    marks = mark_weights(base_weights(part))
+    if marks is not None and same_weights(facts["marks"], marks) is False:
+        raise XTunerError(
+            f"the adapter '{folder}' was trained on other weights than those of '{base}': on {facts['name']} "
+            f"({facts['marks']['numbers']} numbers, here {marks['numbers']}). Give that model, with all its parts."
+        )
 
 
 def _merged(part: Any, folder: Path) -> Any:

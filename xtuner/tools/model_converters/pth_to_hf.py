@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError
-from xtuner.tools.support.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_base, add_cfg_options
 
 HELP = "a checkpoint (file or DeepSpeed folder) to one folder that holds the whole model"
 
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder (default): the whole model, for transformers, chat and serve; original: only the trained parts, "
         "under the names of the published checkpoints, to SAVE_PATH (.pth, .bin, .safetensors, or a folder of shards)",
     )
+    add_base(parser)
     add_cfg_options(parser)
 
 
@@ -78,10 +80,11 @@ def run(args: argparse.Namespace) -> int:
 
     # 2. its weights, one after the other, into files
     if args.layout == "original":
-        target = write_weights(args.save_path, family.published_weights(assistant, cfg.model, args.checkpoint, dtype))
+        weights = family.published_weights(assistant, cfg.model, args.checkpoint, dtype, args.base)
+        target = write_weights(args.save_path, weights)
     else:
-        facts = describe_training(cfg, args.checkpoint)
-        target = family.save_checkpoint(assistant, cfg.model, args.save_path, args.checkpoint, facts, dtype)
+        facts = describe_training(cfg, args.checkpoint, model.trainable)
+        target = family.save_checkpoint(assistant, cfg.model, args.save_path, args.checkpoint, facts, dtype, args.base)
     get_logger().info("%s: %.1f MB in %.0f s", target, _size(target) / 1e6, time.perf_counter() - start)
     return 0
 
@@ -104,9 +107,8 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
         # adapters are added to the weights as they were before they were quantised
         cfg.model.llm.quantization = None
     dtype = "saved" if args.dtype == "auto" else args.dtype
-    model = build_trained(cfg, args.checkpoint, torch.device("cpu"), dtype)
-    bases = {part: cfg.model[part].get("name_or_path", "") for part in model.adapter_settings}
-    model.save_adapters(Path(f"{args.save_path}_adapters"), bases)
+    model = build_trained(cfg, args.checkpoint, torch.device("cpu"), dtype, args.base)
+    _save_adapters(model, cfg, args)
     cfg.model.update(dict.fromkeys(_ADAPTERS))
     get_logger().info("%s_adapters: only the adapters, in the format of peft", args.save_path)
     with meta_init():
@@ -114,16 +116,36 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
     if args.dtype != "auto":
         plain.to(getattr(torch, _DTYPES[args.dtype]))
     assistant = build(cfg.evaluation, model=plain).assistant
-    facts = describe_training(cfg, args.checkpoint)
+    facts = describe_training(cfg, args.checkpoint, model.trainable)
     family_of_config(cfg).save_pretrained(assistant, cfg.model, args.save_path, facts, model.merged_weights())
     return 0
 
 
-def describe_training(cfg: Any, checkpoint: str) -> dict[str, Any]:
+def _save_adapters(model: Any, cfg: Any, args: argparse.Namespace) -> None:
+    """Writes the adapters alone, with the names and marks of what they belong to."""
+    from xtuner.model.files.base import read_base
+    from xtuner.model.lora import BASE_FILE
+
+    folder = Path(f"{args.save_path}_adapters")
+    stands_on = (read_base(args.checkpoint) or {}).get("checkpoint") or {"name": Path(args.checkpoint).name}
+    paths = {part: cfg.model[part].get("name_or_path", "") for part in model.adapter_settings}
+    model.save_adapters(folder, {part: "" if part in model.from_checkpoint else path for part, path in paths.items()})
+    for part, path in paths.items():
+        name = stands_on["name"] if part in model.from_checkpoint else Path(path).name
+        described = {"name": name, "marks": model.part_marks(part)}
+        (folder / part / BASE_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def describe_training(cfg: Any, checkpoint: str, trained: Sequence[str]) -> dict[str, Any]:
     """Returns what config.json and the model card say of a checkpoint: settings and, where they stand beside it,
     results.
 
     Paths are given by their last part: a folder must not tell of the machine that it was made on.
+
+    Args:
+        cfg: of the run.
+        checkpoint: its path.
+        trained: parts that training changed.
     """
     settings = {name: cfg.get(name) for name in _TRAINING_FACTS if cfg.get(name) is not None}
     for name, value in settings.items():
@@ -133,7 +155,7 @@ def describe_training(cfg: Any, checkpoint: str) -> dict[str, Any]:
     return {
         "config": Path(cfg.filename).stem,
         "checkpoint": Path(checkpoint).name,
-        "trained_parts": list(cfg.model.get("trainable") or ()),
+        "trained_parts": list(trained),
         "training": settings,
         "results": _results(Path(checkpoint).resolve().parent),
     }
@@ -152,12 +174,13 @@ def _results(run: Path) -> dict[str, float]:
     return results
 
 
-def write_weights(path: str | Path, weights: Any) -> Path:
+def write_weights(path: str | Path, weights: Any, base: dict[str, Any] | None = None) -> Path:
     """Writes named weights to a .pth, .pt, .bin or .safetensors file, or else to a folder of safetensors shards.
 
     Args:
         path: target; a file is replaced, a folder must be new or empty.
         weights: pairs of name and tensor.
+        base: what the weights stand on, for a file of torch; see `xtuner.model.files.base`.
 
     Raises:
         XTunerError: the target is a folder with something in it.
@@ -167,7 +190,7 @@ def write_weights(path: str | Path, weights: Any) -> Path:
 
     path = Path(path)
     if path.suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        save_file_atomic(dict(weights), path)
+        save_file_atomic(dict(weights) if base is None else {"state_dict": dict(weights), "base": base}, path)
         return path
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise XTunerError(f"'{path}' exists and is not empty: choose a new folder. Nothing was overwritten.")

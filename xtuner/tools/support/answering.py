@@ -13,7 +13,7 @@ def load_assistant(args: argparse.Namespace) -> Any:
     """Returns the assistant of an exported folder or of a config with a checkpoint.
 
     Args:
-        args: ``model``, ``checkpoint``, ``cfg_options``, ``device``, ``precision`` and ``quantization``.
+        args: ``model``, ``checkpoint``, ``base``, ``cfg_options``, ``device``, ``precision`` and ``quantization``.
 
     Raises:
         XTunerError: neither a folder nor a config, or arguments that do not go together.
@@ -30,6 +30,7 @@ def load_assistant(args: argparse.Namespace) -> Any:
         device,
         args.precision,
         parse_overrides(args.cfg_options),
+        args.base,
         **_quantization(args.quantization),
     )
 

@@ -16,7 +16,13 @@ from xtuner.registry import build
 from xtuner.tools.support.families import family_of
 
 
-def build_trained(cfg: Any, checkpoint: str | None, device: torch.device, precision: str | None = None) -> Any:
+def build_trained(
+    cfg: Any,
+    checkpoint: str | None,
+    device: torch.device,
+    precision: str | None = None,
+    base: str | None = None,
+) -> Any:
     """Builds a config's model, loads a checkpoint and puts the model into eval mode on `device`.
 
     Args:
@@ -25,11 +31,12 @@ def build_trained(cfg: Any, checkpoint: str | None, device: torch.device, precis
         device: where it computes.
         precision: number format of all weights: ``auto``, ``bf16``, ``fp16``, ``fp32``, or ``saved`` = each as its own
             files have it; None = the config's.
+        base: where the checkpoint that `checkpoint` stands on is now, if not where it was.
 
     Raises:
-        XTunerError: a part cannot be built, or the checkpoint does not fit.
+        XTunerError: a part cannot be built, the checkpoint does not fit, or it stands on other weights than these.
     """
-    # what training started from is in the checkpoint, or was changed by training
+    # what training started from is in the checkpoint, or in what that says it stands on
     model = build(cfg.model, pretrained_pth=None) if checkpoint else build(cfg.model)
     precision = precision or cfg.get("precision") or "auto"
     if precision != "saved":
@@ -38,7 +45,8 @@ def build_trained(cfg: Any, checkpoint: str | None, device: torch.device, precis
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)
     if checkpoint:
-        model.load_checkpoint(checkpoint, required=model.trainable)
+        configured = cfg.model.get("pretrained_pth")
+        model.load_checkpoint(checkpoint, required=model.trainable, base=base, configured=configured)
     else:
         get_logger().warning(
             "no --checkpoint given: the trained parts keep the weights that the config starts them with"
@@ -52,6 +60,7 @@ def load_assistant(
     device: torch.device,
     precision: str = "auto",
     overrides: Mapping[str, Any] | None = None,
+    base: str | None = None,
     **loading: Any,
 ) -> Any:
     """Returns what answers conversations with a trained model.
@@ -62,6 +71,7 @@ def load_assistant(
         device: where it computes.
         precision: number format of all weights: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
         overrides: with a config: of its settings.
+        base: with a checkpoint: see `build_trained`.
         loading: with an exported folder: further arguments of its ``from_pretrained``, ``quantization_config`` say.
 
     Raises:
@@ -69,9 +79,10 @@ def load_assistant(
     """
     resolved = resolve_precision(precision, device)
     if Path(model).is_dir():
-        if checkpoint or overrides:
+        if checkpoint or overrides or base:
             raise XTunerError(
-                "--checkpoint and --cfg-options work with a config only: drop them. An exported folder is complete."
+                "--checkpoint, --base and --cfg-options work with a config only: drop them. An exported folder is "
+                "complete."
             )
         return family_of(Path(model)).load_assistant(model, device, resolved.dtype, **loading)
     if loading:
@@ -86,4 +97,4 @@ def load_assistant(
     if cfg.get("prompt_template") is not None:
         # a name that is not known shows before minutes go into loading
         get_template(cfg.prompt_template)
-    return build(cfg.evaluation, model=build_trained(cfg, checkpoint, device, resolved.name)).assistant
+    return build(cfg.evaluation, model=build_trained(cfg, checkpoint, device, resolved.name, base)).assistant

@@ -13,15 +13,24 @@ from tests.xtuner.engine.toy import ToyModel, train_toy
 from xtuner.engine.checkpoints.resumable import check_resumable
 from xtuner.errors import XTunerError
 
+MARKS = {"numbers": 9, "formats": ["bfloat16"], "float32": "0a", "bfloat16": "0a", "float16": "0a"}
 FACTS: dict[str, Any] = {
     "parameters": {"a": [2]},
-    "frozen": {"llm": "bfloat16:0a"},
+    "base": {
+        "checkpoint": None,
+        "parts": {"llm": {"name": "a", "place": "/a", "from_checkpoint": False, "marks": MARKS}},
+    },
     "global_batch": 4,
     "order": {"made_for": [2, 1], "seed": 1, "samples": 9, "checksum": 5},
     "zero_stage": 2,
     "precision": "bf16",
     "max_iters": 5,
 }
+
+
+def other_base(**marks: Any) -> dict[str, Any]:
+    facts = FACTS["base"]["parts"]["llm"]
+    return {"base": {"checkpoint": None, "parts": {"llm": {**facts, "marks": {**MARKS, **marks}}}}}
 
 
 def order(**changes: int) -> dict[str, Any]:
@@ -31,7 +40,9 @@ def order(**changes: int) -> dict[str, Any]:
 def test_the_same_and_what_may_differ(framework_log: list[logging.LogRecord]) -> None:
     check_resumable(FACTS, dict(FACTS), Path("x"))
     assert not framework_log
-    check_resumable(FACTS, {**FACTS, "zero_stage": 1, "max_iters": 7, "frozen": {"llm": "float32:0b"}}, Path("x"))
+    check_resumable(
+        FACTS, {**FACTS, "zero_stage": 1, "max_iters": 7, **other_base(formats=["float32"], float32="0b")}, Path("x")
+    )
     assert [record.getMessage() for record in framework_log] == [
         "x followed a schedule of 5 steps, this run has 7: the learning rate follows the new one from here."
     ]
@@ -43,7 +54,8 @@ def test_the_same_and_what_may_differ(framework_log: list[logging.LogRecord]) ->
         ({"parameters": {"a": [3], "b": [1]}}, r"weights trained only in this run \(1\), e.g. b\n"),
         ({"parameters": {"a": [3]}}, r"weights of another shape \(1\), e.g. a: \[2\], in this run \[3\]"),
         ({"parameters": {}}, r"weights trained only there \(1\), e.g. a"),
-        ({"frozen": {"llm": "bfloat16:0b"}}, "other frozen weights in llm than it was trained on"),
+        (other_base(bfloat16="0b"), "other frozen weights .*llm: other weights than those of a, expected at '/a'"),
+        (other_base(numbers=8), r"llm: other weights than those of a \(9 numbers, here 8\)"),
         ({"global_batch": 8}, "4 samples per optimizer step, this run has 8"),
         (order(seed=2), "seed 1, this run has 2: the run would use samples twice"),
         (order(samples=8, checksum=6), "samples in the data: 9, this run has 8"),
@@ -88,7 +100,7 @@ class TestRuns:
             (dict(batch_size=3), "4 samples per optimizer step, this run has 6"),
             (dict(seed=8), "seed 7, this run has 8"),
             (dict(size=42), "samples in the data: 40, this run has 42"),
-            (dict(model=OtherEmbedding), "other frozen weights in embedding"),
+            (dict(model=OtherEmbedding), "other frozen weights .*embedding"),
         ],
     )
     def test_other_run(self, checkpoint: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

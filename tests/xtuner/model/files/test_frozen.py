@@ -1,43 +1,88 @@
-"""Marks of frozen weights: the same for the same weights, others for others."""
+"""Marks of weights: the same for the same weights in any number format, others for others."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from xtuner.model.files.frozen import frozen_marks
+from xtuner.model.files.frozen import base_weights, mark_weights, remember_values, same_weights
 
 
-def model(change: float = 0.0, dtype: torch.dtype = torch.float32) -> nn.Module:
+def layer(change: float = 0.0, dtype: torch.dtype = torch.float32, width: int = 70) -> nn.Module:
     torch.manual_seed(0)
-    parts = nn.ModuleDict({"one": nn.Linear(70, 30), "two": nn.Linear(3, 2), "trained": nn.Linear(2, 2)}).to(dtype)
-    for name in ("one", "two"):
-        parts[name].requires_grad_(False)
+    part = nn.Sequential(nn.Linear(width, 30), nn.LayerNorm(30))
     with torch.no_grad():
-        parts["one"].weight += change
-    return parts
+        part[0].weight += change
+    return part.to(dtype)
 
 
-def test_by_part_and_number_format() -> None:
-    marks = frozen_marks(model())
-    assert list(marks) == ["one", "two"] and marks == frozen_marks(model())
-    changed = frozen_marks(model(change=1e-3))
-    assert changed["one"] != marks["one"] and changed["two"] == marks["two"]
-    assert marks["one"].startswith("float32:")
-    assert frozen_marks(model(dtype=torch.bfloat16))["one"].startswith("bfloat16:")
+def marks(part: nn.Module, **arguments: object) -> dict[str, object]:
+    found = mark_weights(base_weights(part), **arguments)  # type: ignore[arg-type]
+    assert found is not None
+    return found
 
 
-def test_a_piece_of_a_split_weight() -> None:
-    """As ZeRO-3 leaves it: no values, this rank's piece in ``ds_tensor``, whose end is no part of the weight."""
-    marks = []
-    for piece in ([1.0, 2.0, 3.0, 0.0], [1.0, 2.0, 3.0, 7.0], [1.0, 2.0, 4.0, 0.0]):
-        split = nn.ModuleDict({"one": nn.Linear(1, 1, bias=False)}).requires_grad_(False)
-        weight = split["one"].weight
-        weight.data = torch.empty(0)
-        weight.ds_tensor, weight.ds_numel = torch.tensor(piece), 3
-        marks.append(frozen_marks(split))
-    assert marks[0] == marks[1] != marks[2]
+class TestSameWeights:
+    @pytest.mark.parametrize("first", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("second", [torch.float32, torch.bfloat16, torch.float16])
+    def test_number_formats(self, first: torch.dtype, second: torch.dtype) -> None:
+        """What was trained in bfloat16 is found again in float32; bfloat16 and float16 both lost something."""
+        apart = first != second and torch.float32 not in (first, second)
+        assert same_weights(marks(layer(dtype=first)), marks(layer(dtype=second))) is (None if apart else True)
+        assert same_weights(marks(layer(dtype=first)), marks(layer(0.1, second))) is (None if apart else False)
+
+    def test_sizes(self) -> None:
+        assert same_weights(marks(layer()), marks(layer(width=71))) is False
+
+    def test_small_changes_count_in_full_precision_only(self) -> None:
+        small = marks(layer(1e-6))
+        assert same_weights(marks(layer()), small) is False
 
 
-def test_nothing_is_frozen() -> None:
-    assert frozen_marks(nn.ModuleDict({"one": nn.Linear(1, 1)})) == {}
+def test_without_adapters() -> None:
+    part = layer()
+    part.lora = nn.Linear(3, 3)
+    assert mark_weights(base_weights(part, {"lora.weight", "lora.bias"})) == marks(layer()) != marks(part)
+
+
+def test_tied_weights_count_once() -> None:
+    part = layer()
+    part.again = part[0]
+    assert marks(part) == marks(layer())
+
+
+def test_a_quantised_layer_is_marked_by_what_it_was_made_from() -> None:
+    part = layer()
+    remember_values(part[0], part[0].weight)
+    part[0].weight = nn.Parameter(torch.zeros(1050, dtype=torch.uint8), requires_grad=False)
+    assert marks(part) == marks(layer())
+
+
+def test_nothing_to_mark() -> None:
+    assert mark_weights([]) is None
+    assert mark_weights([torch.empty(0)]) is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(numbers=st.integers(1, 300), ranks=st.integers(1, 5))
+def test_pieces_of_a_split_weight(numbers: int, ranks: int) -> None:
+    """As ZeRO-3 leaves it: each rank has a piece in ``ds_tensor``; the last one is filled up with anything."""
+    weight = torch.randn(numbers)
+    size = -(-numbers // ranks)
+    pieces = torch.cat([weight, torch.full((size * ranks - numbers,), 9.0)]).split(size)
+    collected: list[object] = []
+
+    def split(rank: int) -> nn.Parameter:
+        parameter = nn.Parameter(torch.empty(0), requires_grad=False)
+        parameter.ds_tensor, parameter.ds_numel = pieces[rank], numbers  # type: ignore[attr-defined]
+        return parameter
+
+    with pytest.MonkeyPatch.context() as patch:
+        for rank in range(ranks):
+            patch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            mark_weights([split(rank)], lambda own: collected.append(own) or [own])  # type: ignore[func-returns-value]
+        together = mark_weights([split(ranks - 1)], lambda _: collected)
+    assert together == mark_weights([weight])
