@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, CLIPVisionConfig, PretrainedConfig
 
 from xtuner.errors import XTunerError
+from xtuner.registry import current_types
 
 MODEL_TYPE = "mg_llava"
 """``model_type`` of the folder's config.json; also the package whose module `hf` reads the folder."""
@@ -68,7 +69,7 @@ class MGLLaVAConfig(PretrainedConfig):
         return self if self.text_config is None else self.text_config
 
     def check(self, where: str) -> None:
-        """Checks what a folder from elsewhere may say.
+        """Checks what a folder from elsewhere may say; names of before a move become today's.
 
         Raises:
             XTunerError: written by another version, or a part is of a class that is not ours: a folder must not decide
@@ -85,6 +86,7 @@ class MGLLaVAConfig(PretrainedConfig):
                 "as `xtuner convert pth_to_hf` writes it."
             )
         check_types(self.parts)
+        self.parts = current_types(self.parts, where)
 
 
 def check_types(node: Any) -> None:

@@ -19,6 +19,7 @@ from xtuner.config.plain import to_plain
 from xtuner.config.references import resolve_references
 from xtuner.config.schema import RESOLVED_FROM, UNUSED
 from xtuner.errors import ProblemsError, XTunerError
+from xtuner.registry import current_types
 
 mend("mmengine.config")
 
@@ -43,6 +44,7 @@ def load_config(path_or_name: str | Path, overrides: Mapping[str, Any] | None = 
     problems: list[str] = []
     written = to_plain(_read(path)._to_lazy_dict(), "", problems)
     apply_overrides(written, overrides or {}, problems)
+    written = current_types(written, str(path))
     _forgive_inherited(written, path, overrides or {})
     resolved = resolve_references(written, problems)
     if check:
