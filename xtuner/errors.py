@@ -9,7 +9,13 @@ _SHORTEST_PART = 4
 
 
 class XTunerError(ValueError):
-    """A mistake in what the user gave; the command line prints the message without a traceback and exits 1."""
+    """A mistake in what the user gave; the command line prints the message without a traceback and exits 1.
+
+    What the message quotes may be anything; halves of characters, which cannot be printed, stand in it as ``\\ud83d``.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 class SampleError(XTunerError):

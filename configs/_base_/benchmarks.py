@@ -122,6 +122,7 @@ evaluation = dict(
     tokenizer="${tokenizer}",
     image_processor="${image_processor}",
     prompt_template="${prompt_template}",
+    special_tokens_in_text="${special_tokens_in_text}",
     boxes=dict(
         type=BoxSelection,
         iou_threshold="${box_iou_threshold}",

@@ -24,6 +24,7 @@ train_dataset = dict(
     tokenizer="${tokenizer}",
     image_processor="${image_processor}",
     prompt_template="${prompt_template}",
+    special_tokens_in_text="${special_tokens_in_text}",
     max_length="${max_length}",
     llm_name_or_path="${llm_name_or_path}",
     on_bad_sample="${on_bad_sample}",

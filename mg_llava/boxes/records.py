@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mg_llava.boxes.selection import PictureBoxes
+from xtuner.data.records.messages import check_text
 from xtuner.errors import XTunerError
 
 
@@ -64,6 +65,7 @@ def parse_box_record(key: str | None, number: int, value: Any) -> BoxRecord:
         raise XTunerError(f"{where} has neither 'image' nor 'id': add the picture's path as 'image'.")
     if key is None:
         where += f" ('{sample_id if image is None else image}')"
+    check_text(f"{image}{sample_id}", f"{where}: 'image' or 'id'")
     return BoxRecord(
         where,
         _parse_boxes(value, where),
@@ -91,7 +93,9 @@ def _parse_boxes(value: Mapping[str, Any], where: str) -> PictureBoxes:
             f"{where}: {count} boxes, {len(value['labels'])} labels, {len(value['scores'])} scores; "
             "expected as many of each."
         )
-    return PictureBoxes(boxes.reshape(-1, 4), tuple(map(str, value["labels"])), scores)
+    labels = tuple(map(str, value["labels"]))
+    check_text("".join(labels), f"{where}: a label")
+    return PictureBoxes(boxes.reshape(-1, 4), labels, scores)
 
 
 def _numbers(values: list[Any], where: str, key: str, expected: str) -> np.ndarray:

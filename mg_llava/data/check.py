@@ -17,7 +17,7 @@ from rich.progress import track
 from mg_llava.boxes.records import BoxRecord
 from mg_llava.boxes.selection import clip_boxes, valid_boxes
 from mg_llava.boxes.store import BoxStore, no_match_message, other_size_message
-from mg_llava.data.length_check import length_notes
+from mg_llava.data.length_check import sample_notes
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
 from mg_llava.data.sources import DataSource, read_sources
 from mg_llava.pictures.open import open_picture
@@ -158,7 +158,7 @@ def _uses_of_file(
             if maker is None or template is None:
                 deque(answered(), maxlen=0)
             else:
-                notes += length_notes(answered(), maker, template)
+                notes += sample_notes(answered(), maker, template, faults)
     except XTunerError as error:
         findings.problems.append(f"data file: {error}")
     name = os.path.basename(path)

@@ -23,6 +23,7 @@ from xtuner.data.batches.collate import collate
 from xtuner.data.pictures.files import PictureFiles
 from xtuner.data.records.findings import Findings
 from xtuner.data.store.prepared import PreparedRow
+from xtuner.data.text.specials import Policy
 from xtuner.errors import ProblemsError, SampleError, XTunerError
 from xtuner.log import get_logger
 
@@ -63,6 +64,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         offline_processed_text_folder: use exactly this prepared folder; None = prepare in the cache.
         on_bad_sample: what to do with a sample that cannot be read in training: "raise" ends the run; "skip" takes
             another of about its length, always the same one, and tells of it.
+        special_tokens_in_text: what becomes of special tokens that a record's text holds, see
+            `xtuner.data.text.specials.Policy`.
 
     Attributes:
         lengths: (number of samples,) int64 tokens of each: text, image and object tokens. Exact where the box
@@ -92,6 +95,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         llm_name_or_path: str | None = None,
         offline_processed_text_folder: str | None = None,
         on_bad_sample: Literal["raise", "skip"] = "raise",
+        special_tokens_in_text: Policy = "split",
     ) -> None:
         if on_bad_sample not in _MODES:
             raise XTunerError(f"on_bad_sample='{on_bad_sample}': expected one of {', '.join(_MODES)}.")
@@ -103,6 +107,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
                 boxes=boxes,
                 image_processor=image_processor,
                 llm_name_or_path=llm_name_or_path,
+                special_tokens_in_text=special_tokens_in_text,
             )
         )
         self.tokenizer, self.image_processor = self.maker.tokenizer, self.maker.processor

@@ -1,4 +1,4 @@
-"""What of a data file is too long to be trained on, sample by sample."""
+"""What of a data file training leaves out, cuts or reads as text, sample by sample."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ from mg_llava.data.box_columns import object_room
 from mg_llava.data.prepared_sources import SampleMaker
 from xtuner.data.store.shards import BATCH
 from xtuner.data.text.conversations import Conversation
+from xtuner.data.text.encoder import record_notes, special_token_problem
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.tokenizing import Encoded, encode_conversations
 
 
-def length_notes(conversations: Iterable[Conversation], maker: SampleMaker, template: PromptTemplate) -> Iterator[str]:
-    """Yields a ``"kind: sentence"`` per sample that preparing leaves out or cuts for its length.
+def sample_notes(
+    conversations: Iterable[Conversation], maker: SampleMaker, template: PromptTemplate, problems: list[str]
+) -> Iterator[str]:
+    """Yields a ``"kind: sentence"`` for what preparing leaves out, cuts or reads in another way than one might think.
 
     Args:
         conversations: of one data file, each with an answer.
         maker: says what is too long.
         template: words around the turns.
+        problems: gets a sentence per record whose text is refused.
     """
     stream = iter(conversations)
     while batch := list(islice(stream, BATCH)):
-        all_encoded = encode_conversations(batch, maker.tokenizer, template, maker.max_length)
+        policy = maker.special_tokens_in_text
+        all_encoded = encode_conversations(batch, maker.tokenizer, template, maker.max_length, policy)
         for talk, encoded in zip(batch, all_encoded, strict=True):
+            if problem := special_token_problem(talk, encoded, policy):
+                problems.append(problem)
+                continue
+            yield from (f"{kind}: {talk.where}." for kind in record_notes(talk, encoded, policy))
             if note := _note(talk, encoded, maker):
                 yield note
 

@@ -23,6 +23,7 @@ from xtuner.data.store.fingerprint import fingerprint, text_settings
 from xtuner.data.store.prepare import load_prepared, prepare
 from xtuner.data.store.prepared import PreparedData, PreparedRow
 from xtuner.data.text.encoder import RecordEncoder
+from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import get_template
 from xtuner.errors import ProblemsError, XTunerError
 from xtuner.log import get_logger
@@ -49,6 +50,7 @@ class SampleMaker:
         selection: which boxes become tokens.
         processor: of pictures.
         context_length: most tokens of all kinds; None = no bound.
+        special_tokens_in_text: see `xtuner.data.text.specials.Policy`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -56,20 +58,21 @@ class SampleMaker:
     selection: BoxSelection
     processor: ImageProcessor
     context_length: int | None
+    special_tokens_in_text: Policy = "split"
 
     def encoder(self, source: DataSource) -> RecordEncoder:
         """Returns what encodes the records of `source`."""
         columns = BoxColumns(source.box_json_path, self.selection, self.processor, self.max_length, self.context_length)
         template = get_template(source.prompt_template or "")
-        return RecordEncoder(self.tokenizer, template, self.max_length, columns)
+        return RecordEncoder(self.tokenizer, template, self.max_length, columns, self.special_tokens_in_text)
 
 
 def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any = None) -> SampleMaker:
     """Builds what a ``train_dataset`` node names.
 
     Args:
-        node: with ``tokenizer``, ``max_length``, ``image_processor`` and, where it has them, ``boxes`` and
-            ``llm_name_or_path``.
+        node: with ``tokenizer``, ``max_length``, ``image_processor`` and, where it has them, ``boxes``,
+            ``llm_name_or_path`` and ``special_tokens_in_text``.
         tokenizer: already built.
         processor: already built.
     """
@@ -80,6 +83,7 @@ def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any 
         BoxSelection() if boxes is None else build(boxes),
         build(node["image_processor"]) if processor is None else processor,
         None if llm is None else getattr(read_llm_config(llm), "max_position_embeddings", None),
+        check_policy(node.get("special_tokens_in_text", "split")),
     )
 
 
@@ -192,7 +196,9 @@ def _open(source: DataSource, maker: SampleMaker, folder: Path | None) -> Prepar
 
 
 def _settings(source: DataSource, encoder: RecordEncoder) -> dict[str, Any]:
-    text = text_settings(source.data_path, encoder.tokenizer, encoder.template, encoder.max_length)
+    text = text_settings(
+        source.data_path, encoder.tokenizer, encoder.template, encoder.max_length, encoder.special_tokens_in_text
+    )
     added: Mapping[str, Any] = {} if encoder.columns is None else encoder.columns.settings()
     return {**text, "samples": dict(added)}
 

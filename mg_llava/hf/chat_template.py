@@ -3,66 +3,135 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.records.messages import IMAGE_PARTS, ROLES, TEXT_PARTS
+from xtuner.data.text.rendered import BOUNDARY
 from xtuner.data.text.templates import PromptTemplate
+from xtuner.data.text.turns import PARTS_JOINT
 
-_MACROS = (
-    "{%- macro words(content) -%}"
-    "{%- if content is string -%}{{ content | trim }}"
-    "{%- else -%}"
-    "{%- for part in content if part.type in ['image', 'image_url', 'input_image'] -%}"
-    "{{ IMAGE + NEWLINE }}{%- endfor -%}"
-    "{%- set texts = content | selectattr('text', 'defined') | map(attribute='text') | list -%}"
-    "{{ texts | join(NEWLINE) | trim }}"
-    "{%- endif -%}{%- endmacro -%}"
-)
-_OPENED = (
-    "{%- macro opened(text) -%}"
-    "{{ BOS + text if state.bos and not (BOS and text.startswith(BOS)) else text }}"
-    "{%- endmacro -%}"
-)
+_MACROS = """
+{%- macro checked(text) -%}
+  {%- for word in SPECIAL -%}
+    {%- if word in text -%}
+      {{ raise_exception('The text holds ' + word + ', and a rendered string cannot show who wrote it: '
+         + 'use apply_chat_template with tokenize=True.') }}
+    {%- endif -%}
+  {%- endfor -%}
+  {{ text }}
+{%- endmacro -%}
+{%- macro words(message) -%}
+  {%- set content = message.content -%}
+  {%- if content is string -%}
+    {{ checked(content) }}
+  {%- elif content is mapping or content is not iterable -%}
+    {{ raise_exception('The content of a message is neither a text nor a list of parts.') }}
+  {%- else -%}
+    {%- for part in content -%}
+      {%- if not loop.first -%}{{ JOINT }}{%- endif -%}
+      {%- if part.type in TEXTS -%}
+        {{ checked(part.text) }}
+      {%- elif part.type in IMAGES and message.role in USERS -%}
+        {{ IMAGE }}
+      {%- else -%}
+        {{ raise_exception('A message of ' + message.role + ' has a part that cannot be read: ' + part.type) }}
+      {%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endmacro -%}
+{%- macro asked(message) -%}
+  {%- set text = words(message) -%}
+  {%- if text.split(IMAGE) | length == 2 -%}
+    {{ (IMAGE + NEWLINE + (text | replace(IMAGE, '') | trim)) | trim }}
+  {%- else -%}
+    {{ text }}
+  {%- endif -%}
+{%- endmacro -%}
+{%- macro opened(state) -%}
+  {%- set system = SYSTEM_BEFORE + state.system + SYSTEM_AFTER if state.system else '' -%}
+  {%- set text = system + BEFORE + state.question + AFTER -%}
+  {{ BOS + text if state.bos and not (BOS and text.startswith(BOS)) else text }}
+{%- endmacro -%}
+"""
+_MESSAGES = """
+{%- set state = namespace(bos=true, system='', has_system=false, question='', is_asked=false, is_started=false) -%}
+{%- for message in messages -%}
+  {%- if message.role in SYSTEMS -%}
+    {%- set state.system = state.system + (NEWLINE if state.has_system else '') + words(message) -%}
+    {%- set state.has_system = true -%}
+  {%- elif message.role in USERS -%}
+    {%- set state.question = state.question + asked(message) -%}
+    {%- set state.is_asked = true -%}
+    {%- set state.is_started = true -%}
+  {%- elif message.role not in ASSISTANTS -%}
+    {{ raise_exception('A message has the role ' + message.role + ': expected system, user or assistant.') }}
+  {%- elif state.is_started -%}
+    {%- set turn = opened(state) -%}
+    {%- if AFTER and (AFTER in state.question or AFTER in state.system) -%}
+      {{ raise_exception('The text holds ' + AFTER + ', by which a rendered string shows where an answer begins: '
+         + 'use apply_chat_template with tokenize=True.') }}
+    {%- endif -%}
+    {{ turn + BOUNDARY + words(message) + END + SEP }}
+    {%- set state.bos = BOS_AGAIN -%}
+    {%- set state.system = '' -%}
+    {%- set state.has_system = false -%}
+    {%- set state.question = '' -%}
+    {%- set state.is_asked = false -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- if state.is_asked -%}{{ opened(state) }}{%- endif -%}
+"""
 
 
-def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None) -> str:
-    """Returns the Jinja template that renders messages as `PromptTemplate.render` renders turns, special tokens as
-    text.
+def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None, special: Sequence[str] = ()) -> str:
+    """Returns the Jinja template that renders messages as `read_turns` and `PromptTemplate.render` do, special tokens
+    as text.
+
+    It raises where the string could not be told apart again: where a text holds a special token or ``<image>``, or an
+    answered question the template's own words. A template without words after the question has `BOUNDARY` there.
 
     Args:
         template: words around the turns.
         bos: the tokenizer's bos token, which stands first and after every eos, but not before a text that begins with
             it; None = it has none.
         eos: the tokenizer's eos token.
+        special: what may not stand in a text, beside these.
     """
-    before, after = template.input.split("{input}")
-    before_system, after_system = template.system.split("{system}")
-    end = json.dumps(template.answer_suffix or eos or "")
-    # bos stands again after an eos only
-    again = json.dumps(not template.answer_suffix)
-    text = {
-        "BOS": json.dumps(bos or ""),
-        "BEFORE": json.dumps(before),
-        "AFTER": json.dumps(after),
-        "SYSTEM_BEFORE": json.dumps(before_system),
-        "SYSTEM_AFTER": json.dumps(after_system),
-        "SEP": json.dumps(template.sep),
+    before, after = template.around_input
+    before_system, after_system = template.around_system
+    end = template.answer_suffix or eos or ""
+    boundary = "" if after else BOUNDARY
+    words = {IMAGE_TOKEN, bos, end, eos, boundary, *special} - {None, ""}
+    constants = {
+        "BOS": bos or "",
+        "BEFORE": before,
+        "AFTER": after,
+        "SYSTEM_BEFORE": before_system,
+        "SYSTEM_AFTER": after_system,
+        "END": end,
+        "SEP": template.sep,
+        "BOUNDARY": boundary,
+        "IMAGE": IMAGE_TOKEN,
+        "NEWLINE": "\n",
+        "JOINT": PARTS_JOINT,
+        "SPECIAL": sorted(map(str, words)),
+        "TEXTS": TEXT_PARTS,
+        "IMAGES": IMAGE_PARTS,
+        "SYSTEMS": _named("system"),
+        "USERS": _named("user"),
+        "ASSISTANTS": _named("assistant"),
     }
-    head = "".join(f"{{%- set {name} = {value} -%}}" for name, value in text.items())
-    constants = f"{{%- set IMAGE = {json.dumps(IMAGE_TOKEN)} -%}}{{%- set NEWLINE = {json.dumps(chr(10))} -%}}"
-    return (
-        constants
-        + _MACROS
-        + head
-        + "{%- set state = namespace(bos=true) -%}"
-        + _OPENED
-        + "{%- for message in messages -%}"
-        + "{%- if message.role in ['system', 'developer'] -%}"
-        + "{{ opened(SYSTEM_BEFORE + words(message.content) + SYSTEM_AFTER) }}{%- set state.bos = false -%}"
-        + "{%- elif message.role == 'user' -%}"
-        + "{{ opened(BEFORE + words(message.content) + AFTER) }}{%- set state.bos = false -%}"
-        + "{%- else -%}"
-        + f"{{{{ words(message.content) + {end} + SEP }}}}"
-        + f"{{%- set state.bos = {again} -%}}"
-        + "{%- endif -%}"
-        + "{%- endfor -%}"
-    )
+    head = "".join(f"{{%- set {name} = {json.dumps(value)} -%}}" for name, value in constants.items())
+    # bos stands again after an eos only
+    head += f"{{%- set BOS_AGAIN = {'false' if template.answer_suffix else 'true'} -%}}"
+    return head + _without_indents(_MACROS + _MESSAGES)
+
+
+def _named(role: str) -> list[str]:
+    return [name for name, meaning in ROLES.items() if meaning == role]
+
+
+def _without_indents(text: str) -> str:
+    """The template on one line, so that no white space of its layout can be taken for text."""
+    return "".join(line.strip() for line in text.splitlines())

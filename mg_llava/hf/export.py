@@ -153,6 +153,7 @@ def make_processor(assistant: Assistant) -> MGLLaVAProcessor:
         boxes=assistant.boxes,
         num_image_tokens=assistant.model.low_res_encoder.num_tokens,
         with_objects=assistant.model.object_encoder is not None,
+        special_tokens_in_text=assistant.special_tokens_in_text,
     )
 
 

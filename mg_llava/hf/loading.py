@@ -85,4 +85,5 @@ def load_assistant(
         image_processor=processor.image_processor,
         template=processor.prompt_template,
         boxes=processor.boxes,
+        special_tokens_in_text=processor.special_tokens_in_text,
     )

@@ -20,7 +20,11 @@ from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes
 from mg_llava.pictures.open import to_rgb
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.data.records.messages import check_text
+from xtuner.data.text.rendered import cut_rendered
+from xtuner.data.text.specials import Policy, check_policy, special_tokens
 from xtuner.data.text.templates import PromptTemplate
+from xtuner.data.text.tokenizing import encode_pieces
 from xtuner.errors import XTunerError
 
 PROCESSOR_FILE = "processor_config.json"
@@ -49,6 +53,8 @@ class MGLLaVAProcessor(ProcessorMixin):
         boxes: which of a picture's boxes become object tokens.
         num_image_tokens: V, placeholders of a picture.
         with_objects: whether boxes become object tokens.
+        special_tokens_in_text: what becomes of special tokens that a user writes, see
+            `xtuner.data.text.specials.Policy`.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class MGLLaVAProcessor(ProcessorMixin):
         boxes: BoxSelection,
         num_image_tokens: int,
         with_objects: bool,
+        special_tokens_in_text: Policy = "split",
     ) -> None:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
@@ -66,10 +73,12 @@ class MGLLaVAProcessor(ProcessorMixin):
         self.boxes = boxes
         self.num_image_tokens = num_image_tokens
         self.with_objects = with_objects
-        self.chat_template = to_jinja(prompt_template, tokenizer.bos_token, tokenizer.eos_token)
+        self.special_tokens_in_text = check_policy(special_tokens_in_text)
+        special = special_tokens(tokenizer, prompt_template).words
+        self.chat_template = to_jinja(prompt_template, tokenizer.bos_token, tokenizer.eos_token, special)
         self.image_token = IMAGE_TOKEN
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        self._maker = PromptMaker(tokenizer, image_processor, prompt_template, boxes)
+        self._maker = PromptMaker(tokenizer, image_processor, prompt_template, boxes, special_tokens_in_text)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -94,6 +103,8 @@ class MGLLaVAProcessor(ProcessorMixin):
             boxes=BoxSelection(**values["boxes"]),
             num_image_tokens=values["num_image_tokens"],
             with_objects=values["with_objects"],
+            # folders of before do not say
+            special_tokens_in_text=values.get("special_tokens_in_text", "split"),
         )
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -123,6 +134,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             "boxes": asdict(self.boxes),
             "num_image_tokens": self.num_image_tokens,
             "with_objects": self.with_objects,
+            "special_tokens_in_text": self.special_tokens_in_text,
         }
 
     @property
@@ -134,6 +146,9 @@ class MGLLaVAProcessor(ProcessorMixin):
         self, images: Any = None, text: str | Sequence[str] | None = None, boxes: Any = None, **_: Any
     ) -> MGLLaVABatch:
         """Texts with ``<image>`` at the place of each picture to a batch, padded on the left.
+
+        What `apply_chat_template` rendered gives the ids that it gives with ``tokenize=True``: it is cut at the
+        template's words. Special tokens in a text are special: a string does not show who wrote them.
 
         Args:
             images: pictures (or paths, or addresses) in the order of their places; lists of them per text are joined.
@@ -160,12 +175,9 @@ class MGLLaVAProcessor(ProcessorMixin):
         return self.collate(prompts)
 
     def _ids(self, words: str) -> list[int]:
-        bos = self.tokenizer.bos_token
-        ids = [self.tokenizer.bos_token_id] if bos and not words.startswith(bos) else []
-        for number, part in enumerate(words.split(IMAGE_TOKEN)):
-            ids += [IMAGE_TOKEN_INDEX] * bool(number)
-            ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
-        return ids
+        check_text(words, "the text")
+        pieces = cut_rendered(words, self.prompt_template, self.tokenizer.bos_token, self.tokenizer.eos_token)
+        return encode_pieces(pieces, self.tokenizer, self.prompt_template)
 
     def apply_chat_template(  # type: ignore[override]
         self,

@@ -12,6 +12,7 @@ from PIL import Image
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, clip_boxes
 from mg_llava.inference.prompts import Prompt, PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import PromptTemplate, Turn, get_template
 from xtuner.errors import XTunerError
 
@@ -30,6 +31,8 @@ class Assistant:
         image_processor: as in training.
         template: name or template that the model was trained with.
         boxes: which of a picture's boxes become object tokens.
+        special_tokens_in_text: what becomes of special tokens that a user writes, see
+            `xtuner.data.text.specials.Policy`.
     """
 
     def __init__(
@@ -39,17 +42,21 @@ class Assistant:
         image_processor: ImageProcessor,
         template: str | PromptTemplate,
         boxes: BoxSelection | None = None,
+        special_tokens_in_text: Policy = "split",
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.template = get_template(template)
         self.boxes = boxes or BoxSelection()
+        self.special_tokens_in_text = special_tokens_in_text
 
     @property
     def maker(self) -> PromptMaker:
         """What makes this assistant's prompts."""
-        return PromptMaker(self.tokenizer, self.image_processor, self.template, self.boxes)
+        return PromptMaker(
+            self.tokenizer, self.image_processor, self.template, self.boxes, self.special_tokens_in_text
+        )
 
     def prepare(
         self,

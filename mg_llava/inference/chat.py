@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ from mg_llava.boxes.drawing import draw_boxes
 from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.boxes.store import BoxStore
 from mg_llava.inference.explain import explain_boxes
+from mg_llava.inference.messages import IMAGE_PART
 from mg_llava.inference.prompt_cache import PromptCache
-from mg_llava.inference.prompts import Prompt
 from mg_llava.pictures.open import num_frames, open_picture
-from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.records.messages import read_message
 from xtuner.data.text.templates import Turn
+from xtuner.data.text.turns import read_turns
 from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
@@ -151,38 +152,33 @@ class ChatSession:
         """Asks a question and keeps it with its answer; if it is interrupted, the history stays as it was.
 
         Args:
-            text: the question; pictures shown since the last one stand before it.
+            text: the question; pictures shown since the last one stand before it. An ``<image>`` in it is text.
             max_new_tokens: the answer is cut there, and where the model's context ends.
             on_text: gets the answer piece by piece as it comes.
 
         Raises:
-            XTunerError: the question is empty or holds ``<image>``, or the conversation passes the model's context.
+            XTunerError: the question is empty, or holds special tokens where these are refused, or the conversation
+                passes the model's context.
         """
         question = self._question(text)
-        prompt = self._prompt(question)
+        prompt = self.assistant.prepare(
+            [*self._turns, question],
+            [shown.picture for shown in self._shown],
+            [shown.found for shown in self._shown],
+        )
         room = self.assistant.room(prompt)
         streamer = None if on_text is None else CallbackStreamer(self.assistant.tokenizer, on_text)
         ids = self.cache.generate(prompt, streamer=streamer, **self.assistant.greedy(min(max_new_tokens, room)))
         answer = self.assistant.decode(ids)
-        self._turns.append(Turn(question, answer))
+        self._turns.append(replace(question, output=answer))
         self._new_pictures = 0
         return answer
 
-    def _question(self, text: str) -> str:
+    def _question(self, text: str) -> Turn:
         if not text.strip():
             raise XTunerError("the question is empty: say something.")
-        if IMAGE_TOKEN in text:
-            raise XTunerError(
-                f"the question holds {IMAGE_TOKEN}, which stands for a picture: show one with /image PATH."
-            )
-        return f"{IMAGE_TOKEN}\n" * self._new_pictures + text.strip()
-
-    def _prompt(self, question: str) -> Prompt:
-        return self.assistant.prepare(
-            [*self._turns, Turn(question)],
-            [shown.picture for shown in self._shown],
-            [shown.found for shown in self._shown],
-        )
+        content = [*[IMAGE_PART] * self._new_pictures, {"type": "text", "text": text}]
+        return read_turns([read_message({"role": "user", "content": content}, 1)]).turns[0]
 
     def explain(self, text: str, answer: str, before: Sequence[Turn]) -> list[float]:
         """Returns for each box of the last picture how much it spoke for `answer` to `text`; see `explain_boxes`.
@@ -197,12 +193,13 @@ class ChatSession:
         """
         if not self._shown:
             raise XTunerError("there are no regions to explain: load a picture with --image or /image PATH first.")
-        asked = next((turn.input for turn in self._turns[len(before) :]), text)
+        answered = next(iter(self._turns[len(before) :]), None)
+        asked = Turn(text) if answered is None else replace(answered, output=None)
         # pictures shown since are not what was answered
-        count = sum(turn.input.count(IMAGE_TOKEN) for turn in [*before, Turn(asked)])
+        count = sum(turn.num_pictures for turn in [*before, asked])
         pictures = [shown.picture for shown in self._shown[:count]]
         found = [shown.found for shown in self._shown[:count]]
-        return explain_boxes(self.assistant, self.assistant.prepare([*before, Turn(asked)], pictures, found), answer)
+        return explain_boxes(self.assistant, self.assistant.prepare([*before, asked], pictures, found), answer)
 
     def draw(self, path: str | Path, weights: Sequence[float] | None = None) -> None:
         """Saves the last picture with the boxes that the model was given.

@@ -15,6 +15,7 @@ from PIL import Image
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.constants import IMAGE_TOKEN_INDEX
+from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import PromptTemplate, Turn
 from xtuner.data.text.tokenizing import encode_prompt
 from xtuner.errors import XTunerError
@@ -52,6 +53,7 @@ class PromptMaker:
         image_processor: as in training.
         template: words around the turns.
         boxes: which of a picture's boxes become object tokens.
+        special_tokens_in_text: see `xtuner.data.text.specials.Policy`.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class PromptMaker:
         image_processor: ImageProcessor,
         template: PromptTemplate,
         boxes: BoxSelection,
+        special_tokens_in_text: Policy = "split",
     ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.template = template
         self.boxes = boxes
+        self.special_tokens_in_text = check_policy(special_tokens_in_text)
 
     def prepare(
         self,
@@ -82,11 +86,10 @@ class PromptMaker:
             answer_start: words that the answer begins with.
 
         Raises:
-            XTunerError: other numbers of ``<image>``, pictures and boxes.
+            XTunerError: other numbers of ``<image>``, pictures and boxes, or a special token in the text where these
+                are refused.
         """
-        input_ids = encode_prompt(turns, self.tokenizer, self.template)
-        if answer_start:
-            input_ids = [*input_ids, *self.tokenizer(answer_start, add_special_tokens=False)["input_ids"]]
+        input_ids = encode_prompt(turns, self.tokenizer, self.template, self.special_tokens_in_text, answer_start)
         return self.join(input_ids, pictures, found)
 
     def join(

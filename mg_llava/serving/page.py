@@ -18,14 +18,13 @@ from mg_llava.boxes.drawing import draw_boxes
 from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.inference.chat import Detector
 from mg_llava.inference.explain import explain_boxes
+from mg_llava.inference.messages import IMAGE_PART, read_messages
 from mg_llava.inference.prompts import Prompt, as_picture_boxes
 from mg_llava.pictures.open import num_frames, open_picture
 from mg_llava.serving.engine import Engine
 from mg_llava.serving.sampling import Sampling
 from mg_llava.serving.settings import Limits
 from mg_llava.serving.text import TextAssembler
-from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError
 
 _CLEAN_SECONDS = 600
@@ -117,14 +116,16 @@ class Page:
     ) -> tuple[Prompt, PictureBoxes | None]:
         if not question.strip():
             raise XTunerError("the question is empty: say something.")
-        if any(IMAGE_TOKEN in text for turn in [*turns, [question]] for text in turn):
-            raise XTunerError(f"the question holds {IMAGE_TOKEN}, which stands for a picture: upload one.")
-        asked = [Turn(words, answer) for words, answer in turns] + [Turn(question.strip())]
-        if not path:
-            return self.engine.assistant.prepare(asked), None
-        picture, found, _ = self._open(path, typed, use_boxes)
-        asked[0] = Turn(f"{IMAGE_TOKEN}\n{asked[0].input}", asked[0].output)
-        return self.engine.assistant.prepare(asked, [picture], [found]), found
+        messages: list[dict[str, Any]] = [
+            {"role": role, "content": [{"type": "text", "text": words}]}
+            for turn in [*turns, [question]]
+            for role, words in zip(("user", "assistant"), turn, strict=False)
+        ]
+        if path:
+            messages[0]["content"].insert(0, IMAGE_PART)
+        asked = read_messages(messages, lambda _: self._open(path or "", typed, use_boxes)[:2])
+        prompt = self.engine.assistant.prepare(asked.turns, asked.pictures, asked.found)
+        return prompt, asked.found[0] if asked.found else None
 
     def _stream(self, prompt: Prompt) -> Iterator[str]:
         stops = self.engine.assistant.template.stop_words

@@ -16,6 +16,7 @@ from mg_llava.inference.prompts import Prompt, as_picture_boxes
 from mg_llava.serving.pictures import read_picture_url
 from mg_llava.serving.sampling import Sampling
 from mg_llava.serving.settings import Limits
+from xtuner.data.records.messages import check_text, picture_address
 from xtuner.errors import XTunerError
 
 _UNSUPPORTED = ("tools", "functions", "response_format", "logprobs", "audio", "logit_bias")
@@ -52,6 +53,7 @@ def read_request(body: Any, assistant: Assistant, limits: Limits, detector: Dete
     """
     if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list):
         raise XTunerError("the body is not a JSON object with a list 'messages'.")
+    _check_texts(body)
     for name in _UNSUPPORTED:
         if body.get(name):
             raise XTunerError(f"'{name}' is not supported by this server: leave it out.")
@@ -67,9 +69,7 @@ def read_request(body: Any, assistant: Assistant, limits: Limits, detector: Dete
             raise XTunerError(
                 f"the request has more than {limits.max_pictures} pictures, which is the limit: send fewer."
             )
-        address = part.get("image_url", part.get("image"))
-        url = address.get("url") if isinstance(address, Mapping) else address
-        picture = read_picture_url(url, limits, assistant.image_processor.apply_exif_orientation)
+        picture = read_picture_url(picture_address(part), limits, assistant.image_processor.apply_exif_orientation)
         found = as_picture_boxes(part.get("boxes"))
         if found is None:
             return picture, None if detects is None else detects([picture])[0]
@@ -93,6 +93,19 @@ def read_request(body: Any, assistant: Assistant, limits: Limits, detector: Dete
         with_usage=bool((body.get("stream_options") or {}).get("include_usage", False)),
         found=tuple(conversation.found),
     )
+
+
+def _check_texts(body: Mapping[str, Any]) -> None:
+    """Refuses half a character anywhere in a request."""
+    rest: list[Any] = [body]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            check_text(value, "the request")
+        elif isinstance(value, Mapping):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            rest += value
 
 
 def _sampling(body: Mapping[str, Any], assistant: Assistant, limits: Limits) -> Sampling:

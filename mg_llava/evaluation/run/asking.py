@@ -16,7 +16,7 @@ from xtuner.data.text.templates import Turn
 from xtuner.engine.processes.environment import Collective
 from xtuner.engine.processes.work_queue import WorkQueue
 from xtuner.engine.steps.loader import SteadyLoader
-from xtuner.errors import XTunerError
+from xtuner.errors import SampleError, XTunerError
 
 _PACKAGES_PER_WORKER = 4
 """Loading ahead takes packages out of the queue: with fewer than so many for each worker, others would go idle."""
@@ -150,7 +150,11 @@ class _Prompts(Dataset):
             return question, f"{IMAGE_TOKEN}\n{words}" if IMAGE_TOKEN not in words else words, str(error)
         records = [find_boxes(self.benchmark.boxes, question, one) for one in pictures]
         found = [no_boxes() if record is None else record.found for record in records]
-        return question, words, self.assistant.prepare([Turn(words)], opened, found)
+        try:
+            return question, words, self.assistant.prepare([Turn(words)], opened, found)
+        except SampleError as error:
+            # its text cannot be asked; the other questions can
+            return question, words, str(error)
 
 
 def _unanswered(question: Question, words: str, error: str) -> Prediction:

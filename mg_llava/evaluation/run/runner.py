@@ -18,6 +18,7 @@ from mg_llava.evaluation.run.asking import ask
 from mg_llava.evaluation.run.scoring import finish, rescore
 from mg_llava.inference.assistant import Assistant
 from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.engine.processes.environment import Collective
 from xtuner.evaluation.judge import Judge
@@ -44,6 +45,7 @@ class EvaluationRunner:
         boxes: which boxes become object tokens, or its config node.
         batch_size: questions a batch.
         num_workers: processes that read and resize pictures; 0 = none besides this one.
+        special_tokens_in_text: as in training, see `xtuner.data.text.specials.Policy`.
     """
 
     provided_by_parent: ClassVar[tuple[str, ...]] = ("model", "collective", "lockstep")
@@ -59,9 +61,17 @@ class EvaluationRunner:
         boxes: BoxSelection | Mapping[str, Any] | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
+        special_tokens_in_text: Policy = "split",
     ) -> None:
         selection = None if boxes is None else build(boxes)
-        self.assistant = Assistant(model, build(tokenizer), build(image_processor), prompt_template, selection)
+        self.assistant = Assistant(
+            model,
+            build(tokenizer),
+            build(image_processor),
+            prompt_template,
+            selection,
+            check_policy(special_tokens_in_text),
+        )
         self.collective = collective or Collective()
         self.lockstep = lockstep
         self.batch_size = batch_size

@@ -1,12 +1,14 @@
-"""Formats of records besides LLaVA's, brought into it: told apart by their keys, record by record."""
+"""The formats of records, and the reading of a record in any of them: told apart by their keys, record by record."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.records.messages import Message, check_text, picture_address, read_loss, read_message
 from xtuner.errors import SampleError
 
 
@@ -40,7 +42,7 @@ FORMATS = (
     ),
     Format(
         "sharegpt",
-        "the same with 'images' instead of 'image'; user | assistant may replace human | gpt",
+        "the same with 'images' instead of 'image'; user | assistant may replace human | gpt, 'system' may stand beside",
         {
             "id": "1",
             "images": ["coco/1.jpg"],
@@ -71,70 +73,127 @@ FORMATS = (
 )
 """All that are read; a file may mix them."""
 
-_ROLES = {"user": "human", "assistant": "gpt"}
+_KNOWN = frozenset({"id", "image", "images", "conversations", "messages", "system", "loss", "weight"})
+_NOT_SUPPORTED = ("video", "videos", "audio", "audios", "tools", "functions")
+_PICTURE_NAME = re.compile(r"image|img|picture|photo", re.IGNORECASE).search
+_PICTURE_PATH = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$|^data:image/", re.IGNORECASE).search
 
 
-def as_llava(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns `record` in LLaVA's form; what is wrong in it stays wrong, for `parse_record` to name.
+@dataclass(frozen=True)
+class RecordContent:
+    """What a record says, in whichever format.
+
+    Attributes:
+        messages: at least one.
+        images: the record's own pictures, in order; empty where the messages name theirs.
+        places_in_text: each ``<image>`` in a text of the user is the place of a picture, not text.
+        notes: of what is left out or read in another way than one might think; by these it is counted.
+    """
+
+    messages: tuple[Message, ...]
+    images: tuple[str, ...]
+    places_in_text: bool
+    notes: tuple[str, ...]
+
+
+def read_record(record: Mapping[str, Any]) -> RecordContent:
+    """Reads a record of any of `FORMATS`.
 
     Raises:
-        SampleError: a message's parts cannot be read.
+        SampleError: what cannot be read, by name; its `kind` is what faults are counted by.
     """
-    if "messages" in record and "conversations" not in record:
-        return _from_openai(record)
-    messages = record.get("conversations")
-    if "images" not in record and not _has_other_roles(messages):
-        return record
-    changed = dict(record)
-    if "images" in record and "image" not in record:
-        changed["image"] = record["images"]
-    if _has_other_roles(messages):
-        changed["conversations"] = [
-            {**message, "from": _ROLES.get(message["from"], message["from"])} if _is_other(message) else message
-            for message in messages  # type: ignore[union-attr]  # a list, says _has_other_roles
-        ]
-    return changed
+    for name in _NOT_SUPPORTED:
+        if record.get(name):
+            raise SampleError("not supported", f"{name!r} = {str(record[name])[:60]!r} cannot be trained on: take it out")
+    default = read_loss(record, "the record")
+    messages = [
+        read_message(message, number, default is not False) for number, message in enumerate(_messages(record), start=1)
+    ]
+    images = _images(record)
+    if system := record.get("system"):
+        if not isinstance(system, str):
+            raise SampleError("not a text", f"'system' is {type(system).__name__}, expected a text")
+        check_text(system, "'system'")
+        messages.insert(0, Message("system", (system,)))
+    if all(message.role != "user" for message in messages):
+        raise SampleError("no human turn", "there is no message from 'human', so there is nothing to answer")
+    ignored = {name for message in messages for name in message.ignored}
+    has_parts = any(message.pictures for message in messages)
+    if has_parts:
+        messages, images = _with_paths(messages, images)
+    named = any(name in record for name in ("image", "images"))
+    places_in_text = not has_parts and (named or _picture_like(record, ignored) is not None)
+    unread = sorted(name for name, value in record.items() if name not in _KNOWN and value not in (None, "", [], {}))
+    notes = [f"a field {name!r}, which is not read," for name in (*unread, *sorted(ignored))]
+    if not places_in_text and any(IMAGE_TOKEN in part for message in messages for part in message.texts):
+        notes.append(f"{IMAGE_TOKEN} without a picture, read as text")
+    elif any(IMAGE_TOKEN in part for message in messages if message.role != "user" for part in message.texts):
+        notes.append(f"{IMAGE_TOKEN} in an answer, read as text")
+    return RecordContent(tuple(messages), tuple(images), places_in_text, tuple(dict.fromkeys(notes)))
 
 
-def _has_other_roles(messages: Any) -> bool:
-    return isinstance(messages, list) and any(_is_other(message) for message in messages)
+def _messages(record: Mapping[str, Any]) -> list[Any]:
+    given = [name for name in ("conversations", "messages") if record.get(name) is not None]
+    if len(given) > 1:
+        raise SampleError("no messages", "the record has both 'conversations' and 'messages': keep one of them")
+    messages = record[given[0]] if given else None
+    if not isinstance(messages, list) or not messages:
+        found = f"{given[0]!r} = {str(messages)[:60]!r}" if given else "no 'conversations' and no 'messages'"
+        raise SampleError(
+            "no messages",
+            f"{found}, expected a list of {{'from', 'value'}} or {{'role', 'content'}} with at least one entry",
+        )
+    return messages
 
 
-def _is_other(message: Any) -> bool:
-    role = message.get("from") if isinstance(message, Mapping) else None
-    return isinstance(role, str) and role in _ROLES
+def _images(record: Mapping[str, Any]) -> list[str]:
+    lists = {name: _paths(name, record[name]) for name in ("image", "images") if record.get(name) is not None}
+    if len(lists) > 1 and lists["image"] != lists["images"]:
+        raise SampleError("bad picture path", "the record has 'image' and 'images' that differ: keep one of them")
+    return next(iter(lists.values()), [])
 
 
-def _from_openai(record: Mapping[str, Any]) -> dict[str, Any]:
-    messages = record["messages"]
-    if not isinstance(messages, list):
-        return {**record, "conversations": messages}
-    pictures: list[Any] = []
-    turns: list[Any] = []
-    for message in messages:
-        if not isinstance(message, Mapping):
-            turns.append(message)
+def _paths(name: str, value: Any) -> list[str]:
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+        found = f"{name!r} = {value!r}"
+        raise SampleError("bad picture path", f"{found}, expected a path, a list of paths, or null")
+    for path in paths:
+        check_text(path, "the picture's path")
+    return paths
+
+
+def _with_paths(messages: Sequence[Message], images: Sequence[str]) -> tuple[list[Message], list[str]]:
+    """The pictures of image parts; parts that name none take the record's own, one after the other."""
+    rest = list(images)
+    paths = []
+    for part in (part for message in messages for part in message.pictures):
+        address = picture_address(part)
+        if address is None and rest:
+            paths.append(rest.pop(0))
+        elif isinstance(address, str) and address and not address.startswith(_NO_PATHS) and "base64" not in part:
+            check_text(address, "the picture's path")
+            paths.append(address.removeprefix("file://"))
+        else:
+            found = f"{address[:40]}..." if isinstance(address, str) else repr(address)
+            raise SampleError("bad picture path", f"a picture is {found!r}, expected a path relative to image_folder")
+    if rest and rest != paths:
+        raise SampleError(
+            "wrong number of pictures",
+            f"{len(rest)} of the {len(images)} pictures of 'image' have no place: the messages name theirs themselves",
+        )
+    return list(messages), paths
+
+
+_NO_PATHS = ("http://", "https://", "data:")
+
+
+def _picture_like(record: Mapping[str, Any], fields: Iterable[str]) -> str | None:
+    """A field that names or may name a picture, where it is not written as it should be."""
+    for name, value in record.items():
+        if name in ("conversations", "messages", "system"):
             continue
-        content = message.get("content")
-        if isinstance(content, list):
-            content = "\n".join(_part_text(part, pictures) for part in content)
-        role = message.get("role")
-        turns.append({"from": _ROLES.get(role, role) if isinstance(role, str) else role, "value": content})
-    image = record.get("image", record.get("images"))
-    return {"id": record.get("id"), "image": pictures or image, "conversations": turns}
-
-
-def _part_text(part: Any, pictures: list[Any]) -> str:
-    """Text of one part of a message; a picture is noted in `pictures`."""
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return part["text"]
-    if kind in ("image", "image_url", "input_image"):
-        value = part.get("image_url", part.get("image", part.get("path")))
-        path = value.get("url") if isinstance(value, Mapping) else value
-        if isinstance(path, str) and not path.startswith(("http://", "https://", "data:")):
-            pictures.append(path.removeprefix("file://"))
-            return IMAGE_TOKEN
-        found = f"{path[:40]}..." if isinstance(path, str) else repr(path)
-        raise SampleError("bad picture path", f"a picture is {found!r}, expected a path relative to image_folder")
-    raise SampleError("not a text", f"a part of a message is {str(part)[:60]!r}, expected a text or a picture")
+        values = value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else [value]
+        if _PICTURE_NAME(str(name)) or any(isinstance(one, str) and _PICTURE_PATH(one) for one in values):
+            return str(name)
+    return next((name for name in fields if _PICTURE_NAME(name)), None)

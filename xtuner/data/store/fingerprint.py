@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtuner.data.store.cache import remembered_digest
 from xtuner.data.text.probes import probe_digest
+from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.tokenizer_files import backend_ids
 from xtuner.errors import XTunerError
@@ -18,7 +19,7 @@ from xtuner.errors import XTunerError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised whenever the same settings would give other ids, labels or columns."""
 
 _NOT_COMPARED = frozenset({"data.path", "tokenizer.name", "prompt_template.name", "prompt_template.stop_words"})
@@ -26,7 +27,11 @@ _UNKNOWN = "unknown"
 
 
 def text_settings(
-    data_path: str | None, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, max_length: int
+    data_path: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    template: PromptTemplate,
+    max_length: int,
+    special_tokens_in_text: Policy = "split",
 ) -> dict[str, Any]:
     """Describes everything that the ids and labels depend on, as JSON can hold it.
 
@@ -36,6 +41,7 @@ def text_settings(
         tokenizer: compared by what it does, not by its name.
         template: words around the turns.
         max_length: ids beyond it are cut off.
+        special_tokens_in_text: what becomes of special tokens that a text holds.
 
     Raises:
         XTunerError: the data file does not exist.
@@ -51,6 +57,7 @@ def text_settings(
         },
         "prompt_template": {**dataclasses.asdict(template), "stop_words": list(template.stop_words)},
         "max_length": max_length,
+        "special_tokens_in_text": special_tokens_in_text,
     }
 
 

@@ -20,7 +20,7 @@ from xtuner.data.store.parallel import map_batches, processes_for
 from xtuner.data.store.prepared import SETTINGS, PreparedData, check_settings
 from xtuner.data.store.progress import FileProgress
 from xtuner.data.store.shards import ShardWriter, write_json
-from xtuner.data.text.encoder import EncodedBatch, RecordEncoder
+from xtuner.data.text.encoder import NAMED, EncodedBatch, RecordEncoder
 from xtuner.errors import ProblemsError, XTunerError
 from xtuner.log import get_logger, tell_from_any_rank
 
@@ -124,11 +124,12 @@ def load_prepared(
 def _encode_file(data_path: str, writer: ShardWriter, encoder: RecordEncoder, num_proc: int | None) -> dict[str, int]:
     """Lets `writer` make the shards that are missing; returns the counts of all."""
     problems: list[str] = []
+    notes: dict[str, list[str]] = {}
     done = len(writer.shards) * writer.records_per_shard
     with FileProgress(data_path, "Preparing") as progress:
         batches = _batches(data_path, progress, done, problems)
         results = map_batches(encoder, batches, processes_for(progress.size, num_proc))
-        good = _without_faults(results, progress, problems)
+        good = _without_faults(results, progress, problems, notes)
         while writer.write(good):
             pass
     if problems:
@@ -141,16 +142,22 @@ def _encode_file(data_path: str, writer: ShardWriter, encoder: RecordEncoder, nu
     if not report["kept"]:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
         raise XTunerError(f"data file '{data_path}' contains no sample to train on: {counts or 'it is empty'}.")
+    for kind, names in notes.items():
+        more = ", ..." if report[kind] > len(names) else ""
+        tell_from_any_rank("'%s': %s %s: %s%s", data_path, f"{report[kind]:,}", kind, ", ".join(names), more)
     return dict(report)
 
 
 def _without_faults(
-    results: Iterator[EncodedBatch], progress: FileProgress, problems: list[str]
+    results: Iterator[EncodedBatch], progress: FileProgress, problems: list[str], notes: dict[str, list[str]]
 ) -> Iterator[EncodedBatch]:
     """Yields the batches up to the first fault; then only collects the other faults, so that all can be named."""
     for result in results:
         progress.advance(result.counts["records"])
         problems += result.problems
+        for kind, names in result.notes.items():
+            first = notes.setdefault(kind, [])
+            first += names[: NAMED - len(first)]
         if not problems:
             yield result
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.records.formats import as_llava
+from xtuner.data.records.formats import read_record
+from xtuner.data.records.messages import check_text
 from xtuner.data.records.records import Record, read_records
 from xtuner.data.text.templates import Turn
+from xtuner.data.text.turns import read_turns
 from xtuner.errors import SampleError, XTunerError
-
-_ROLES = ("human", "gpt", "system")
 
 
 class RecordError(XTunerError):
@@ -32,12 +32,19 @@ class Conversation:
         turns: answered turns; empty where nobody answers (such a record is dropped and counted, it is no
             fault).
         index: number of the record in its file, from 0.
+        notes: what it has that is left out, or read in another way than one might think.
     """
 
     id: str
     images: tuple[str, ...]
     turns: tuple[Turn, ...]
     index: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """How messages name the record."""
+        return f"record '{self.id}' (number {self.index + 1})"
 
     def without_last_images(self, count: int) -> Conversation:
         """Returns the conversation without its last `count` pictures."""
@@ -47,35 +54,38 @@ class Conversation:
 def parse_record(record: Any, index: int) -> Conversation:
     """Parses one record, of LLaVA's form or any of `xtuner.data.records.formats`.
 
-    What the turns hold: answers before the first question and questions after the last answer are dropped;
-    several human messages in a row are joined as they are; an answer right after an answer becomes a turn
-    with an empty question. A human message with one ``<image>`` starts with it, then a newline and the
-    stripped rest; with several they stay where they are, because the text refers to their places.
+    The turns are those of `read_turns`; questions after the last answer are left out.
 
     Args:
         record: ``{"id"?, "image"?: path | list of paths | None, "conversations": [{"from", "value"}, ...]}``.
         index: number of the record in its file, from 0.
 
     Raises:
-        RecordError: no list of messages, unknown role, text that is no string, no human message,
-            ``<image>`` in an answer, or another number of ``<image>`` than of pictures.
+        RecordError: what `read_record` does not understand, or another number of ``<image>`` than of pictures.
     """
     if not isinstance(record, Mapping):
         raise RecordError(
             "not a record", f"record number {index + 1}", f"expected an object, found {type(record).__name__}"
         )
-    name = _record_id(record, index)
+    value = record.get("id")
+    name = f"#{index + 1}" if value is None else str(value)
     where = f"record '{name}' (number {index + 1})"
     try:
-        record = as_llava(record)
+        check_text(name, "the id")
+        content = read_record(record)
     except SampleError as error:
         raise RecordError(error.kind, where, str(error)) from error
-    messages = _messages(record, where)
-    turns = tuple(_turns(messages))
-    images = _images(record, where)
+    dialogue = read_turns(content.messages, content.places_in_text)
+    turns = dialogue.turns
+    notes = list(content.notes)
+    if dialogue.num_unasked:
+        notes.append("an answer before the first question, left out")
+    if turns[-1].output is None:
+        turns = turns[:-1]
+        notes += ["a last question without an answer, left out"] if turns else []
     if turns:
-        _check_counts(turns, images, where)
-    return Conversation(id=name, images=images, turns=turns, index=index)
+        _check_counts(turns, content.images, where)
+    return Conversation(name, content.images, turns, index, tuple(notes))
 
 
 def iter_conversations(
@@ -97,69 +107,8 @@ def iter_conversations(
             problems.append(str(error))
 
 
-def _record_id(record: Mapping[str, Any], index: int) -> str:
-    value = record.get("id")
-    return f"#{index + 1}" if value is None else str(value)
-
-
-def _messages(record: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """Returns (role, text) pairs, checked."""
-    messages = record.get("conversations")
-    if not isinstance(messages, list) or not messages:
-        found = "no 'conversations'" if "conversations" not in record else f"'conversations' = {str(messages)[:60]!r}"
-        raise RecordError(
-            "no messages", where, f"{found}, expected a list of {{'from', 'value'}} with at least one entry"
-        )
-    pairs: list[tuple[str, str]] = []
-    for number, message in enumerate(messages, start=1):
-        role = message.get("from") if isinstance(message, Mapping) else None
-        if role not in _ROLES:
-            detail = f"message {number} is from {role!r}, expected one of {', '.join(_ROLES)}"
-            raise RecordError("unknown role", where, detail)
-        value = message.get("value")
-        if not isinstance(value, str):
-            detail = f"message {number} has 'value' of type {type(value).__name__}, expected a string"
-            raise RecordError("not a text", where, detail)
-        if role != "human" and IMAGE_TOKEN in value:
-            detail = f"message {number} ({role}) holds {IMAGE_TOKEN}; only human messages can contain pictures"
-            raise RecordError("picture in an answer", where, detail)
-        pairs.append((role, value))
-    if all(role != "human" for role, _ in pairs):
-        raise RecordError("no human turn", where, "there is no message from 'human', so there is nothing to answer")
-    return pairs
-
-
-def _turns(messages: Sequence[tuple[str, str]]) -> Iterator[Turn]:
-    question: list[str] = []
-    system: list[str] = []
-    started = False
-    for role, text in messages:
-        if role == "system":
-            system.append(text)
-        elif role == "human":
-            started = True
-            question.append(_picture_first(text))
-        elif started:
-            yield Turn(input="".join(question), output=text, system="\n".join(system))
-            question, system = [], []
-
-
-def _picture_first(text: str) -> str:
-    if text.count(IMAGE_TOKEN) != 1:
-        return text
-    return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
-
-
-def _images(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    image = record.get("image")
-    images = [] if image is None else [image] if isinstance(image, str) else image
-    if not isinstance(images, list) or not all(isinstance(path, str) and path for path in images) or image == "":
-        raise RecordError("bad picture path", where, f"'image' = {image!r}, expected a path, a list of paths, or null")
-    return tuple(images)
-
-
 def _check_counts(turns: Sequence[Turn], images: Sequence[str], where: str) -> None:
-    places = sum(turn.input.count(IMAGE_TOKEN) for turn in turns)
+    places = sum(turn.num_pictures for turn in turns)
     if places != len(images):
         raise RecordError(
             "wrong number of pictures",

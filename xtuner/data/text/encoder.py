@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from xtuner.data.records.json_stream import Record
 from xtuner.data.text.conversations import Conversation, RecordError, parse_record
+from xtuner.data.text.specials import Policy, check_policy, refusal
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.tokenizing import Encoded, encode_conversations
 
@@ -66,12 +67,45 @@ class SampleColumns(Protocol):
 
 @dataclass
 class EncodedBatch:
-    """A record batch with its `INDEX`, counts (kept, dropped, cut off), and a sentence per faulty record."""
+    """A record batch and what is to be told of it.
+
+    Attributes:
+        batch: of the samples.
+        index: `INDEX` of each.
+        counts: kept, dropped, cut off; and of every kind of note.
+        problems: a sentence per faulty record.
+        notes: the first records of every kind of note, by name.
+    """
 
     batch: pa.RecordBatch
     index: np.ndarray
     counts: Counter[str]
     problems: list[str]
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+
+_TOO_LONG = "dropped: no supervised token within max_length"
+NAMED = 10
+"""Records of a kind that are named, where all are counted."""
+
+
+def record_notes(conversation: Conversation, encoded: Encoded, policy: Policy) -> list[str]:
+    """Returns what of a record is to be told, though it is no fault: kinds, by which records are counted."""
+    notes = [f"records with {note}" for note in conversation.notes]
+    if encoded.special_words:
+        notes.append(f"records with special tokens in their text, {_DONE[policy]}")
+    return notes
+
+
+_DONE: dict[Policy, str] = {"split": "read as text", "keep": "kept as tokens", "refuse": "refused"}
+
+
+def special_token_problem(conversation: Conversation, encoded: Encoded, policy: Policy) -> str | None:
+    """Returns the fault of a record whose text holds special tokens, where these are refused."""
+    if policy != "refuse" or not encoded.special_words:
+        return None
+    error = refusal(encoded.special_words)
+    return str(RecordError(error.kind, conversation.where, str(error)))
 
 
 class RecordEncoder:
@@ -82,6 +116,7 @@ class RecordEncoder:
         template: words around the turns.
         max_length: ids beyond it are cut off.
         columns: what a model family adds; None = text only.
+        special_tokens_in_text: what becomes of special tokens that a record's text holds.
     """
 
     def __init__(
@@ -90,11 +125,13 @@ class RecordEncoder:
         template: PromptTemplate,
         max_length: int,
         columns: SampleColumns | None = None,
+        special_tokens_in_text: Policy = "split",
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.max_length = max_length
         self.columns = columns
+        self.special_tokens_in_text = check_policy(special_tokens_in_text)
         fields = {} if columns is None else columns.fields
         self.schema = pa.schema([*TEXT_SCHEMA, *(pa.field(name, kind) for name, kind in fields.items())])
 
@@ -102,6 +139,7 @@ class RecordEncoder:
         """Encodes one batch; samples that `max_length` left without a supervised token are dropped, counted."""
         counts: Counter[str] = Counter(records=len(records), kept=0)
         problems: list[str] = []
+        notes: dict[str, list[str]] = {}
         conversations: list[Conversation] = []
         for record in records:
             try:
@@ -113,7 +151,7 @@ class RecordEncoder:
                 conversations.append(conversation)
             else:
                 counts["dropped: nobody answers"] += 1
-        kept = self._tokenise(conversations, counts)
+        kept = self._tokenise(conversations, counts, problems, notes)
         tokens: Sequence[int | None] = [len(encoded.input_ids) for _, encoded in kept]
         extra: dict[str, Sequence[Any]] = {}
         if self.columns is not None and kept:
@@ -128,16 +166,29 @@ class RecordEncoder:
         for row, number in enumerate(chosen):
             talk, encoded = kept[number]
             index[row] = (len(encoded.input_ids), tokens[number], len(talk.images))
-        return EncodedBatch(batch, index, counts, problems)
+        return EncodedBatch(batch, index, counts, problems, notes)
 
     def _tokenise(
-        self, conversations: Sequence[Conversation], counts: Counter[str]
+        self,
+        conversations: Sequence[Conversation],
+        counts: Counter[str],
+        problems: list[str],
+        notes: dict[str, list[str]],
     ) -> list[tuple[Conversation, Encoded]]:
         kept: list[tuple[Conversation, Encoded]] = []
-        all_encoded = encode_conversations(conversations, self.tokenizer, self.template, self.max_length)
+        policy = self.special_tokens_in_text
+        all_encoded = encode_conversations(conversations, self.tokenizer, self.template, self.max_length, policy)
         for conversation, encoded in zip(conversations, all_encoded, strict=True):
+            if problem := special_token_problem(conversation, encoded, policy):
+                problems.append(problem)
+                continue
+            for note in record_notes(conversation, encoded, policy):
+                counts[note] += 1
+                if len(first := notes.setdefault(note, [])) < NAMED:
+                    first.append(conversation.id)
             if not encoded.num_supervised:
-                counts["dropped: no supervised token within max_length"] += 1
+                silent = not any(turn.supervised for turn in conversation.turns)
+                counts["dropped: no answer with loss" if silent else _TOO_LONG] += 1
                 continue
             counts["cut off: samples"] += encoded.num_truncated > 0
             counts["cut off: supervised tokens"] += encoded.num_truncated_labels

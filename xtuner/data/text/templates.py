@@ -7,9 +7,11 @@ what was trained.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.errors import XTunerError, nearest
@@ -31,11 +33,34 @@ class PieceKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of a rendered conversation; `supervised` pieces carry loss."""
+    """One piece of a rendered conversation.
+
+    Attributes:
+        kind: what it is.
+        text: of a TEXT.
+        supervised: it carries loss.
+        words: `text` cut into words of the template and of others by turns, the template's first; empty = all of it is
+            the template's.
+    """
 
     kind: PieceKind
     text: str = ""
     supervised: bool = False
+    words: tuple[str, ...] = field(default=(), compare=False)
+
+
+# the same in every conversation, so made once
+_BOS, _PICTURE, _EOS = Piece(PieceKind.BOS), Piece(PieceKind.IMAGE), Piece(PieceKind.EOS, supervised=True)
+_EOS_WITHOUT_LOSS = Piece(PieceKind.EOS)
+
+
+class Place(enum.Enum):
+    """What can stand in a question beside text."""
+
+    PICTURE = IMAGE_TOKEN
+
+
+Words: TypeAlias = "str | tuple[str | Place, ...]"
 
 
 @dataclass(frozen=True)
@@ -43,14 +68,53 @@ class Turn:
     """One question and its answer.
 
     Attributes:
-        input: the user's text, pictures as ``<image>``.
+        input: the user's words. In a string each ``<image>`` is the place of a picture; in a tuple only
+            `Place.PICTURE` is, and ``<image>`` is text. `user_words` makes whichever is needed.
         output: the assistant's text; None only in the last turn of a prompt to be answered.
         system: system prompt that stands before this turn, or "".
+        supervised: whether the answer carries loss.
     """
 
-    input: str
+    input: Words
     output: str | None = None
     system: str = ""
+    supervised: bool = True
+
+    @property
+    def parts(self) -> tuple[str | Place, ...]:
+        """Texts and places of pictures, in order."""
+        return self.input if isinstance(self.input, tuple) else split_pictures(self.input)
+
+    @property
+    def num_pictures(self) -> int:
+        """Places of pictures in the question."""
+        return self.input.count(IMAGE_TOKEN if isinstance(self.input, str) else Place.PICTURE)  # type: ignore[arg-type]
+
+
+def split_pictures(text: str) -> tuple[str | Place, ...]:
+    """Returns texts and places of pictures, one for each ``<image>`` of `text`; no text is empty."""
+    if IMAGE_TOKEN not in text:
+        return (text,) if text else ()
+    parts: list[str | Place] = []
+    for number, part in enumerate(text.split(IMAGE_TOKEN)):
+        if number:
+            parts.append(Place.PICTURE)
+        if part:
+            parts.append(part)
+    return tuple(parts)
+
+
+def user_words(parts: Sequence[str | Place]) -> Words:
+    """Returns `parts` as `Turn.input` takes them: a string, unless a text holds ``<image>``."""
+    joined: list[str | Place] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        elif part:
+            joined.append(part)
+    if any(isinstance(part, str) and IMAGE_TOKEN in part for part in joined):
+        return tuple(joined)
+    return "".join(part if isinstance(part, str) else IMAGE_TOKEN for part in joined)
 
 
 @dataclass(frozen=True)
@@ -108,31 +172,61 @@ class PromptTemplate:
                     f"turn {number + 1} of {len(turns)} {found}: only the last turn of a prompt may lack one."
                 )
             if after_eos:
-                pieces.append(Piece(PieceKind.BOS))
-            pieces += _split_pictures(self._before_answer(turn))
+                pieces.append(_BOS)
+            pieces += self._question(turn)
             if turn.output is None:
                 break
-            pieces.append(Piece(PieceKind.TEXT, turn.output + self.answer_suffix, supervised=True))
+            if answer := turn.output + self.answer_suffix:
+                pieces.append(Piece(PieceKind.TEXT, answer, turn.supervised, ("", turn.output, self.answer_suffix)))
             after_eos = not self.answer_suffix
             if after_eos:
-                pieces.append(Piece(PieceKind.EOS, supervised=True))
-            pieces.append(Piece(PieceKind.TEXT, self.sep))
-        return [piece for piece in pieces if piece.kind is not PieceKind.TEXT or piece.text]
+                pieces.append(_EOS if turn.supervised else _EOS_WITHOUT_LOSS)
+            if self.sep:
+                pieces.append(self._sep_piece)
+        return pieces
 
-    def _before_answer(self, turn: Turn) -> str:
-        # replace, not str.format: a template may hold braces of its own
-        system = self.system.replace("{system}", turn.system) if turn.system else ""
-        return system + self.input.replace("{input}", turn.input)
+    def _question(self, turn: Turn) -> Iterator[Piece]:
+        before, after = self.around_input
+        words = (before,)
+        if turn.system:
+            before_system, after_system = self.around_system
+            words = (before_system, turn.system, after_system + before)
+        for part in turn.parts:
+            if isinstance(part, str):
+                words = (*words, part, "")
+            else:
+                if text := "".join(words):
+                    yield Piece(PieceKind.TEXT, text, False, words)
+                yield _PICTURE
+                words = ("",)
+        words = (*words[:-1], words[-1] + after)
+        if text := "".join(words):
+            yield Piece(PieceKind.TEXT, text, False, words)
+
+    @cached_property
+    def _sep_piece(self) -> Piece:
+        return Piece(PieceKind.TEXT, self.sep)
+
+    @cached_property
+    def around_input(self) -> tuple[str, str]:
+        """What stands before and after the user's words."""
+        before, after = self.input.split("{input}")
+        return before, after
+
+    @cached_property
+    def around_system(self) -> tuple[str, str]:
+        """What stands before and after a system prompt."""
+        before, after = self.system.split("{system}")
+        return before, after
+
+    @cached_property
+    def markers(self) -> tuple[str, ...]:
+        """The template's words that look like tokens (``<|end|>``, ``[INST]``), by which turns could be forged."""
+        texts = (self.input, self.system, self.answer_suffix, self.sep, *self.stop_words)
+        return tuple(dict.fromkeys(marker for text in texts for marker in _MARKER.findall(text)))
 
 
-def _split_pictures(text: str) -> list[Piece]:
-    """Cuts `text` at every ``<image>``."""
-    pieces: list[Piece] = []
-    for number, part in enumerate(text.split(IMAGE_TOKEN)):
-        if number:
-            pieces.append(Piece(PieceKind.IMAGE))
-        pieces.append(Piece(PieceKind.TEXT, part))
-    return pieces
+_MARKER = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 
 
 _CHATML = PromptTemplate(

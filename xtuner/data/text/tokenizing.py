@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from xtuner.data.text.conversations import Conversation
+from xtuner.data.text.specials import Policy, SpecialTokens, refusal, special_tokens
 from xtuner.data.text.templates import Piece, PieceKind, PromptTemplate, Turn
 from xtuner.data.text.word_cache import WordCache, cuts_at_spaces
 from xtuner.errors import XTunerError
@@ -38,6 +39,7 @@ class Encoded:
         num_truncated: tokens that `max_length` cut off.
         num_truncated_labels: supervised tokens that `max_length` cut off.
         num_truncated_images: pictures whose place `max_length` cut off.
+        special_words: special tokens that stand in its text, see `xtuner.data.text.specials`.
     """
 
     input_ids: list[int]
@@ -45,6 +47,7 @@ class Encoded:
     num_truncated: int = 0
     num_truncated_labels: int = 0
     num_truncated_images: int = 0
+    special_words: tuple[str, ...] = ()
 
     @property
     def num_supervised(self) -> int:
@@ -53,10 +56,14 @@ class Encoded:
 
 
 def encode_conversation(
-    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, max_length: int
+    conversation: Conversation,
+    tokenizer: PreTrainedTokenizerBase,
+    template: PromptTemplate,
+    max_length: int,
+    special_tokens_in_text: Policy = "split",
 ) -> Encoded:
     """`encode_conversations` of one conversation."""
-    return encode_conversations([conversation], tokenizer, template, max_length)[0]
+    return encode_conversations([conversation], tokenizer, template, max_length, special_tokens_in_text)[0]
 
 
 def encode_conversations(
@@ -64,6 +71,7 @@ def encode_conversations(
     tokenizer: PreTrainedTokenizerBase,
     template: PromptTemplate,
     max_length: int,
+    special_tokens_in_text: Policy = "split",
 ) -> list[Encoded]:
     """Tokenises answered conversations.
 
@@ -72,6 +80,7 @@ def encode_conversations(
         tokenizer: any; bos is left out where it has none.
         template: words around the turns.
         max_length: ids beyond it are cut off; a picture counts as one.
+        special_tokens_in_text: see `Policy`. What is to be refused is told by `Encoded.special_words`.
 
     Returns:
         One `Encoded` per conversation, in order. Unsupervised results are returned too: the caller drops
@@ -79,22 +88,51 @@ def encode_conversations(
     """
     with _no_garbage_collection():
         rendered = [template.render(conversation.turns) for conversation in conversations]
-        ids_of = _ids_of_pieces(rendered, tokenizer)
-        return [_join(pieces, ids_of, max_length) for pieces in rendered]
+        ids = _PieceIds(rendered, tokenizer, special_tokens(tokenizer, template), special_tokens_in_text)
+        return [_join(pieces, ids, max_length) for pieces in rendered]
 
 
-def encode_prompt(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> list[int]:
-    """Returns the ids of a prompt, ending where the answer to the last turn (`output` None) starts."""
-    return encode_prompts([turns], tokenizer, template)[0]
+def encode_prompt(
+    turns: Sequence[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    template: PromptTemplate,
+    special_tokens_in_text: Policy = "split",
+    answer_start: str = "",
+) -> list[int]:
+    """Returns the ids of a prompt, ending where the answer to the last turn (`output` None) starts.
+
+    Args:
+        turns: at least one.
+        tokenizer: any; bos is left out where it has none.
+        template: words around the turns.
+        special_tokens_in_text: see `Policy`.
+        answer_start: words that the answer begins with; their ids follow.
+
+    Raises:
+        SampleError: special tokens in the text, where these are refused.
+    """
+    pieces = template.render(turns, add_generation_prompt=True)
+    if answer_start:
+        pieces.append(Piece(PieceKind.TEXT, answer_start, words=("", answer_start)))
+    return encode_pieces(pieces, tokenizer, template, special_tokens_in_text)
 
 
-def encode_prompts(
-    prompts: Sequence[Sequence[Turn]], tokenizer: PreTrainedTokenizerBase, template: PromptTemplate
-) -> list[list[int]]:
-    """`encode_prompt` of many prompts with one call of the tokenizer."""
-    rendered = [template.render(turns, add_generation_prompt=True) for turns in prompts]
-    ids_of = _ids_of_pieces(rendered, tokenizer)
-    return [_join(pieces, ids_of, max_length=None).input_ids for pieces in rendered]
+def encode_pieces(
+    pieces: Sequence[Piece],
+    tokenizer: PreTrainedTokenizerBase,
+    template: PromptTemplate,
+    special_tokens_in_text: Policy = "split",
+) -> list[int]:
+    """Returns the ids of rendered pieces; see `encode_prompt`.
+
+    Raises:
+        SampleError: special tokens in the text, where these are refused.
+    """
+    ids = _PieceIds([pieces], tokenizer, special_tokens(tokenizer, template), special_tokens_in_text)
+    encoded = _join(pieces, ids, max_length=None)
+    if encoded.special_words and special_tokens_in_text == "refuse":
+        raise refusal(encoded.special_words)
+    return encoded.input_ids
 
 
 @contextmanager
@@ -109,15 +147,53 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _ids_of_pieces(
-    rendered: Sequence[Sequence[Piece]], tokenizer: PreTrainedTokenizerBase
-) -> dict[str | PieceKind, list[int]]:
-    """Ids of each distinct text and of what is no text; separators and short answers repeat often."""
-    texts = list(dict.fromkeys(piece.text for pieces in rendered for piece in pieces if piece.text))
-    kinds = {piece.kind for pieces in rendered for piece in pieces if not piece.text}
-    ids_of: dict[str | PieceKind, list[int]] = {kind: _special(kind, tokenizer) for kind in kinds}
-    ids_of.update(zip(texts, _tokenize(texts, tokenizer), strict=True))
-    return ids_of
+class _PieceIds:
+    """Ids of each distinct text and of what is no text; separators and short answers repeat often.
+
+    Args:
+        rendered: pieces of all conversations.
+        tokenizer: any.
+        special: its special tokens.
+        policy: what becomes of those that stand in the text.
+    """
+
+    def __init__(
+        self,
+        rendered: Sequence[Sequence[Piece]],
+        tokenizer: PreTrainedTokenizerBase,
+        special: SpecialTokens,
+        policy: Policy,
+    ) -> None:
+        texts = dict.fromkeys(piece.text for pieces in rendered for piece in pieces if piece.text)
+        self.special_words = _special_words(rendered, set(filter(special.search, texts)), special)
+        # kept ones are what the tokenizer makes of them anyway; a picture's place they must not become
+        foreign = [
+            words for words, found in self.special_words.items() if policy != "keep" or IMAGE_TOKEN in found
+        ]
+        self._foreign = dict(zip(foreign, special.encode(foreign, policy == "keep") if foreign else (), strict=True))
+        if foreign:
+            texts = dict.fromkeys(
+                piece.text for pieces in rendered for piece in pieces if piece.text and piece.words not in self._foreign
+            )
+        kinds = {piece.kind for pieces in rendered for piece in pieces if not piece.text}
+        self._ids: dict[str | PieceKind, list[int]] = {kind: _special(kind, tokenizer) for kind in kinds}
+        self._ids.update(zip(texts, _tokenize(list(texts), tokenizer), strict=True))
+
+    def __getitem__(self, piece: Piece) -> list[int]:
+        """Returns the ids of a piece."""
+        if self._foreign and piece.words in self._foreign:
+            return self._foreign[piece.words]
+        return self._ids[piece.text or piece.kind]
+
+
+def _special_words(
+    rendered: Sequence[Sequence[Piece]], suspects: set[str], special: SpecialTokens
+) -> dict[tuple[str, ...], list[str]]:
+    """The special tokens that the template did not write, by the words of the piece."""
+    if not suspects:
+        return {}
+    words = {piece.words for pieces in rendered for piece in pieces if piece.words and piece.text in suspects}
+    return {one: found for one in words if (found := special.in_words(one))}
 
 
 def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -144,12 +220,12 @@ def _word_cache(tokenizer: PreTrainedTokenizerBase) -> WordCache | None:
     return _word_caches[tokenizer]
 
 
-def _join(pieces: Sequence[Piece], ids_of: dict[str | PieceKind, list[int]], max_length: int | None) -> Encoded:
+def _join(pieces: Sequence[Piece], ids_of: _PieceIds, max_length: int | None) -> Encoded:
     input_ids: list[int] = []
     labels: list[int] = []
     bos: list[int] = []
     for piece in pieces:
-        ids = ids_of[piece.text or piece.kind]
+        ids = ids_of[piece]
         if piece.kind is PieceKind.BOS:
             bos = ids
             continue
@@ -160,8 +236,15 @@ def _join(pieces: Sequence[Piece], ids_of: dict[str | PieceKind, list[int]], max
         bos = []
         input_ids += ids
         labels += ids if piece.supervised else [IGNORE_INDEX] * len(ids)
+    # a question of no words
+    input_ids += bos
+    labels += [IGNORE_INDEX] * len(bos)
+    found: tuple[str, ...] = ()
+    if ids_of.special_words:
+        words = (word for piece in pieces for word in ids_of.special_words.get(piece.words, ()))
+        found = tuple(dict.fromkeys(words))
     if max_length is None or len(input_ids) <= max_length:
-        return Encoded(input_ids, labels)
+        return Encoded(input_ids, labels, special_words=found)
     cut = labels[max_length:]
     return Encoded(
         input_ids[:max_length],
@@ -169,6 +252,7 @@ def _join(pieces: Sequence[Piece], ids_of: dict[str | PieceKind, list[int]], max
         num_truncated=len(cut),
         num_truncated_labels=len(cut) - cut.count(IGNORE_INDEX),
         num_truncated_images=input_ids[max_length:].count(IMAGE_TOKEN_INDEX),
+        special_words=found,
     )
 
 
