@@ -54,9 +54,7 @@ class Assistant:
     @property
     def maker(self) -> PromptMaker:
         """What makes this assistant's prompts."""
-        return PromptMaker(
-            self.tokenizer, self.image_processor, self.template, self.boxes, self.special_tokens_in_text
-        )
+        return PromptMaker(self.tokenizer, self.image_processor, self.template, self.boxes, self.special_tokens_in_text)
 
     def prepare(
         self,

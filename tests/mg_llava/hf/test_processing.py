@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mg_llava.hf.chat_template import to_jinja
 from mg_llava.inference.prompts import as_picture_boxes
 from tests.mg_llava.hf.conftest import Exported
 from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.text.rendered import BOUNDARY
 from xtuner.data.text.templates import TEMPLATES, PieceKind, PromptTemplate, Turn
 from xtuner.errors import XTunerError
 
@@ -111,6 +113,11 @@ class TestChatTemplate:
     def rendered(self, template: PromptTemplate, turns: list[Turn]) -> str:
         words = {PieceKind.BOS: "<s>", PieceKind.EOS: "</s>", PieceKind.IMAGE: IMAGE_TOKEN}
         pieces = template.render(turns, add_generation_prompt=turns[-1].output is None)
+        if template.input.endswith("{input}"):
+            pieces = [
+                replace(piece, text=BOUNDARY + piece.text) if piece.supervised and piece.text else piece
+                for piece in pieces
+            ]
         return "".join(words.get(piece.kind, piece.text) for piece in pieces)
 
     @pytest.mark.parametrize("template", TEMPLATES.values(), ids=lambda template: template.name)

@@ -183,14 +183,26 @@ class TestRefused:
             ({"stop": ["a"] * 5}, "'stop' is"),
             ({"logprobs": True}, "'logprobs' is not supported"),
             ({"messages": []}, "no user message to answer"),
-            ({"messages": [{"role": "user", "content": "a <image> b"}]}, "send it as an image part"),
+            ({"messages": [{"role": "tool", "content": "a"}]}, "has the role 'tool'"),
         ],
     )
     def test_fields(self, server: Server, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(openai.BadRequestError, match=message):
             server.ask("what", **arguments)
 
-    @pytest.mark.parametrize("body", [b"{", b"[1]", b'{"messages": 3}', b"\xff"])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"{",
+            b"[1]",
+            b'{"messages": 3}',
+            b"\xff",
+            b'{"messages": [{"role": "user", "content": "What \\ud83d?"}]}',
+            b'{"messages": [{"role": "user", "content": "what"}], "stop": ["\\udc00"]}',
+            b'{"messages": [{"role": "\\ud83d", "content": "what"}]}',
+            b'{"messages": [{"role": "user", "content": [{"type": "\\ud83d"}]}], "user": "\\ud83d"}',
+        ],
+    )
     def test_bodies(self, server: Server, body: bytes) -> None:
         status, answer = server.post(body)
         assert status == 400 and answer["error"]["type"] == "invalid_request_error"

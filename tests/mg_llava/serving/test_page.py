@@ -81,7 +81,6 @@ class TestButtons:
         ("path", "typed", "question", "message"),
         [
             (None, "", " ", "the question is empty"),
-            (None, "", "a <image>", "upload one"),
             ("picture", "[[1, 2", "what", "the boxes are not JSON"),
             ("picture", "[[1, 2]]", "what", "boxes cannot be read"),
             ("bomb", "", "what", "50.0 megapixels"),

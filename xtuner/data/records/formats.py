@@ -42,7 +42,7 @@ FORMATS = (
     ),
     Format(
         "sharegpt",
-        "the same with 'images' instead of 'image'; user | assistant may replace human | gpt, 'system' may stand beside",
+        "the same with 'images' instead of 'image'; user | assistant may replace human | gpt; 'system' beside it",
         {
             "id": "1",
             "images": ["coco/1.jpg"],
@@ -88,12 +88,14 @@ class RecordContent:
         images: the record's own pictures, in order; empty where the messages name theirs.
         places_in_text: each ``<image>`` in a text of the user is the place of a picture, not text.
         notes: of what is left out or read in another way than one might think; by these it is counted.
+        suspect: a field that looks as if it named the pictures, where the record has no 'image'.
     """
 
     messages: tuple[Message, ...]
     images: tuple[str, ...]
     places_in_text: bool
     notes: tuple[str, ...]
+    suspect: str | None = None
 
 
 def read_record(record: Mapping[str, Any]) -> RecordContent:
@@ -104,7 +106,9 @@ def read_record(record: Mapping[str, Any]) -> RecordContent:
     """
     for name in _NOT_SUPPORTED:
         if record.get(name):
-            raise SampleError("not supported", f"{name!r} = {str(record[name])[:60]!r} cannot be trained on: take it out")
+            raise SampleError(
+                "not supported", f"{name!r} = {str(record[name])[:60]!r} cannot be trained on: take it out"
+            )
     default = read_loss(record, "the record")
     messages = [
         read_message(message, number, default is not False) for number, message in enumerate(_messages(record), start=1)
@@ -122,14 +126,15 @@ def read_record(record: Mapping[str, Any]) -> RecordContent:
     if has_parts:
         messages, images = _with_paths(messages, images)
     named = any(name in record for name in ("image", "images"))
-    places_in_text = not has_parts and (named or _picture_like(record, ignored) is not None)
+    suspect = None if named else _picture_like(record, ignored)
+    places_in_text = not has_parts and (named or suspect is not None)
     unread = sorted(name for name, value in record.items() if name not in _KNOWN and value not in (None, "", [], {}))
     notes = [f"a field {name!r}, which is not read," for name in (*unread, *sorted(ignored))]
     if not places_in_text and any(IMAGE_TOKEN in part for message in messages for part in message.texts):
         notes.append(f"{IMAGE_TOKEN} without a picture, read as text")
     elif any(IMAGE_TOKEN in part for message in messages if message.role != "user" for part in message.texts):
         notes.append(f"{IMAGE_TOKEN} in an answer, read as text")
-    return RecordContent(tuple(messages), tuple(images), places_in_text, tuple(dict.fromkeys(notes)))
+    return RecordContent(tuple(messages), tuple(images), places_in_text, tuple(dict.fromkeys(notes)), suspect)
 
 
 def _messages(record: Mapping[str, Any]) -> list[Any]:

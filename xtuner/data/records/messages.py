@@ -1,7 +1,7 @@
 """One message of a conversation, in whichever words it is written: the one reader of training data, chat and servers.
 
-``{"from": "human", "value": ...}`` and ``{"role": "user", "content": ...}`` say the same, a text the same as a list with
-one part. What is not understood is refused by name.
+``{"from": "human", "value": ...}`` and ``{"role": "user", "content": ...}`` say the same, a text the same as a list
+with one part. What is not understood is refused by name.
 """
 
 from __future__ import annotations

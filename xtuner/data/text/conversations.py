@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.records.formats import read_record
+from xtuner.data.records.formats import RecordContent, read_record
 from xtuner.data.records.messages import check_text
 from xtuner.data.records.records import Record, read_records
 from xtuner.data.text.templates import Turn
@@ -84,7 +84,7 @@ def parse_record(record: Any, index: int) -> Conversation:
         turns = turns[:-1]
         notes += ["a last question without an answer, left out"] if turns else []
     if turns:
-        _check_counts(turns, content.images, where)
+        _check_counts(turns, content, where)
     return Conversation(name, content.images, turns, index, tuple(notes))
 
 
@@ -107,12 +107,14 @@ def iter_conversations(
             problems.append(str(error))
 
 
-def _check_counts(turns: Sequence[Turn], images: Sequence[str], where: str) -> None:
+def _check_counts(turns: Sequence[Turn], content: RecordContent, where: str) -> None:
     places = sum(turn.num_pictures for turn in turns)
-    if places != len(images):
+    if places != len(content.images):
+        hint = f"write {IMAGE_TOKEN} once per picture"
+        if content.suspect is not None:
+            hint = f"if {content.suspect!r} holds the picture, write it as 'image'"
         raise RecordError(
             "wrong number of pictures",
             where,
-            f"{places} {IMAGE_TOKEN} in the answered human messages, but 'image' lists {len(images)}; "
-            f"write {IMAGE_TOKEN} once per picture",
+            f"{places} {IMAGE_TOKEN} in the answered human messages, but 'image' lists {len(content.images)}; {hint}",
         )

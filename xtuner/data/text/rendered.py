@@ -1,10 +1,9 @@
-"""A rendered conversation's text back to the pieces that are tokenised: what servers and harnesses hand to a processor."""
+"""A rendered conversation back to the pieces that are tokenised: what servers hand to a processor."""
 
 from __future__ import annotations
 
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.text.templates import Piece, PieceKind, PromptTemplate
-
 
 BOUNDARY = "\u2063"
 """Invisible separator between a question and its answer, rendered where the template has no words there (``plain``)."""
@@ -14,7 +13,7 @@ def cut_rendered(text: str, template: PromptTemplate, bos: str | None, eos: str 
     """Returns the pieces of `text` as `PromptTemplate.render` makes them.
 
     Args:
-        text: a conversation rendered with `template`, special tokens written out; or any text, which is then a question.
+        text: a conversation rendered with `template`, special tokens written out; any other text counts as a question.
             Bos is put first where it is not there.
         template: words around the turns.
         bos: the tokenizer's bos token; None = it has none.

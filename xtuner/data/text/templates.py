@@ -187,7 +187,7 @@ class PromptTemplate:
 
     def _question(self, turn: Turn) -> Iterator[Piece]:
         before, after = self.around_input
-        words = (before,)
+        words: tuple[str, ...] = (before,)
         if turn.system:
             before_system, after_system = self.around_system
             words = (before_system, turn.system, after_system + before)

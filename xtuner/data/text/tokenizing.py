@@ -167,9 +167,7 @@ class _PieceIds:
         texts = dict.fromkeys(piece.text for pieces in rendered for piece in pieces if piece.text)
         self.special_words = _special_words(rendered, set(filter(special.search, texts)), special)
         # kept ones are what the tokenizer makes of them anyway; a picture's place they must not become
-        foreign = [
-            words for words, found in self.special_words.items() if policy != "keep" or IMAGE_TOKEN in found
-        ]
+        foreign = [words for words, found in self.special_words.items() if policy != "keep" or IMAGE_TOKEN in found]
         self._foreign = dict(zip(foreign, special.encode(foreign, policy == "keep") if foreign else (), strict=True))
         if foreign:
             texts = dict.fromkeys(
