@@ -28,6 +28,18 @@ setup(
     description="MG-LLaVA on an XTuner-style framework: Python configs, DeepSpeed, two stages, evaluation, chat.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="the maintainers",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     # the configs travel inside xtuner, so that an installed package finds them; top-level names stay free for the user
     packages=[*find_packages(include=["mg_llava*", "xtuner*"]), "xtuner._configs"],
