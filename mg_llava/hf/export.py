@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
 
 from mg_llava.hf.card import model_card
 from mg_llava.hf.configuration import FORMAT_VERSION, MODEL_TYPE, MGLLaVAConfig, check_types
@@ -73,7 +72,7 @@ def save_pretrained(
                 writer.add(name, tensor)
         writer.finish()
         processor.save_pretrained(temporary)
-        generation_config(assistant).save_pretrained(temporary)
+        assistant.generation_config(_MAX_NEW_TOKENS).save_pretrained(temporary)
         card = model_card(config, assistant, writer.total_bytes)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         # last: a folder with config.json is complete
@@ -206,18 +205,6 @@ def part_nodes(model_node: Mapping[str, Any]) -> dict[str, Any]:
             node[part].pop(argument, None)
     node["llm"] = {"type": node["llm"]["type"]}
     return {**node, "activation_checkpointing": False, "compile": False, "fused_loss": False}
-
-
-def generation_config(assistant: Assistant) -> GenerationConfig:
-    """Returns how answers are made unless asked otherwise: greedily, ending where the template says."""
-    tokenizer = assistant.tokenizer
-    return GenerationConfig(
-        do_sample=False,
-        max_new_tokens=_MAX_NEW_TOKENS,
-        eos_token_id=assistant.stop_ids(),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
 
 
 def _dtype_name(part: torch.nn.Module) -> str:

@@ -252,6 +252,7 @@ def _build_core(config: MGLLaVAConfig) -> Any:
     for name, part in core.parts().items():
         if name != "llm":
             part.to(_dtype_of(config, name))
+    core.end_ids = tuple(config.stop_token_ids)
     core.data_preprocessor.normalizer = PixelNormalizer(**config.pixels)
     return core
 

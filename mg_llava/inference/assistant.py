@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, clip_boxes
+from mg_llava.inference.generation import greedy_config
 from mg_llava.inference.prompts import Prompt, PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import PromptTemplate, Turn, get_template
 from xtuner.errors import XTunerError
+from xtuner.log import get_logger
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from mg_llava.model.mg_llava import MGLLaVA
 
@@ -50,6 +52,7 @@ class Assistant:
         self.template = get_template(template)
         self.boxes = boxes or BoxSelection()
         self.special_tokens_in_text = special_tokens_in_text
+        self._compare_ends()
 
     @property
     def maker(self) -> PromptMaker:
@@ -116,21 +119,45 @@ class Assistant:
 
     def greedy(self, max_new_tokens: int) -> dict[str, Any]:
         """Returns arguments of ``generate`` for the likeliest answer, ending where the template says."""
-        return {
-            "do_sample": False,
-            "max_new_tokens": max_new_tokens,
-            "eos_token_id": self.stop_ids(),
-            "pad_token_id": self.tokenizer.pad_token_id,
-        }
+        return {"generation_config": self.generation_config(max_new_tokens)}
+
+    def generation_config(self, max_new_tokens: int) -> GenerationConfig:
+        """Returns how answers are made unless asked otherwise; nothing else has a say in it."""
+        tokenizer = self.tokenizer
+        return greedy_config(max_new_tokens, self.stop_ids(), tokenizer.pad_token_id, tokenizer.bos_token_id)
+
+    def generation_facts(self, max_new_tokens: int) -> dict[str, Any]:
+        """Returns how answers are made, and what the language model's folder asked for instead, as JSON values."""
+        used = self.generation_config(max_new_tokens).to_diff_dict()
+        used.pop("transformers_version", None)
+        return {"used": used, "asked_by_language_model": self.model.asked_generation}
 
     def stop_ids(self) -> list[int]:
-        """Returns the ids that end an answer: eos, and stop words that are one token."""
-        ids = [self.tokenizer.eos_token_id]
+        """Returns the ids that end an answer: eos, stop words that are one token, and the language model's own."""
+        return sorted({*self._template_ends(), *self.model.end_ids})
+
+    def _template_ends(self) -> set[int]:
+        ids = {self.tokenizer.eos_token_id}
         for word in self.template.stop_words:
             pieces = self.tokenizer(word, add_special_tokens=False)["input_ids"]
             if len(pieces) == 1:
-                ids.append(pieces[0])
-        return sorted(set(ids))
+                ids.add(pieces[0])
+        return ids
+
+    def _compare_ends(self) -> None:
+        """Names the ends by which the language model's folder and the template differ."""
+        theirs, ours = set(self.model.end_ids), self._template_ends()
+        if not theirs or theirs == ours:
+            return
+        lists = [
+            ", ".join(f"{self.tokenizer.convert_ids_to_tokens(end)} ({end})" for end in sorted(ends)) or "nothing"
+            for ends in (theirs - ours, ours - theirs)
+        ]
+        get_logger().info(
+            "Answers end at what either names: only the language model's generation_config.json names %s, only "
+            "template %s with its tokenizer names %s.",
+            *(lists[0], self.template.name, lists[1]),
+        )
 
     def decode(self, ids: list[int]) -> str:
         """Returns the text of an answer's ids, up to the first that ends it or to the first stop word."""

@@ -20,6 +20,7 @@ from xtuner.errors import XTunerError
 from xtuner.model.base import TrainableParts
 from xtuner.model.files.base import open_on_base
 from xtuner.model.files.checkpoints import LoadReport, load_parts, refuse_left_adapters
+from xtuner.model.generation import end_ids, take_generation
 from xtuner.model.head import check_fused_loss, supervised_logits, supervised_loss
 from xtuner.model.layers import checkpoint_activations, checkpointing_layers, compile_modules
 from xtuner.model.meta import in_meta_init
@@ -61,6 +62,10 @@ class MGLLaVA(TrainableParts):
         pretrained_pth: checkpoint to start from, with this model's or the published one's names; it must hold
             the connecting parts, and may hold the language model.
 
+    Attributes:
+        asked_generation: what the language model's ``generation_config.json`` says; nothing of it acts but `end_ids`.
+        end_ids: ids that end an answer, by that file.
+
     Raises:
         XTunerError: parts that do not fit together or are half given, or a checkpoint that does not fit.
     """
@@ -89,6 +94,8 @@ class MGLLaVA(TrainableParts):
         self.high_res_encoder = build(high_res_encoder)
         self._check_parts(fusion, object_encoder)
         self.llm = build(llm)
+        self.asked_generation = take_generation(self.llm)
+        self.end_ids = end_ids(self.asked_generation)
         width = self.llm.get_input_embeddings().embedding_dim
         self.fusion, self.object_encoder = None, None
         if self.high_res_encoder is not None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import cached_file
 
 from xtuner.errors import XTunerError, nearest
@@ -17,6 +24,7 @@ from xtuner.model.files.frozen import remember_values
 from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.files.quantized import quantized_layers
 from xtuner.model.files.weight_files import open_weights
+from xtuner.model.generation import read_generation
 from xtuner.model.meta import architecture_file, in_meta_init
 from xtuner.model.placement import loading_arguments
 
@@ -145,7 +153,10 @@ def build_llm(
     if in_meta_init():
         if torch_dtype == "auto":
             torch_dtype = getattr(config, "dtype", None) or torch.float32
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch_dtype)
+        llm = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch_dtype)
+        # what is not here need not be looked for elsewhere to know a shape
+        llm.asked_generation = read_generation(name_or_path) if Path(name_or_path).is_dir() else {}
+        return llm
     try:
         with restricted_loading(pickles_in(name_or_path)):
             llm = AutoModelForCausalLM.from_pretrained(
@@ -153,13 +164,14 @@ def build_llm(
                 config=config,
                 dtype=torch_dtype,
                 attn_implementation=attention,
-                **extra,
+                **{"generation_config": GenerationConfig(), **extra},
             )
     except OSError as error:
         raise XTunerError(
             f"the weights of '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
             "Download all of its files (config.json, *.safetensors)."
         ) from error
+    llm.asked_generation = read_generation(name_or_path)  # type: ignore[assignment]
     if quantization is not None:
         _keep_gradients(llm)
         _remember_files(llm, name_or_path)

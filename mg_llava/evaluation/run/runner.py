@@ -109,6 +109,7 @@ class EvaluationRunner:
         questions = benchmark.questions()[:limit]
         rank = self.collective.rank
         facts = {**facts, "benchmark": benchmark.name, "prompt_template": self.assistant.template.name}
+        facts["generation"] = self.assistant.generation_facts(benchmark.max_new_tokens)
         files = PredictionFiles(folder, facts, rank)
         # 1. what an earlier evaluation left
         to_ask = self._open_questions(questions, files, benchmark.name)
