@@ -20,7 +20,6 @@ from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes
 from mg_llava.pictures.open import to_rgb
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from xtuner.data.records.messages import check_text
 from xtuner.data.text.rendered import cut_rendered
 from xtuner.data.text.specials import Policy, check_policy, special_tokens
 from xtuner.data.text.templates import PromptTemplate
@@ -175,7 +174,6 @@ class MGLLaVAProcessor(ProcessorMixin):
         return self.collate(prompts)
 
     def _ids(self, words: str) -> list[int]:
-        check_text(words, "the text")
         pieces = cut_rendered(words, self.prompt_template, self.tokenizer.bos_token, self.tokenizer.eos_token)
         return encode_pieces(pieces, self.tokenizer, self.prompt_template)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from mg_llava.inference.prompts import Prompt
+from xtuner.data.text.templates import Piece, PieceKind
+from xtuner.data.text.tokenizing import encode_pieces
 from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def explain_boxes(assistant: Assistant, prompt: Prompt, answer: str) -> list[flo
         raise XTunerError(
             "this model has no object tokens (it was built without object_encoder): nothing to leave out."
         )
-    ids = assistant.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    pieces = [Piece(PieceKind.TEXT, answer, words=("", answer))] if answer else []
+    ids = encode_pieces(pieces, assistant.tokenizer, assistant.template, assistant.special_tokens_in_text)
     if not ids:
         raise XTunerError("the answer is empty: there is nothing to explain.")
     count = len(prompt.boxes[-1]) if prompt.boxes else 0

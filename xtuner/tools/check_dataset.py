@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     out = Console(soft_wrap=True, markup=False, highlight=False)
     counts = _print(found.problems, args.show, out)
     if found.notes:
-        out.print("Not a fault, but training leaves out:")
+        out.print("Not a fault, but left out, cut or read as text:")
         _print(found.notes, args.show, out)
     if not found.problems:
         out.print("The training data has no problems.")

@@ -387,3 +387,83 @@ class TestCheck:
         (tmp_path / "c.png").unlink()
         (found,) = MGLLaVADataset.check_records(node).problems
         assert found.startswith("missing picture") and "(sample 'bare')" in found
+
+
+class TestTextAsItWasWritten:
+    RECORDS = (
+        RECORDS[0],
+        {"id": "strike", "image": "a.png", "conversations": talk("<image>\nWhat is this", "before <s>9</s> A dog.")},
+        {"id": "tag", "conversations": talk("What is <image>"), "source": "web"},
+    )
+
+    @pytest.mark.parametrize(("policy", "done"), [("split", "read as text"), ("keep", "kept as tokens")])
+    def test_special_tokens_are_counted_and_named(
+        self, world: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, policy: str, done: str
+    ) -> None:
+        node = world(list(self.RECORDS), special_tokens_in_text=policy)
+        kind = f"records with special tokens in their text, {done}"
+        found = MGLLaVADataset.check_records(node)
+        assert found.problems == []
+        assert f"{kind}: record 'strike' (number 2). [data.json]" in found.notes
+        with caplog.at_level("INFO"):
+            report = MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+        assert report[kind] == 2 and report["records with <image> without a picture, read as text"] == 1
+        assert report["records with a field 'source', which is not read,"] == 1
+        assert f"2 {kind}: strike, tag" in caplog.text
+        dataset = MGLLaVADataset(**world(list(self.RECORDS), special_tokens_in_text=policy))
+        eos = dataset.tokenizer.eos_token_id
+        assert int((dataset[1]["labels"] == eos).sum()) == (1 if policy == "split" else 2)
+        assert len(dataset[2]["pixel_values"]) == 0 and IMAGE_TOKEN_INDEX not in dataset[2]["input_ids"]
+
+    def test_refused(self, world: Any, tmp_path: Path) -> None:
+        node = world(list(self.RECORDS), special_tokens_in_text="refuse")
+        found = MGLLaVADataset.check_records(node).problems
+        assert [problem.split(":")[1] for problem in found] == [
+            " record 'strike' (number 2)",
+            " record 'tag' (number 3)",
+        ]
+        with pytest.raises(ProblemsError, match="special token in text: record 'strike'.*holds <s>, </s>"):
+            MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+
+    def test_the_policy_is_part_of_what_was_prepared(self, world: Any, tmp_path: Path) -> None:
+        node = world(list(self.RECORDS))
+        MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+        with pytest.raises(XTunerError, match="special_tokens_in_text: prepared with 'split', now 'keep'"):
+            MGLLaVADataset.prepare({**node, "special_tokens_in_text": "keep"}, str(tmp_path / "out"), 1)
+        with pytest.raises(XTunerError, match="expected one of split, keep, refuse"):
+            MGLLaVADataset(**world(special_tokens_in_text="drop"))
+
+    def test_answers_without_loss(self, world: Any, tmp_path: Path) -> None:
+        silent = [*talk("<image>\nWhat", "A dog."), *talk("is this", "this dog.")]
+        silent[1] = {**silent[1], "loss": False}
+        nothing = [silent[0], {**silent[3], "weight": 0}]
+        records = [{"id": "l", "image": "a.png", "conversations": silent}]
+        records.append({"id": "n", "image": "a.png", "conversations": nothing})
+        sample = MGLLaVADataset(**world(records))[0]
+        tokenizer = MGLLaVADataset(**world(records)).tokenizer
+        learned = sample["labels"][sample["labels"] != IGNORE_INDEX]
+        assert tokenizer.decode(learned) == "this dog.</s>" or learned.tolist()[-1] == tokenizer.eos_token_id
+        assert len(learned) == len(tokenizer("this dog.", add_special_tokens=False)["input_ids"]) + 1
+        report = MGLLaVADataset.prepare(world(records), str(tmp_path / "out"), 1)
+        assert report["dropped: no answer with loss"] == 1 and report["kept"] == 1
+
+    @pytest.mark.parametrize(
+        ("record", "expected"),
+        [
+            ({"id": "emoji", "image": "a.png", "conversations": talk("<image>\nWhat \ud83d")}, "record 'emoji'"),
+            ({"id": "x\ud83d", "image": "a.png", "conversations": talk("<image>")}, r"record 'x\ud83d'"),
+            ({"id": "x", "image": "a\ud83d.png", "conversations": talk("<image>")}, "record 'x'"),
+            ({"id": "x", "image": "a.png", "conversations": talk("<image>", "\udc00")}, "record 'x'"),
+        ],
+    )
+    def test_half_a_character(self, world: Any, tmp_path: Path, record: Any, expected: str) -> None:
+        node = world([*RECORDS, record])
+        (found,) = MGLLaVADataset.check_records(node).problems
+        assert found.startswith(f"half a character: {expected} (number 6): ") and found.isascii()
+        with pytest.raises(ProblemsError, match="half a character"):
+            MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+
+    def test_half_a_character_in_a_label(self, world: Any) -> None:
+        boxes = [{**BOXES[0], "labels": ["c0", "c\ud83d", "c2"]}, BOXES[1]]
+        (found,) = MGLLaVADataset.check_records(world(boxes=boxes)).problems
+        assert found.startswith("malformed box record: box record number 1 ('a.png'): a label holds U+D83D")

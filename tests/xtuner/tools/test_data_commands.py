@@ -93,7 +93,10 @@ class TestCheckDataset:
         FakeDataset.notes = [f"cut at max_length: sample {number}" for number in range(12)]
         assert run(check_dataset, "c.py", "-n", "1") == 0
         out = capsys.readouterr().out
-        assert "Not a fault, but training leaves out:\ncut at max_length: 12\n  - sample 0\n  ... and 11 more" in out
+        assert (
+            "Not a fault, but left out, cut or read as text:\ncut at max_length: 12\n  - sample 0\n  ... and 11 more"
+            in out
+        )
         assert out.endswith("The training data has no problems.\n")
 
     def test_by_the_name_that_xtuner_gave_it(self, capsys: pytest.CaptureFixture[str]) -> None:

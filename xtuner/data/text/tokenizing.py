@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.data.records.messages import check_text
 from xtuner.data.text.conversations import Conversation
 from xtuner.data.text.specials import Policy, SpecialTokens, refusal, special_tokens
 from xtuner.data.text.templates import Piece, PieceKind, PromptTemplate, Turn
@@ -126,8 +127,10 @@ def encode_pieces(
     """Returns the ids of rendered pieces; see `encode_prompt`.
 
     Raises:
-        SampleError: special tokens in the text, where these are refused.
+        SampleError: half a character, or special tokens in the text where these are refused.
     """
+    for piece in pieces:
+        check_text(piece.text, "the text")
     ids = _PieceIds([pieces], tokenizer, special_tokens(tokenizer, template), special_tokens_in_text)
     encoded = _join(pieces, ids, max_length=None)
     if encoded.special_words and special_tokens_in_text == "refuse":
