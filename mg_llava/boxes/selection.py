@@ -160,6 +160,17 @@ class BoxSelection:
         iou_threshold: of the non-maximum suppression, 0 to 1.
         limit_num: most boxes of a picture, see `limit_boxes`; None = no limit.
         limit_mode: "per_image" or "per_category", see `limit_boxes`.
+
+    Raises:
+        XTunerError: a value is out of its range.
+
+    Examples:
+        The second cat overlaps the first, so it goes:
+
+        >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 10, 10], [20, 20, 30, 30]], np.float32)
+        >>> select = BoxSelection(iou_threshold=0.5, limit_num=2)
+        >>> select(boxes, ["cat", "cat", "dog"], np.array([0.9, 0.8, 0.7], np.float32)).labels
+        ('cat', 'dog')
     """
 
     iou_threshold: float = 0.2

@@ -47,6 +47,14 @@ def pool_boxes(
 
     Raises:
         XTunerError: the numbers of pictures differ, or a map is not square.
+
+    Examples:
+        A map whose four columns hold 0, 1, 2, 3, in a frame of 64 pixels; the left half, then everything:
+
+        >>> columns = torch.arange(4.0).expand(1, 1, 4, 4)
+        >>> boxes = torch.tensor([[0.0, 0.0, 32.0, 64.0], [0.0, 0.0, 64.0, 64.0]])
+        >>> pool_boxes([columns], [boxes], image_size=64)[0].round(decimals=3).tolist()
+        [[1.0], [1.875]]
     """
     _check(stage_maps, boxes)
     if not boxes:

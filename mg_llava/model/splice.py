@@ -80,6 +80,18 @@ def plan_splice(
 
     Raises:
         XTunerError: the numbers of placeholders and pictures differ.
+
+    Examples:
+        Text, a picture (-200) of two image tokens and one box, and a supervised token:
+
+        >>> ids, labels = torch.tensor([[5, -200, 6]]), torch.tensor([[-100, -100, 6]])
+        >>> plan = plan_splice(ids, labels, torch.ones(1, 3), num_image_tokens=2, object_counts=[1])
+        >>> plan.input_ids.tolist()
+        [[5, 0, 0, 0, 6]]
+        >>> plan.image_positions.tolist(), plan.object_positions.tolist()
+        ([1, 2], [3])
+        >>> plan.target_positions.tolist(), plan.targets.tolist()
+        ([3], [6])
     """
     attention_mask = attention_mask.bool()
     is_image = (input_ids == IMAGE_TOKEN_INDEX) & attention_mask
