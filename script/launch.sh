@@ -16,7 +16,7 @@
 #   WORK_DIR          each run is in $WORK_DIR/<config name>; default work_dirs
 #   PRETRAIN_OPTIONS SFT_OPTIONS    settings of one stage: "k=v k=v"
 #   PRETRAINED_PTH    checkpoint that SFT starts from; default: the newest of the pretrain run
-#   FORCE=1           trains finished stages again
+#   FORCE=1           trains finished stages again; the former run is moved aside to <config name>.1, nothing is deleted
 #   PYTHON            interpreter; default: .venv/bin/python if it exists, else python3
 # The scripts do not repeat a finished stage and continue an interrupted one from its last checkpoint.
 set -euo pipefail
@@ -203,9 +203,17 @@ train_stage() {
     fi
     deepspeed_arguments "$config"
     if [ ${#options[@]} -gt 0 ]; then arguments+=(--cfg-options "${options[@]}"); fi
-    if [ -z "${FORCE:-}" ] && [ -f "$folder/last_checkpoint" ]; then arguments+=(--resume auto); fi
+    if [[ " ${EXTRA[*]} " =~ " --resume"[\ =] || " ${EXTRA[*]} " == *" --start-anew "* ]]; then
+        say "as asked for: ${EXTRA[*]}"
+    elif [ -n "${FORCE:-}" ]; then
+        arguments+=(--start-anew)
+    elif [ -f "$folder/last_checkpoint" ] || compgen -G "$folder/iter_*.pth" >/dev/null; then
+        arguments+=(--resume auto)
+    fi
     # a forced training that fails must not leave the record of the previous one
-    if [ -z "$DRY_RUN" ] && [ "${NODE_RANK:-0}" = 0 ]; then rm -f "$folder/finished"; fi
+    if [ -z "$DRY_RUN" ] && [ "${NODE_RANK:-0}" = 0 ] && [ -f "$folder/finished" ]; then
+        mv -f "$folder/finished" "$folder/finished.former"
+    fi
     launch train "$config" --work-dir "$folder" "${DEEPSPEED_ARGUMENTS[@]}" "${arguments[@]}"
     if [ -z "$DRY_RUN" ] && [ "${NODE_RANK:-0}" = 0 ]; then echo "$wanted" >"$folder/finished"; fi
 }

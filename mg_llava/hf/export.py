@@ -26,6 +26,7 @@ from mg_llava.model.checkpoint_names import to_published_names
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.errors import XTunerError
 from xtuner.model.files.shards import ShardWriter
+from xtuner.model.files.writing import disk_errors
 
 if TYPE_CHECKING:
     from mg_llava.inference.assistant import Assistant
@@ -54,12 +55,25 @@ def save_pretrained(
         max_shard_bytes: largest file of weights; see `ShardWriter`.
 
     Raises:
-        XTunerError: the target holds something else than an export, or the model has a part of a foreign package.
+        XTunerError: the target holds something else than an export, the model has a part of a foreign package, or the
+            disk is full or cannot be written.
     """
     folder = Path(folder)
     check_target(folder)
+    with disk_errors(folder):
+        return _write_folder(assistant, model_node, folder, facts or {}, weights, max_shard_bytes)
+
+
+def _write_folder(
+    assistant: Assistant,
+    model_node: Mapping[str, Any],
+    folder: Path,
+    facts: Mapping[str, Any],
+    weights: Iterable[tuple[str, torch.Tensor]] | None,
+    max_shard_bytes: int | None,
+) -> Path:
     processor = make_processor(assistant)
-    config = make_config(assistant, model_node, processor, facts or {})
+    config = make_config(assistant, model_node, processor, facts)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:

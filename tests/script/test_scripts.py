@@ -228,6 +228,20 @@ class TestStages:
         assert result.returncode == 1 and "other settings" in result.stderr
         assert sandbox.run(*other, FORCE="1").returncode == 0
         assert len(sandbox.commands()) == 2 and "--resume" not in sandbox.commands()[1]
+        # the former run is moved aside, not written over
+        assert sandbox.commands()[1].endswith("--start-anew") and "--start-anew" not in sandbox.commands()[0]
+
+    @pytest.mark.parametrize("word", [("--resume", "auto"), ("--start-anew",)])
+    def test_a_given_word_about_the_former_run_wins(self, sandbox: Sandbox, word: tuple[str, ...]) -> None:
+        sandbox.run("train_pretrain.sh", PRETRAIN, STUB_FAILS="_pretrain_")
+        assert sandbox.run("train_pretrain.sh", PRETRAIN, "--", *word, FORCE="1").returncode == 0
+        command = sandbox.commands()[-1]
+        assert command.count("--resume") + command.count("--start-anew") == 1 and word[0] in command
+
+    def test_killed_before_its_first_pointer_it_goes_on(self, sandbox: Sandbox) -> None:
+        (sandbox.work_dir / PRETRAIN).mkdir(parents=True)
+        (sandbox.work_dir / PRETRAIN / "iter_3.pth").touch()
+        assert "--resume auto" in sandbox.run("train_pretrain.sh", PRETRAIN, "--dry-run").stdout
 
     def test_failed_forced_training_is_not_finished(self, sandbox: Sandbox) -> None:
         sandbox.run("train_pretrain.sh", PRETRAIN)

@@ -56,7 +56,8 @@ def assemble(
     validation = ValLoop(cfg, settings, work_dir) if settings.val_interval is not None else None
     deepspeed_settings = read_deepspeed(deepspeed) if deepspeed else None
     found = CheckpointFolder(work_dir).find(resume) if resume else None
-    _say_start(resume, found, work_dir)
+    if resume and found is None:
+        get_logger().info("--resume auto: found no complete checkpoint in %s, starting from the beginning", work_dir)
 
     dataset = build(cfg.train_dataset) if dataset is None else dataset
     dataloader = _build_dataloader(cfg, dataset, environment, settings.seed)
@@ -156,14 +157,3 @@ def _say_plan(plan: RunPlan, sampler: Any, optimizer: StepOptimizer) -> None:
         sampler.steps_per_epoch,
         optimizer.precision.name,
     )
-
-
-def _say_start(resume: str | None, found: Path | None, work_dir: Path) -> None:
-    """Warns where a fresh start may not be what was meant."""
-    if resume and found is None:
-        get_logger().info("--resume auto: found no complete checkpoint in %s, starting from the beginning", work_dir)
-    if not resume and CheckpointFolder(work_dir).complete():
-        get_logger().warning(
-            "%s holds checkpoints of an earlier run; starting from the beginning (--resume auto continues it).",
-            work_dir,
-        )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
+from xtuner.engine.checkpoints.former import check_work_dir
 from xtuner.engine.hooks.validation import chosen_benchmarks
 from xtuner.engine.steps.precision import resolve_precision
 from xtuner.engine.strategies.deepspeed_settings import read_deepspeed
@@ -54,6 +55,7 @@ def preflight(
     deepspeed: str | None = None,
     resume: str | None = None,
     work_dir: Path | None = None,
+    start_anew: bool = False,
 ) -> None:
     """Checks files, optional packages and small settings that a training needs: preparing data can take an hour.
 
@@ -63,6 +65,7 @@ def preflight(
         deepspeed: value of ``--deepspeed``, if given.
         resume: value of ``--resume``, if given.
         work_dir: the run's folder, where ``--resume auto`` looks.
+        start_anew: ``--start-anew`` is given.
 
     Raises:
         ProblemsError: with everything that is missing or cannot be.
@@ -70,6 +73,8 @@ def preflight(
     problems = missing_training_files(cfg)
     if deepspeed is not None:
         problems += _complaint(lambda: read_deepspeed(deepspeed))
+    if work_dir is not None:
+        problems += _complaint(lambda: check_work_dir(work_dir, resume, start_anew, _named_files(cfg)))
     if resume is not None and work_dir is not None:
         problems += _complaint(lambda: CheckpointFolder(work_dir).find(resume))
     if "wandb" in (cfg.get("visualizers") or ()) and importlib.util.find_spec("wandb") is None:
@@ -108,6 +113,17 @@ def _strings(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         return [value] if value else []
     return [item for item in value if isinstance(item, str)] if isinstance(value, (list, tuple)) else []
+
+
+def _named_files(settings: Mapping[str, Any]) -> Iterable[str]:
+    """Yields what `missing_files` would look for."""
+    for key, value in settings.items():
+        if not isinstance(key, str) or not key.endswith(_FILE_SUFFIXES):
+            continue
+        for item in value if isinstance(value, (list, tuple)) else ():
+            if isinstance(item, Mapping):
+                yield from _named_files(item)
+        yield from _strings(value)
 
 
 def _is_local(name: str) -> bool:

@@ -260,6 +260,7 @@ class TrainingMixin:
         if damage:
             raise XTunerError(f"{path} is damaged: {'; '.join(damage)}. Resume an older checkpoint with --resume PATH.")
         self.backend.load(path)
+        self.checkpoints.adopt(path, trainer["iter"])
         restore_scalars(trainer.get("scalars", {}))
         loop.start_at(trainer["iter"])
         if trainer["world_size"] == self.collective.world_size:

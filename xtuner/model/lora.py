@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from xtuner.errors import XTunerError, nearest
+from xtuner.model.files.writing import write_safetensors
 
 _BASE = ".base_layer."
 BASE_FILE = "base.json"
@@ -94,7 +94,7 @@ def save_adapters(part: nn.Module, lora: LoraConfig, folder: Path, base: str) ->
     place = next((name for name, module in part.named_modules() if isinstance(module, PreTrainedModel)), "")
     inner = {name.removeprefix(f"{place}."): value for name, value in state.items()}
     tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in inner.items()}
-    save_file(tensors, folder / "adapter_model.safetensors")
+    write_safetensors(tensors, folder / "adapter_model.safetensors")
     lora.base_model_name_or_path = base
     lora.inference_mode = True
     # layers above the one that is read are not built here: the adapters that peft makes for them change nothing

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from xtuner.errors import XTunerError
 from xtuner.tools.support.arguments import add_cfg_options
 
 LAUNCHERS = ("none", "pytorch", "slurm")
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="continue from a checkpoint; 'auto' takes the newest, if any",
     )
+    parser.add_argument(
+        "--start-anew",
+        action="store_true",
+        help="move what a former run left in the folder aside (NAME.1, NAME.2, ...) and start from the beginning",
+    )
     parser.add_argument("--seed", type=int, help="seed of all random numbers (default: the config's)")
     parser.add_argument(
         "--profile",
@@ -54,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
+    if args.start_anew and args.resume is not None:
+        raise XTunerError("--resume goes on with a former run, --start-anew sets it aside: give one of them.")
     # 1. several processes asked for by environment variables: start them by torchrun
     from xtuner.launch import leave_exit_code, run_ranks, torchrun_command
 
@@ -74,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from xtuner.engine.preflight import preflight
 
     work_dir = Path(args.work_dir or Path("work_dirs") / name)
-    preflight(cfg, name, args.deepspeed, args.resume, work_dir)
+    preflight(cfg, name, args.deepspeed, args.resume, work_dir, args.start_anew)
 
     # 4. the data: one process prepares it, where that is to be done, and no other waits for it under a time limit
     from xtuner.engine.processes.environment import adopt_slurm, close_environment, setup_environment
@@ -85,8 +93,12 @@ def run(args: argparse.Namespace) -> int:
     dataset = build(cfg.train_dataset)
 
     # 5. this process among the others
+    from xtuner.engine.checkpoints.former import move_aside
+
     environment = setup_environment(args.launcher, always_group=args.deepspeed is not None)
     if environment.rank == 0:
+        if args.start_anew:
+            move_aside(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         dump_config(cfg.as_written, work_dir / f"{name}.py")
         dump_config(cfg, work_dir / f"{name}_resolved.py")
@@ -124,4 +136,5 @@ def _to_argv(args: argparse.Namespace) -> list[str]:
     for option, value in options.items():
         if value is not None:
             argv += [option, str(value)]
+    argv += ["--start-anew"] if args.start_anew else []
     return argv + (["--cfg-options", *args.cfg_options] if args.cfg_options else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from xtuner.log import get_logger
 
 _POINTER = "last_checkpoint"
 _BEST = "best_checkpoint.json"
+_LEDGER = "own_checkpoints.json"
 _NAME = re.compile(r"iter_(\d+)\.pth")
 
 
@@ -36,7 +38,8 @@ class CheckpointFolder:
     """The checkpoints ``iter_<optimizer steps done>.pth`` of one run: files, or folders under DeepSpeed.
 
     ``last_checkpoint`` holds the path of the newest; ``best_checkpoint.json`` names the one of the best score, which
-    never is removed as surplus.
+    never is removed as surplus; ``own_checkpoints.json`` lists those that the run has written. Only these are removed
+    as surplus or written over: what somebody else put there, or another run, stays.
 
     Args:
         work_dir: the run's folder.
@@ -46,6 +49,50 @@ class CheckpointFolder:
     def __init__(self, work_dir: str | Path, keep: int | None = None) -> None:
         self.work_dir = Path(work_dir)
         self.keep = keep
+        self._own: set[str] = set()
+
+    def adopt(self, resumed: Path, step: int) -> None:
+        """Takes over what the run that is resumed has written: its checkpoints count as this run's.
+
+        Resumed from its newest checkpoint these are all of them, what a kill left beyond the pointer included; from an
+        older one those up to that: the later ones belong to steps that this run makes anew, and stay. From a checkpoint
+        of another folder it takes over nothing here.
+
+        Args:
+            resumed: the checkpoint that the run goes on from.
+            step: optimizer steps done in it.
+        """
+        if resumed.resolve().parent != self.work_dir.resolve():
+            return
+        newest = self.latest()
+        goes_on = newest is not None and newest.resolve() == resumed.resolve()
+        written = [name for name in self._read_ledger() if goes_on or step_of(self.work_dir / name) <= step]
+        self._own = {*written, resumed.name}
+
+    def make_room(self, path: Path) -> None:
+        """Takes note that this run is about to put its checkpoint at `path`; what another run left there is renamed."""
+        if path.name not in self._own and (path.exists() or path.is_symlink()):
+            aside = set_aside(path)
+            get_logger().warning("%s is of another run: it is now %s.", path, aside.name)
+        self._take_note(path)
+
+    def _take_note(self, path: Path) -> None:
+        if path.name not in self._own:
+            self._own.add(path.name)
+            self._write(_LEDGER, json.dumps(sorted(self._own)))
+
+    def _read_ledger(self) -> list[str]:
+        file = self.work_dir / _LEDGER
+        try:
+            names = json.loads(file.read_text(encoding="utf-8"))
+            return [name for name in names if isinstance(name, str) and _NAME.fullmatch(name)]
+        except FileNotFoundError:
+            return []  # of an older version
+        except (ValueError, TypeError):
+            get_logger().warning(
+                "%s is damaged: the checkpoints that are already there are kept beyond save_total_limit.", file
+            )
+            return []
 
     def path(self, step: int) -> Path:
         """Returns the place of the checkpoint after `step` optimizer steps."""
@@ -58,48 +105,76 @@ class CheckpointFolder:
 
     def latest(self) -> Path | None:
         """Returns the checkpoint ``last_checkpoint`` names; if that is not complete, that of most steps."""
+        found = self.complete()
         pointer = self.work_dir / _POINTER
-        if pointer.is_file():
+        try:
             # by name: the folder may have moved since
-            named = self.work_dir / Path(pointer.read_text().strip()).name
+            named = self.work_dir / Path(pointer.read_text(encoding="utf-8").strip()).name
             if is_complete(named):
                 return named
-        found = self.complete()
+        except FileNotFoundError:
+            pass  # a kill before the first pointer
+        except (OSError, ValueError) as error:
+            get_logger().warning(
+                "%s does not hold the path of a checkpoint (%s): taking %s, the one of most steps.",
+                *(pointer, str(error).splitlines()[0], found[-1].name if found else "none"),
+            )
         return found[-1] if found else None
 
     def best(self) -> tuple[Path, Score] | None:
-        """Returns the checkpoint of the best score, if one was measured and is still there."""
+        """Returns the checkpoint of the best score, if one was measured and is still there.
+
+        Raises:
+            XTunerError: ``best_checkpoint.json`` is cut off or damaged.
+        """
         file = self.work_dir / _BEST
         if not file.is_file():
             return None
-        content = json.loads(file.read_text(encoding="utf-8"))
-        path = self.work_dir / content["checkpoint"]
-        return (path, Score(content["metric"], content["value"])) if is_complete(path) else None
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            path = self.work_dir / Path(content["checkpoint"]).name
+            score = Score(str(content["metric"]), float(content["value"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise XTunerError(
+                f"{file} is cut off or damaged ({str(error).splitlines()[0]}), so the best checkpoint is unknown: "
+                "delete it, or put it back."
+            ) from error
+        return (path, score) if is_complete(path) else None
 
     def rate(self, path: Path, score: Score) -> None:
         """Points ``best_checkpoint.json`` at `path` if its `score` is the best of its metric so far.
 
         Nothing happens where `path` is no complete checkpoint: its steps were evaluated but not saved.
         """
-        best = self.best()
+        try:
+            best = self.best()
+        except XTunerError as error:
+            get_logger().warning("%s The best is measured anew from here.", error)
+            best = None
         if is_complete(path) and (best is None or best[1].metric != score.metric or score.value > best[1].value):
             self._write(_BEST, json.dumps({"checkpoint": path.name, **asdict(score)}))
             get_logger().info("Best so far: %s %.4f in %s", score.metric, score.value, path)
 
     def commit(self, path: Path) -> None:
-        """Points ``last_checkpoint`` at the complete `path`; then removes surplus checkpoints and left-overs."""
+        """Points ``last_checkpoint`` at the complete `path`; then removes this run's surplus and left-overs."""
+        self._take_note(path)
         self._write(_POINTER, str(path.resolve()))
-        best = self.best()
         for leftover in self.work_dir.glob(".iter_*.tmp"):
             remove_checkpoint(leftover)
-        if self.keep is not None:
-            others = [p for p in self.complete() if p != path]
-            # a run started anew in an old folder must not lose its own checkpoints to older ones with more
-            # steps
-            others.sort(key=lambda p: p.stat().st_mtime)
-            for old in others[: max(0, len(others) + 1 - self.keep)]:
-                if best is None or old != best[0]:
-                    remove_checkpoint(old)
+        if self.keep is None:
+            return
+        try:
+            best = self.best()
+        except XTunerError as error:
+            get_logger().warning("%s Until then no checkpoint is removed as surplus.", error)
+            return
+        others = [p for p in self.complete() if p != path and p.name in self._own]
+        # those of this run alone, by age: resumed from an older one, it may write fewer steps than are there
+        others.sort(key=lambda p: p.stat().st_mtime)
+        for old in others[: max(0, len(others) + 1 - self.keep)]:
+            if best is None or old != best[0]:
+                remove_checkpoint(old)
+                self._own.discard(old.name)
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.work_dir / f".{name}.tmp"
@@ -127,6 +202,15 @@ def step_of(path: Path) -> int:
     """Returns the optimizer steps in a checkpoint's name."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else -1
+
+
+def set_aside(path: Path) -> Path:
+    """Renames `path` to the first of ``<name>.1``, ``<name>.2``, ... that is free; returns the new path."""
+    aside = next(
+        new for number in itertools.count(1) if not os.path.lexists(new := path.with_name(f"{path.name}.{number}"))
+    )
+    path.rename(aside)
+    return aside
 
 
 def flush(path: Path) -> None:

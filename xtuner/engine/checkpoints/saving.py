@@ -135,6 +135,7 @@ class CheckpointSaver:
 
     def _commit(self, pending: _Pending, path: Path) -> None:
         self.backend.seal(pending.temporary, pending.trainer)
+        self.folder.make_room(path)
         # nothing can be renamed onto a folder, nor a folder onto a file
         if path.is_dir() or pending.temporary.is_dir():
             remove_checkpoint(path)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.model.files.quantized import put_weight, quantized_layers, whole_shape
+from xtuner.model.files.writing import disk_errors, write_safetensors
 
 _SHOWN = 12
 _ADAPTERS = " adapters"
@@ -192,17 +192,21 @@ def save_file_atomic(obj: Any, path: str | Path) -> None:
     Args:
         obj: tensors by name for a .safetensors path, else anything that ``torch.save`` takes.
         path: target; its folder is created.
+
+    Raises:
+        XTunerError: the disk is full or cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.suffix == ".safetensors":
-            save_file({name: value.detach().cpu().contiguous() for name, value in obj.items()}, temporary)
-        else:
-            torch.save(obj, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if path.suffix == ".safetensors":
+                write_safetensors({name: value.detach().cpu().contiguous() for name, value in obj.items()}, temporary)
+            else:
+                torch.save(obj, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+
+from xtuner.model.files.writing import write_safetensors
 
 _LARGEST = 5 * 10**9
 _SMALLEST = 64 * 10**6
@@ -62,6 +63,6 @@ class ShardWriter:
 
     def _write(self) -> None:
         self._files.append(list(self._waiting))
-        save_file(self._waiting, self._path(len(self._files)), metadata={"format": "pt"})
+        write_safetensors(self._waiting, self._path(len(self._files)))
         self._waiting.clear()
         self._waiting_bytes = 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from xtuner.model.files.checkpoints import save_file_atomic
 
 def save(folder: CheckpointFolder, step: int) -> Path:
     path = folder.path(step)
+    folder.make_room(path) if path.exists() else None
     save_file_atomic({"state_dict": {}, "optimizer": {}, "trainer": {"step": step}}, path)
     folder.commit(path)
     return path
@@ -27,10 +29,65 @@ class TestCheckpointFolder:
             save(folder, step)
         assert [path.name for path in folder.complete()] == ["iter_9.pth", "iter_10.pth"]
 
-    def test_new_run_in_an_old_folder_keeps_its_own(self, tmp_path: Path) -> None:
-        save(CheckpointFolder(tmp_path), 500)
-        assert save(CheckpointFolder(tmp_path, keep=1), 3).exists()
+    def test_another_run_is_never_touched(self, tmp_path: Path) -> None:
+        """Neither removed as surplus nor written over."""
+        for step in (3, 500):
+            save(CheckpointFolder(tmp_path), step)
+        former = {step: (tmp_path / f"iter_{step}.pth").read_bytes() for step in (3, 500)}
+        folder = CheckpointFolder(tmp_path, keep=1)
+        for step in (1, 2, 3):
+            save(folder, step)
         assert CheckpointFolder(tmp_path).latest() == tmp_path / "iter_3.pth"
+        assert (tmp_path / "iter_500.pth").read_bytes() == former[500]
+        assert (tmp_path / "iter_3.pth.1").read_bytes() == former[3]
+        assert {path.name for path in folder.complete()} == {"iter_3.pth", "iter_500.pth"}
+
+    def test_a_resumed_run_goes_on_removing_its_surplus(self, tmp_path: Path) -> None:
+        former = CheckpointFolder(tmp_path, keep=2)
+        for step in (3, 6):
+            save(former, step)
+        save_file_atomic({}, tmp_path / "iter_5.pth")  # put there by a user
+        folder = CheckpointFolder(tmp_path, keep=2)
+        folder.adopt(tmp_path / "iter_6.pth", 6)
+        save(folder, 9)
+        save(folder, 12)
+        assert {path.name for path in folder.complete()} == {"iter_5.pth", "iter_9.pth", "iter_12.pth"}
+
+    def test_resumed_from_an_older_one_the_later_ones_stay(self, tmp_path: Path) -> None:
+        former = CheckpointFolder(tmp_path)
+        for step in (3, 6, 9):
+            save(former, step)
+        later = (tmp_path / "iter_6.pth").read_bytes()
+        folder = CheckpointFolder(tmp_path, keep=1)
+        folder.adopt(tmp_path / "iter_3.pth", 3)
+        save(folder, 6)
+        save(folder, 7)
+        assert (tmp_path / "iter_6.pth.1").read_bytes() == later
+        assert {path.name for path in folder.complete()} == {"iter_7.pth", "iter_9.pth"}
+
+    @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a\0b", b"x" * 5000, b""])
+    def test_pointer_that_is_no_text(
+        self, tmp_path: Path, content: bytes, framework_log: list[logging.LogRecord]
+    ) -> None:
+        save(CheckpointFolder(tmp_path), 3)
+        (tmp_path / "last_checkpoint").write_bytes(content)
+        assert CheckpointFolder(tmp_path).latest() == tmp_path / "iter_3.pth"
+        said = [record.getMessage() for record in framework_log if record.levelno >= logging.WARNING]
+        # what may be a path names nothing that is there
+        assert len(said) == (content[0] > 127 or len(content) > 4096 if content else 0)
+        assert all("last_checkpoint does not hold the path" in line for line in said)
+
+    @pytest.mark.parametrize("content", ['{"checkpoint": "iter_3', "[]", "{}", '{"checkpoint": 3}', ""])
+    def test_cut_best_removes_nothing(
+        self, tmp_path: Path, content: str, framework_log: list[logging.LogRecord]
+    ) -> None:
+        folder = CheckpointFolder(tmp_path, keep=1)
+        save(folder, 3)
+        (tmp_path / "best_checkpoint.json").write_text(content)
+        save(folder, 6)
+        assert {path.name for path in folder.complete()} == {"iter_3.pth", "iter_6.pth"}
+        (said,) = [record.getMessage() for record in framework_log if record.levelno >= logging.WARNING]
+        assert "best_checkpoint.json is cut off or damaged" in said and "\n" not in said
 
     def test_pointer_survives_a_move(self, tmp_path: Path) -> None:
         before = tmp_path / "before"
