@@ -4,7 +4,6 @@ Put the files below `benchmark_folder` as their authors publish them (docs/datas
 `benchmark_box_folder` as <benchmark>.json; None runs without boxes.
 """
 
-from mg_llava.boxes import BoxSelection
 from mg_llava.evaluation import (
     GQA,
     MME,
@@ -123,10 +122,5 @@ evaluation = dict(
     image_processor="${image_processor}",
     prompt_template="${prompt_template}",
     special_tokens_in_text="${special_tokens_in_text}",
-    boxes=dict(
-        type=BoxSelection,
-        iou_threshold="${box_iou_threshold}",
-        limit_num="${box_limit_num}",
-        limit_mode="${box_limit_mode}",
-    ),
+    boxes="${box_selection}",
 )

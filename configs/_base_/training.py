@@ -15,6 +15,12 @@ image_processor = dict(
     image_size="${image_size_aux}",
     pad_to_square="${pad_image_to_square}",
 )
+box_selection = dict(
+    type=BoxSelection,
+    iou_threshold="${box_iou_threshold}",
+    limit_num="${box_limit_num}",
+    limit_mode="${box_limit_mode}",
+)
 train_dataset = dict(
     type=MGLLaVADataset,
     data_path="${data_path}",
@@ -28,12 +34,7 @@ train_dataset = dict(
     max_length="${max_length}",
     llm_name_or_path="${llm_name_or_path}",
     on_bad_sample="${on_bad_sample}",
-    boxes=dict(
-        type=BoxSelection,
-        iou_threshold="${box_iou_threshold}",
-        limit_num="${box_limit_num}",
-        limit_mode="${box_limit_mode}",
-    ),
+    boxes="${box_selection}",
 )
 train_dataloader = dict(
     batch_size="${batch_size}",

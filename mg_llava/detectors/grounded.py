@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,25 +14,23 @@ from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.detectors.base import in_float32, load, load_model, read_vocabulary, sizes_of, to_picture_boxes
 
 
+@dataclass(eq=False)
 class _ByChunks:
     """Looks for a long vocabulary part by part, since these models take so many names at a time."""
 
-    def __init__(
-        self,
-        name_or_path: str,
-        vocabulary: str | None = None,
-        threshold: float = 0.25,
-        max_boxes: int | None = None,
-        dtype: str = "auto",
-        device: torch.device | str | None = None,
-    ) -> None:
+    name_or_path: str
+    vocabulary: str | None = None
+    threshold: float = 0.25
+    max_boxes: int | None = None
+    dtype: str = "auto"
+    device: torch.device | str | None = None
+
+    def __post_init__(self) -> None:
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-        self.names = read_vocabulary(vocabulary)
-        self.model = load_model(AutoModelForZeroShotObjectDetection, name_or_path, dtype, device)
-        self.processor = load(AutoProcessor, name_or_path)
-        self.threshold = threshold
-        self.max_boxes = max_boxes
+        self.names = read_vocabulary(self.vocabulary)
+        self.model: Any = load_model(AutoModelForZeroShotObjectDetection, self.name_or_path, self.dtype, self.device)
+        self.processor: Any = load(AutoProcessor, self.name_or_path)
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Image.Image], keys: Sequence[str] | None = None) -> list[PictureBoxes]:
@@ -65,6 +64,7 @@ class _ByChunks:
         return inputs
 
 
+@dataclass(eq=False)
 class GroundingDinoDetector(_ByChunks):
     """Grounding-DINO (arXiv 2303.05499), MM-Grounding-DINO, LLMDet and others behind the same classes of transformers.
 
@@ -81,18 +81,7 @@ class GroundingDinoDetector(_ByChunks):
         XTunerError: the checkpoint or the vocabulary cannot be read.
     """
 
-    def __init__(
-        self,
-        name_or_path: str,
-        vocabulary: str | None = None,
-        threshold: float = 0.25,
-        max_boxes: int | None = None,
-        dtype: str = "auto",
-        device: torch.device | str | None = None,
-        text_threshold: float = 0.25,
-    ) -> None:
-        super().__init__(name_or_path, vocabulary, threshold, max_boxes, dtype, device)
-        self.text_threshold = text_threshold
+    text_threshold: float = 0.25
 
     def chunks(self) -> list[list[str]]:
         """Returns parts whose text fits the model's length, names never cut."""
@@ -122,6 +111,7 @@ class GroundingDinoDetector(_ByChunks):
         )
 
 
+@dataclass(eq=False)
 class OmdetTurboDetector(_ByChunks):
     """OmDet-Turbo (arXiv 2403.06892).
 
@@ -135,20 +125,9 @@ class OmdetTurboDetector(_ByChunks):
         XTunerError: the checkpoint or the vocabulary cannot be read.
     """
 
-    def __init__(
-        self,
-        name_or_path: str,
-        vocabulary: str | None = None,
-        threshold: float = 0.3,
-        max_boxes: int | None = None,
-        dtype: str = "auto",
-        device: torch.device | str | None = None,
-        names_at_once: int = 100,
-        nms_threshold: float = 0.5,
-    ) -> None:
-        super().__init__(name_or_path, vocabulary, threshold, max_boxes, dtype, device)
-        self.names_at_once = names_at_once
-        self.nms_threshold = nms_threshold
+    threshold: float = 0.3
+    names_at_once: int = 100
+    nms_threshold: float = 0.5
 
     def chunks(self) -> list[list[str]]:
         """Returns parts of `names_at_once`."""

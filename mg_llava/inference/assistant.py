@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, clip_boxes
 from mg_llava.inference.generation import greedy_config
 from mg_llava.inference.prompts import Prompt, PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.specials import Policy
-from xtuner.data.text.templates import PromptTemplate, Turn, get_template
+from xtuner.data.text.templates import PromptTemplate, get_template
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -59,15 +58,10 @@ class Assistant:
         """What makes this assistant's prompts."""
         return PromptMaker(self.tokenizer, self.image_processor, self.template, self.boxes, self.special_tokens_in_text)
 
-    def prepare(
-        self,
-        turns: Sequence[Turn],
-        pictures: Sequence[Image.Image] = (),
-        found: Sequence[PictureBoxes | None] = (),
-        answer_start: str = "",
-    ) -> Prompt:
-        """Tokenises the turns and preprocesses the pictures; see `PromptMaker.prepare`."""
-        return self.maker.prepare(turns, pictures, found, answer_start)
+    @property
+    def prepare(self) -> Callable[..., Prompt]:
+        """`PromptMaker.prepare` of this assistant's `maker`."""
+        return self.maker.prepare
 
     def choose_boxes(self, found: PictureBoxes, size: tuple[int, int]) -> tuple[PictureBoxes, int]:
         """Returns the boxes that become object tokens, and how many of the chosen lie outside and are left out.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
@@ -15,7 +14,6 @@ from transformers import PreTrainedModel
 from xtuner.errors import XTunerError, nearest
 from xtuner.model.files.writing import write_safetensors
 
-_BASE = ".base_layer."
 BASE_FILE = "base.json"
 """Beside saved adapters: ``name`` and ``marks`` of the weights that they belong to."""
 
@@ -66,17 +64,6 @@ def _no_such_layer(part: nn.Module, names: list[str], setting: str) -> XTunerErr
         f"{setting}: target_modules {names} match no layer; expected one or more of {choices}.{hint} "
         "Without the setting, every layer gets an adapter."
     )
-
-
-def to_adapted_names(state: Mapping[str, torch.Tensor], own: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Renames plain weights of layers that have an adapter here: ``q_proj.weight`` → ``q_proj.base_layer.weight``.
-
-    Args:
-        state: weights by name, of a model with or without adapters.
-        own: the names of the model to load into.
-    """
-    plain = {name.replace(_BASE, "."): name for name in own if _BASE in name}
-    return {plain.get(name, name) if name not in own else name: value for name, value in state.items()}
 
 
 def save_adapters(part: nn.Module, lora: LoraConfig, folder: Path, base: str) -> None:

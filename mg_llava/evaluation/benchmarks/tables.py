@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_table, require
@@ -66,6 +67,12 @@ class TableBenchmark(Benchmark):
             raise XTunerError(f"'{self.data_path}' has no row of split '{self.split}'; it has: {found}.")
         for unique_id, row in zip(unique_ids(row["index"] for row in chosen), chosen, strict=True):
             yield unique_id, row, self._pictures(row, cells)
+
+    def question(self, place: tuple[str, dict[str, str], tuple[Picture, ...]], answer: Any, *axes: str) -> Question:
+        """Returns the question of a row of `rows`, its answer as given and grouped by the columns `axes`."""
+        unique_id, row, pictures = place
+        groups = {axis: row[axis] for axis in axes if axis in row}
+        return Question(unique_id, row["question"], pictures, row["index"], answer, groups=groups)
 
     def _pictures(self, row: dict[str, str], cells: dict[str, str]) -> tuple[Picture, ...]:
         image = row.get("image")

@@ -50,7 +50,7 @@ class TestHistory:
             asked.append((list(turns), len(pictures)))
             return prepare(turns, pictures, found)
 
-        monkeypatch.setattr(assistant, "prepare", spy)
+        monkeypatch.setattr(Assistant, "prepare", property(lambda self: spy))
         session = ChatSession(assistant)
         session.add_picture(str(picture))
         first = session.ask("Is it red", max_new_tokens=4)

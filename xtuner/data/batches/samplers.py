@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from xtuner.data.store.token_rows import arrange_rows, check_fits, cut_by_tokens
 from xtuner.errors import XTunerError
 
 
+@dataclass(eq=False)
 class ShuffledBatchSampler:
     """Micro-batches of one rank in a new random order each epoch.
 
@@ -56,36 +58,29 @@ class ShuffledBatchSampler:
         "repeats",
     )
 
-    def __init__(
-        self,
-        lengths: Sequence[int] | np.ndarray,
-        batch_size: int,
-        grad_accum: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        source_of: np.ndarray | None = None,
-        repeats: Sequence[float] = (1.0,),
-        max_tokens_per_batch: int | None = None,
-    ) -> None:
-        if len(lengths) == 0:
+    lengths: Any
+    batch_size: int
+    grad_accum: int = 1
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    source_of: np.ndarray | None = None
+    repeats: Sequence[float] = (1.0,)
+    max_tokens_per_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) == 0:
             raise XTunerError("the training data holds no samples: check data_path and the report of dropped samples.")
-        if min(batch_size, grad_accum, world_size) < 1 or not 0 <= rank < world_size:
+        if min(self.batch_size, self.grad_accum, self.world_size) < 1 or not 0 <= self.rank < self.world_size:
             raise XTunerError(
                 "batch_size, accumulative_counts and world size must be at least 1 and the rank below the "
-                f"world size; found {batch_size}, {grad_accum}, {world_size}, rank {rank}."
+                f"world size; found {self.batch_size}, {self.grad_accum}, {self.world_size}, rank {self.rank}."
             )
-        self.lengths = np.asarray(lengths)
-        self.batch_size = batch_size
-        self.grad_accum = grad_accum
-        self.rank = rank
-        self.world_size = world_size
-        self.seed = seed
-        self.mixture = Mixture(len(self.lengths), source_of, repeats)
-        self.max_tokens_per_batch = max_tokens_per_batch
-        if max_tokens_per_batch is not None:
-            check_fits(self.lengths, max_tokens_per_batch)
-        self.made_for = (batch_size, world_size)
+        self.lengths = np.asarray(self.lengths)
+        self.mixture = Mixture(len(self.lengths), self.source_of, self.repeats)
+        if self.max_tokens_per_batch is not None:
+            check_fits(self.lengths, self.max_tokens_per_batch)
+        self.made_for = (self.batch_size, self.world_size)
         self._start = 0
         self._steps: dict[int, int] = {}
 
@@ -218,6 +213,7 @@ class ShuffledBatchSampler:
         return np.resize(order, self._steps_of(0) * self.batch_size * self.grad_accum * self.world_size)
 
 
+@dataclass(eq=False)
 class LengthGroupedBatchSampler(ShuffledBatchSampler):
     """Like `ShuffledBatchSampler`, but what is computed together is of similar length.
 
@@ -227,14 +223,7 @@ class LengthGroupedBatchSampler(ShuffledBatchSampler):
 
     Args:
         lengths: true length of each sample: text, image and box tokens.
-        batch_size: as in `ShuffledBatchSampler`, like the next four.
-        grad_accum: see there.
-        rank: see there.
-        world_size: see there.
-        seed: see there.
-        source_of: see there.
-        repeats: see there.
-        max_tokens_per_batch: see there.
+        (others): as of `ShuffledBatchSampler`.
         megabatch_chunks: chunks that are sorted together; more = less padding, less random company.
         groups: a number per sample; only samples of one group share a chunk (say, text only = 0, with
             picture = 1), but for what is left over of each group. None: all may meet.
@@ -242,31 +231,19 @@ class LengthGroupedBatchSampler(ShuffledBatchSampler):
 
     provided_by_parent: ClassVar[tuple[str, ...]] = (*ShuffledBatchSampler.provided_by_parent, "groups")
 
-    def __init__(
-        self,
-        lengths: Sequence[int] | np.ndarray,
-        batch_size: int,
-        grad_accum: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        megabatch_chunks: int = 64,
-        groups: Sequence[int] | np.ndarray | None = None,
-        source_of: np.ndarray | None = None,
-        repeats: Sequence[float] = (1.0,),
-        max_tokens_per_batch: int | None = None,
-    ) -> None:
-        super().__init__(
-            lengths, batch_size, grad_accum, rank, world_size, seed, source_of, repeats, max_tokens_per_batch
-        )
-        if megabatch_chunks < 1:
-            raise XTunerError(f"megabatch_chunks must be at least 1, found {megabatch_chunks}.")
-        if groups is not None and len(groups) != len(self.lengths):
+    megabatch_chunks: int = 64
+    groups: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.megabatch_chunks < 1:
+            raise XTunerError(f"megabatch_chunks must be at least 1, found {self.megabatch_chunks}.")
+        groups = np.zeros(len(self.lengths), dtype=np.int64) if self.groups is None else np.asarray(self.groups)
+        if len(groups) != len(self.lengths):
             raise XTunerError(
                 f"groups must name one group per sample: found {len(groups)} for a data set of {len(self.lengths)}."
             )
-        self.megabatch_chunks = megabatch_chunks
-        self.groups = np.zeros(len(self.lengths), dtype=np.int64) if groups is None else np.asarray(groups)
+        self.groups = groups
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """As in `ShuffledBatchSampler`; with `max_tokens_per_batch` similar lengths just follow each other."""

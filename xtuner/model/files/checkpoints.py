@@ -13,6 +13,7 @@ from torch import nn
 
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.files.adapter_names import to_adapted_names
 from xtuner.model.files.quantized import put_weight, quantized_layers, whole_shape
 from xtuner.model.files.writing import disk_errors, write_safetensors
 
@@ -70,8 +71,6 @@ def load_parts(
         return whole_shape(quantized[id(tensor)]) if id(tensor) in quantized else _shape(tensor)
 
     if adapters:
-        from xtuner.model.lora import to_adapted_names
-
         state = to_adapted_names(state, {name: tensor for tensors in own.values() for name, tensor in tensors.items()})
         required = [f"{name}{_ADAPTERS}" if name in adapters else name for name in required]
     found = {part: [name for name in tensors if name in state] for part, tensors in own.items()}

@@ -17,15 +17,8 @@ class DocVQA(TableBenchmark):
     def read_questions(self) -> list[Question]:
         """Reads the table; a row without index or question is named by its number."""
         return [
-            Question(
-                id=unique_id,
-                text=row["question"],
-                pictures=pictures,
-                box_id=row["index"],
-                answer=read_list(row["answer"]) if "answer" in row else None,
-                groups={"split": row["split"]} if "split" in row else {},
-            )
-            for unique_id, row, pictures in self.rows(("index", "question"))
+            self.question(place, read_list(place[1]["answer"]) if "answer" in place[1] else None, "split")
+            for place in self.rows(("index", "question"))
         ]
 
     def prompt(self, question: Question) -> str:

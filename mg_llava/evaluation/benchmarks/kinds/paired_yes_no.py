@@ -25,15 +25,8 @@ class _YesNoTable(TableBenchmark):
     def read_questions(self) -> list[Question]:
         """Reads the table; a row without index, question or category is named by its number."""
         return [
-            Question(
-                id=unique_id,
-                text=row["question"],
-                pictures=pictures,
-                box_id=row["index"],
-                answer=_yes_no_answer(row.get("answer"), f"'{self.data_path}' row with index {row['index']}"),
-                groups={axis: row[axis] for axis in ("category", "l2-category") if axis in row},
-            )
-            for unique_id, row, pictures in self.rows(("index", "question", "category"))
+            self.question(place, _yes_no_answer(place[1], self.data_path), "category", "l2-category")
+            for place in self.rows(("index", "question", "category"))
         ]
 
     def parse(self, question: Question, output: str) -> str | None:
@@ -41,12 +34,16 @@ class _YesNoTable(TableBenchmark):
         return yes_or_no(output)
 
 
-def _yes_no_answer(cell: str | None, where: str) -> str | None:
+def _yes_no_answer(row: Mapping[str, str], path: str) -> str | None:
     known = {"yes": "yes", "no": "no", "1": "yes", "0": "no", "1.0": "yes", "0.0": "no"}
+    cell = row.get("answer")
     if cell is None:
         return None
     if cell.strip().lower() not in known:
-        raise XTunerError(f"{where}: its answer is {cell!r}, expected Yes or No. Download the file again.")
+        raise XTunerError(
+            f"'{path}' row with index {row['index']}: its answer is {cell!r}, expected Yes or No. "
+            "Download the file again."
+        )
     return known[cell.strip().lower()]
 
 
