@@ -21,6 +21,7 @@ from mg_llava.data.length_check import sample_notes
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
 from mg_llava.data.sources import DataSource, read_sources
 from mg_llava.pictures.open import open_picture
+from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.pictures.files import PictureFiles, picture_files
 from xtuner.data.records.findings import Findings
 from xtuner.data.store.progress import FileProgress
@@ -44,11 +45,15 @@ class _Use:
     num_images: int
 
 
-def check_training_data(node: Mapping[str, Any]) -> Findings:
+def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings:
     """Finds all problems of a ``train_dataset`` node's settings, records, pictures and boxes.
 
-    Every record is parsed and tokenised and every picture decoded once. What training leaves out or cuts though it is
+    Every record is parsed and tokenised, every picture is decoded and preprocessed once, as training does it. What training leaves out or cuts though it is
     no fault is noted: records without an answer, and what `max_length` or the language model's context has no room for.
+
+    Args:
+        node: the ``train_dataset`` of a config.
+        fast: only decode the pictures.
     """
     findings = Findings()
     problems = findings.problems
@@ -69,7 +74,6 @@ def check_training_data(node: Mapping[str, Any]) -> Findings:
     prepared = None
     if folder is not None and maker is not None and sources:
         prepared = _try("prepared data", lambda: PreparedSources(sources, maker, folder), problems)
-    turn = bool(processor is not None and processor.apply_exif_orientation)
     for number, source in enumerate(sources or ()):
         template = _try("prompt template", partial(get_template, source.prompt_template or ""), problems)
         if source.data_path is not None:
@@ -81,7 +85,7 @@ def check_training_data(node: Mapping[str, Any]) -> Findings:
             if folder is None:
                 problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
             continue
-        sizes = _check_pictures(uses, source.image_folder or "", turn, problems)
+        sizes = _check_pictures(uses, source.image_folder or "", processor, fast, problems)
         if source.box_json_path is not None:
             _check_boxes(uses, sizes, source.box_json_path, findings)
     return Findings(list(dict.fromkeys(problems)), list(dict.fromkeys(findings.notes)))
@@ -168,17 +172,17 @@ def _uses_of_file(
 
 
 def _check_pictures(
-    uses: Sequence[_Use], image_folder: str, turn: bool, problems: list[str]
+    uses: Sequence[_Use], image_folder: str, processor: ImageProcessor | None, fast: bool, problems: list[str]
 ) -> dict[str, tuple[int, int]]:
-    """Decodes each picture once; returns (width, height) of the good ones by path."""
+    """Reads each picture once as training does; returns (width, height) of the good ones by path."""
     first_use = {use.path: use for use in reversed(uses)}
     sizes: dict[str, tuple[int, int]] = {}
     files = _try("pictures", lambda: picture_files(image_folder), problems) if uses else None
     if files is None:
         return sizes
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = pool.map(lambda path: _decode(files, path, turn), first_use)
-        watched = track(results, "Decoding pictures", total=len(first_use), console=console, transient=True)
+        results = pool.map(lambda path: _read(files, path, processor, fast), first_use)
+        watched = track(results, "Reading pictures", total=len(first_use), console=console, transient=True)
         for use, result in zip(first_use.values(), watched, strict=True):
             if isinstance(result, str):
                 problems.append(f"{result} (sample '{use.sample_id}')")
@@ -187,11 +191,18 @@ def _check_pictures(
     return sizes
 
 
-def _decode(files: PictureFiles, path: str, turn: bool) -> tuple[int, int] | str:
+def _read(files: PictureFiles, path: str, processor: ImageProcessor | None, fast: bool) -> tuple[int, int] | str:
     try:
-        return open_picture(files.open(path), turn).size
+        if processor is None:
+            return open_picture(files.open(path)).size
+        picture = processor.open(files.open(path))
+        if not fast:
+            processor.pixels(picture)
+        return picture.size
     except SampleError as error:
         return f"{error.kind}: {error}"
+    except MemoryError:
+        return f"out of memory: there is not enough memory to read picture '{path}'."
 
 
 def _check_boxes(uses: Sequence[_Use], sizes: Mapping[str, tuple[int, int]], box_path: str, findings: Findings) -> None:

@@ -135,16 +135,17 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         bad: list[BadSample] = []
+        cause: Exception | None = None
         for number in self._replacements.of(index) if self.on_bad_sample == "skip" else (index,):
             row, files = self.samples.row(number)
             try:
                 return {**self._sample(row, files), "source": int(self.source_of[number]), "bad_samples": bad}
-            except XTunerError as error:
-                kind = error.kind if isinstance(error, SampleError) else "other"
-                bad.append(BadSample(row["id"], number, kind, str(error)))
+            except Exception as error:  # whatever is wrong with one sample, the others can be trained on
+                cause = error
+                bad.append(BadSample(row["id"], number, *_fault(error)))
         first = bad[0]
         more = f" (and {len(bad) - 1} others that could have stood for it)" if len(bad) > 1 else ""
-        raise XTunerError(f"sample '{first.sample_id}' (number {index}): {first.message}{more}")
+        raise XTunerError(f"sample '{first.sample_id}' (number {index}): {first.message}{more}") from cause
 
     def collate_fn(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Joins B samples.
@@ -197,9 +198,12 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         return {"tokens of a sample": self.lengths, "of them text": text, "object tokens, with picture": objects}
 
     @classmethod
-    def check_records(cls, node: Mapping[str, Any]) -> Findings:
-        """Returns every problem of the data of a config's ``train_dataset``, and what training leaves out of it."""
-        return check_training_data(node)
+    def check_records(cls, node: Mapping[str, Any], fast: bool = False) -> Findings:
+        """Returns every problem of the data of a config's ``train_dataset``, and what training leaves out of it.
+
+        With `fast` pictures are decoded, but not preprocessed.
+        """
+        return check_training_data(node, fast)
 
     @classmethod
     def prepare(cls, node: Mapping[str, Any], out_folder: str, num_proc: int | None = None) -> dict[str, int]:
@@ -261,6 +265,15 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         told = {kind: count for kind, count in self.report.items() if count and kind not in ("records", "kept")}
         counts = ", ".join(f"{count:,} {kind}" for kind, count in told.items())
         get_logger().info("Training data: %s samples%s", f"{len(self):,}", f"; {counts}" if counts else "")
+
+
+def _fault(error: Exception) -> tuple[str, str]:
+    """Kind of a sample's fault, by which they are counted, and a sentence."""
+    if isinstance(error, XTunerError):
+        return error.kind if isinstance(error, SampleError) else "other", str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory", "there is not enough memory to read it."
+    return "cannot be read", f"it cannot be read ({type(error).__name__}: {error})."
 
 
 def _keep_best(found: Sequence[PictureBoxes], room: int) -> list[PictureBoxes]:

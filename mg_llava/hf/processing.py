@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, ImageProcessingMixin, ProcessorMixin
-from transformers.image_utils import load_image
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.hf.chat_template import to_jinja
+from mg_llava.hf.picture_sources import read_source
 from mg_llava.inference.messages import Conversation, read_messages
 from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes
-from mg_llava.pictures.open import to_rgb
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from xtuner.data.text.rendered import cut_rendered
@@ -160,7 +159,8 @@ class MGLLaVAProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text or [])
         if not texts:
             raise XTunerError("the processor got no text: give one, with <image> at the place of each picture.")
-        pictures = [_open(picture) for picture in _flat(images)]
+        turn = self.image_processor.apply_exif_orientation
+        pictures = [read_source(picture, turn) for picture in _flat(images)]
         found = _boxes_of(boxes, len(pictures))
         prompts = []
         for words in texts:
@@ -218,11 +218,21 @@ class MGLLaVAProcessor(ProcessorMixin):
             )
         given = (processor_kwargs or {}).get("boxes") if boxes is None else boxes
         read = [
-            read_messages(messages, _open_part, continue_final_message)
+            read_messages(messages, self._open_part, continue_final_message)
             for messages in (conversation if several else [conversation])
         ]
         batch = self.collate(self._prompts(read, given))
         return batch if return_dict else batch["input_ids"]
+
+    def _open_part(self, part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | None]:
+        source = next((part[field] for field in _IMAGE_FIELDS if field in part), None)
+        if source is None:
+            address = part.get("image_url")
+            source = address.get("url") if isinstance(address, Mapping) else address
+        if source is None:
+            expected = ", ".join(_IMAGE_FIELDS)
+            raise XTunerError(f"an image part has the fields {sorted(part)}: expected one of {expected}.")
+        return read_source(source, self.image_processor.apply_exif_orientation), as_picture_boxes(part.get("boxes"))
 
     def _prompts(self, read: Sequence[Conversation], given: Any) -> list[Prompt]:
         total = sum(len(conversation.pictures) for conversation in read)
@@ -276,20 +286,6 @@ def _flat(images: Any) -> list[Any]:
     if isinstance(images, (list, tuple)):
         return [picture for entry in images for picture in _flat(entry)]
     return [images]
-
-
-def _open(picture: Any) -> Image.Image:
-    return to_rgb(picture if isinstance(picture, Image.Image) else load_image(picture))
-
-
-def _open_part(part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | None]:
-    source = next((part[field] for field in _IMAGE_FIELDS if field in part), None)
-    if source is None:
-        address = part.get("image_url")
-        source = address.get("url") if isinstance(address, Mapping) else address
-    if source is None:
-        raise XTunerError(f"an image part has the fields {sorted(part)}: expected one of {', '.join(_IMAGE_FIELDS)}.")
-    return _open(source), as_picture_boxes(part.get("boxes"))
 
 
 def _boxes_of(given: Any, count: int) -> list[PictureBoxes | None]:

@@ -5,7 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "open": ["open_picture", "picture_size", "to_rgb"],
+        "colors": ["to_rgb"],
+        "open": ["FORMATS", "num_frames", "open_base64", "open_picture", "picture_size"],
         "preprocess": ["ImageProcessor", "PixelNormalizer", "PixelStatistics"],
     },
 )

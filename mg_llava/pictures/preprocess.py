@@ -17,8 +17,10 @@ from torch import nn
 from torch.nn import functional
 
 from mg_llava.boxes.selection import clip_boxes, pad_boxes, resize_boxes
+from mg_llava.pictures.colors import to_rgb
 from mg_llava.pictures.encoder_config import read_num_image_tokens, read_pixel_statistics
-from mg_llava.pictures.open import PictureSource, open_picture, to_rgb
+from mg_llava.pictures.open import PictureSource, open_picture
+from mg_llava.pictures.shapes import pad_and_resize, resize_and_crop
 from xtuner.errors import XTunerError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -88,15 +90,13 @@ class ImageProcessor:
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Returns the square as uint8 (3, S, S) RGB, a view of (S, S, 3) memory: the device puts it in order."""
         image = to_rgb(image)
-        if self.pad_to_square and image.width != image.height:
-            square = _pad_and_resize(image, self.image_size, self.statistics.pad_color)
-            return torch.from_numpy(np.array(square, dtype=np.uint8)).permute(2, 0, 1)
-        width, height = self._resized(image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        if width != height:
-            left, top = self._margins(width, height)
-            image = image.crop((left, top, left + self.image_size, top + self.image_size))
-        return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+        if self.pad_to_square:
+            square = pad_and_resize(image, self.image_size, self.statistics.pad_color)
+        elif self.statistics.crops:
+            square = resize_and_crop(image, self.image_size, self._resized(image.size))
+        else:
+            square = image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(square, dtype=np.uint8)).permute(2, 0, 1)
 
     def map_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Takes boxes from a picture's frame to the frame of the square.
@@ -134,33 +134,6 @@ class ImageProcessor:
     def _margins(self, width: int, height: int) -> tuple[int, int]:
         """Pixels cut off at the left and at the top of a resized picture."""
         return (width - self.image_size) // 2, (height - self.image_size) // 2
-
-
-def _pad_and_resize(image: Image.Image, size: int, color: tuple[int, int, int]) -> Image.Image:
-    """Pads to a square and resizes it, with the bits of doing so in this order, but not for the padding.
-
-    Pillow resizes in two passes, first each row, then each column. Rows and columns of padding come out of a pass as
-    they went in, so only the others go through it.
-    """
-    width, height = image.size
-    side = max(width, height)
-    bicubic = Image.Resampling.BICUBIC
-    if width > height:
-        rows = image.resize((size, height), bicubic)
-        padded = Image.new("RGB", (size, side), color)
-        padded.paste(rows, (0, (side - height) // 2))
-        return padded.resize((size, size), bicubic)
-    left = (side - width) // 2
-    padded = Image.new("RGB", (side, side), color)
-    padded.paste(image, (left, 0))
-    rows = padded.resize((size, side), bicubic)
-    # the filter reaches two pixels of the larger scale to either side
-    scale = size / side
-    reach = int(2 * max(scale, 1)) + 2
-    first, end = max(0, int(left * scale) - reach), min(size, int((left + width) * scale) + 1 + reach)
-    square = Image.new("RGB", (size, size), color)
-    square.paste(rows.crop((first, 0, end, side)).resize((end - first, size), bicubic), (first, 0))
-    return square
 
 
 class PixelNormalizer(nn.Module):

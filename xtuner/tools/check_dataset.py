@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--show", type=int, default=10, help="number of examples to show of each kind (default: 10)"
     )
+    parser.add_argument(
+        "--fast", action="store_true", help="only decode the pictures, do not preprocess them as training does"
+    )
     add_cfg_options(parser)
 
 
@@ -27,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the problems by kind, then what training leaves out; returns 1 if there are problems."""
     node = load_config(args.config, parse_overrides(args.cfg_options)).train_dataset
     dataset_class: Any = resolve_type(node["type"])
-    found: Findings = dataset_class.check_records(node)
+    found: Findings = dataset_class.check_records(node, fast=args.fast)
     out = Console(soft_wrap=True, markup=False, highlight=False)
     counts = _print(found.problems, args.show, out)
     if found.notes:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from PIL import Image
 
-from mg_llava.pictures.open import to_rgb
+from mg_llava.pictures.open import open_base64
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.errors import XTunerError
 
@@ -40,12 +38,10 @@ class Picture:
         if self.path is not None:
             return image_processor.open(self.path)
         try:
-            return to_rgb(Image.open(io.BytesIO(base64.b64decode(self.encoded or ""))))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise XTunerError(
-                f"the picture {self.key or 'in the benchmark file'} does not decode ({error}): expected the base64 "
-                "text of a PNG or JPEG file; download the benchmark file again."
-            ) from error
+            return open_base64(self.encoded or "", image_processor.apply_exif_orientation)
+        except XTunerError as error:
+            where = f"picture '{self.key}'" if self.key else "a picture"
+            raise XTunerError(f"{where} in the benchmark file: {error} Download the file again.") from error
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 
 from mg_llava.inference.assistant import Prompt
-from mg_llava.pictures.open import to_rgb
+from mg_llava.pictures.colors import to_rgb
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mg_llava.pictures.open import open_picture, picture_size, to_rgb
+from mg_llava.pictures.colors import to_rgb
+from mg_llava.pictures.open import FORMATS, num_frames, open_picture, picture_size
 from mg_llava.pictures.preprocess import (
     CLIP_MEAN,
     CLIP_STD,
     ImageProcessor,
     PixelNormalizer,
-    _pad_and_resize,
     read_num_image_tokens,
     read_pixel_statistics,
 )
-from xtuner.errors import XTunerError
+from mg_llava.pictures.shapes import pad_and_resize, resize_and_crop
+from xtuner.errors import SampleError, XTunerError
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,85 @@ class TestReading:
                 read(tmp_path / "y.png")
         with pytest.raises(XTunerError, match="bytes do not decode"):
             open_picture(io.BytesIO(b"no picture"))
+
+    @pytest.mark.parametrize("suffix", ["eps", "ppm", "tga", "pcx", "ico", "sgi"])
+    def test_other_formats_are_refused(self, suffix: str, tmp_path: Path) -> None:
+        gradient(8, 5).save(tmp_path / f"x.{suffix}")
+        (tmp_path / "x.png").write_bytes((tmp_path / f"x.{suffix}").read_bytes())
+        with pytest.raises(SampleError, match="it is not a JPEG, PNG, WebP, GIF, BMP or TIFF file"):
+            open_picture(tmp_path / "x.png")
+        with pytest.raises(SampleError, match="the format is not known"):
+            open_picture(io.BytesIO((tmp_path / "x.png").read_bytes()))
+
+    def test_what_is_no_file_is_refused_before_it_is_opened(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "fifo.png")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(tmp_path / "socket.png"))
+            for name, kind in {"fifo.png": "FIFO", "socket.png": "device or socket", ".": "folder"}.items():
+                for read in (open_picture, picture_size, num_frames):
+                    with pytest.raises(SampleError, match=f"is a {kind}: expected a file"):
+                        read(str(tmp_path / name))
+        with pytest.raises(SampleError, match="is a device or socket"):
+            open_picture("/dev/zero")
+
+    @pytest.mark.parametrize("dtype", [np.int32, np.float32])
+    def test_32_bit_grey_is_scaled_by_its_range(self, dtype: type, tmp_path: Path) -> None:
+        values = np.array([[-1000, 0, 1000]]).astype(dtype)
+        Image.fromarray(values).save(tmp_path / "x.tiff")
+        assert np.asarray(open_picture(tmp_path / "x.tiff"))[0, :, 0].tolist() == [0, 128, 255]
+        Image.fromarray(values * 0 + 7).save(tmp_path / "x.tiff")
+        assert len(np.unique(np.asarray(open_picture(tmp_path / "x.tiff")))) == 1
+
+    def test_floats_that_are_not_finite_are_refused(self, tmp_path: Path) -> None:
+        Image.fromarray(np.array([[0, np.nan]], np.float32)).save(tmp_path / "x.tiff")
+        with pytest.raises(SampleError, match="NaN or infinite"):
+            open_picture(tmp_path / "x.tiff")
+
+    def test_memory_is_estimated_before_decoding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Image.new("RGBA", (100, 100)).save(tmp_path / "x.png")
+        monkeypatch.setattr("mg_llava.pictures.open.MAX_MEMORY", 79_999)
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+        with pytest.raises(SampleError, match=r"100 x 100 pixels \(RGBA\); decoding it takes"):
+            open_picture(tmp_path / "x.png")
+
+    @given(st.data())
+    @settings(max_examples=200)
+    def test_flipped_bytes_give_a_picture_or_a_sentence(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(FORMATS))
+        content = bytearray(_files()[name])
+        for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
+            content[place] = data.draw(st.integers(0, 255))
+        check_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+        check_bytes(bytes(content))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_many_flipped_bytes(self, name: str) -> None:
+        draw = np.random.default_rng(0)
+        for _ in range(20_000 // len(FORMATS)):
+            content = np.frombuffer(_files()[name], np.uint8).copy()
+            places = draw.integers(0, len(content), draw.integers(1, 9))
+            content[places] = draw.integers(0, 256, len(places))
+            check_bytes(content.tobytes())
+
+
+@functools.cache
+def _files() -> dict[str, bytes]:
+    """A real file of every format that is read."""
+    files = {}
+    for name in FORMATS:
+        stream = io.BytesIO()
+        gradient(40, 30).save(stream, name)
+        files[name] = stream.getvalue()
+    return files
+
+
+def check_bytes(content: bytes) -> None:
+    for read in (open_picture, picture_size, num_frames):
+        try:
+            read(io.BytesIO(content))
+        except SampleError as error:
+            assert len(str(error)) < 400
 
 
 class TestSquare:
@@ -218,5 +301,36 @@ def test_padding_that_is_not_resized_changes_no_bit(width: int, height: int, siz
     padded = Image.new("RGB", (side, side), (122, 116, 104))
     padded.paste(image, ((side - width) // 2, (side - height) // 2))
     wanted = np.asarray(padded.resize((size, size), Image.Resampling.BICUBIC))
-    if width != height:
-        assert np.array_equal(np.asarray(_pad_and_resize(image, size, (122, 116, 104))), wanted)
+    assert np.array_equal(np.asarray(pad_and_resize(image, size, (122, 116, 104))), wanted)
+
+
+@pytest.mark.parametrize("size", [(1, 700), (700, 1), (20, 3000), (3000, 20), (2, 9), (300, 60), (60, 300)])
+def test_extreme_shapes_are_what_padding_the_whole_gives(size: tuple[int, int]) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    side, target = max(size), 64
+    padded = Image.new("RGB", (side, side), (122, 116, 104))
+    padded.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+    wanted = np.asarray(padded.resize((target, target), Image.Resampling.BICUBIC))
+    assert np.array_equal(np.asarray(pad_and_resize(image, target, (122, 116, 104))), wanted)
+    longer = int(target * side / min(size))
+    resized = (target, longer) if size[0] < size[1] else (longer, target)
+    left, top = (resized[0] - target) // 2, (resized[1] - target) // 2
+    whole = image.resize(resized, Image.Resampling.BICUBIC).crop((left, top, left + target, top + target))
+    difference = np.asarray(resize_and_crop(image, target, resized)).astype(int) - np.asarray(whole)
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_an_extreme_shape_costs_what_its_pixels_cost(pad: bool, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    new = Image.new
+
+    def counted(mode: str, size: tuple[int, int], *args: Any) -> Image.Image:
+        made.append(size[0] * size[1])
+        return new(mode, size, *args)
+
+    monkeypatch.setattr(Image, "new", counted)
+    processor = ImageProcessor(folder, 64, pad_to_square=pad)
+    tall = processor.pixels(new("RGB", (2, 20_000), "red"))
+    wide = processor.pixels(new("RGB", (20_000, 2), "red"))
+    assert torch.equal(tall, wide.permute(0, 2, 1)) and sum(made) < 2_000_000

@@ -19,6 +19,8 @@ from xtuner.data.store.arrow_rows import ArrowRows
 from xtuner.data.store.key_table import KeyTable
 from xtuner.errors import SampleError, XTunerError
 
+_LARGEST = 256 << 20
+"""Most bytes of a picture's file in an archive, stored or unpacked: a small member may unpack to gigabytes."""
 _LISTED = 10_000
 """Names of a folder that stand in memory as Python's at a time."""
 
@@ -134,20 +136,35 @@ class ArchivePictures:
                 "image_folder and the record's 'image'.",
             )
         batch, number = self._rows.locate(row)
+        size = batch.column("size")[number].as_py()
+        if size > _LARGEST:
+            raise _too_large(path, f"has {size / 1e6:,.0f} MB")
         stored = batch.column("bytes")[number]
         if stored.is_valid:
             return io.BytesIO(stored.as_py())
-        place = (batch.column(name)[number].as_py() for name in ("file", "offset", "size", "method"))
-        file, offset, size, method = place
+        place = (batch.column(name)[number].as_py() for name in ("file", "offset", "method"))
+        file, offset, method = place
         if file not in self._handles:
             self._handles[file] = os.open(self.files[file], os.O_RDONLY)
-        # at a place of its own: processes that share the handle do not move each other
-        content = os.pread(self._handles[file], size, offset)
+        try:
+            # at a place of its own: processes that share the handle do not move each other
+            content = os.pread(self._handles[file], size, offset)
+        except (OSError, ValueError, OverflowError) as error:
+            message = f"picture '{path}' in '{self.files[file]}' cannot be read ({error}). Copy the archive again."
+            raise SampleError("picture does not decode", message) from error
         if len(content) < size:
             message = f"picture '{path}': the archive '{self.files[file]}' is truncated; copy it again."
             raise SampleError("picture does not decode", message)
+        if method != DEFLATED:
+            return io.BytesIO(content)
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            return io.BytesIO(zlib.decompress(content, -15) if method == DEFLATED else content)
+            unpacked = unpacker.decompress(content, _LARGEST)
+            if unpacker.unconsumed_tail:
+                raise _too_large(path, f"unpacks to more than {_LARGEST / 1e6:,.0f} MB")
+            if not unpacker.eof:
+                raise zlib.error("the compressed data is cut off")
+            return io.BytesIO(unpacked)
         except zlib.error as error:
             message = f"picture '{path}' in '{self.files[file]}' cannot be unpacked ({error}). Copy the archive again."
             raise SampleError("picture does not decode", message) from error
@@ -169,6 +186,11 @@ class ArchivePictures:
             if batch.column("name")[number].as_py() == name:
                 return row
         return None
+
+
+def _too_large(path: str, found: str) -> SampleError:
+    message = f"picture '{path}' in its archive {found}, at most {_LARGEST / 1e6:,.0f} MB are read: make it smaller."
+    return SampleError("picture too large", message)
 
 
 def _is_utf8(name: str) -> bool:

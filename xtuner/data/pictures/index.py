@@ -10,6 +10,7 @@ import shutil
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -37,6 +38,9 @@ _SCHEMA = pa.schema(
         "bytes": pa.binary(),
     }
 )
+
+_BROKEN_ARCHIVE = (ValueError, KeyError, IndexError, EOFError, NotImplementedError, OverflowError, zlib.error)
+"""What the readers of archives raise beside their own errors where bytes are wrong."""
 
 Member = tuple[str, int, int, int, int, "bytes | None"]
 """Name, number of its file, offset, stored size, compression, and its bytes where it comes from Parquet."""
@@ -97,7 +101,9 @@ def _members(file: str, number: int) -> Iterator[Member]:
             yield from _parquet_members(file, number)
         else:
             raise XTunerError(f"'{file}' is not an archive of pictures: expected {', '.join(SUFFIXES)}.")
-    except (tarfile.TarError, zipfile.BadZipFile, pa.ArrowInvalid, struct.error) as error:
+    except XTunerError:
+        raise
+    except (tarfile.TarError, zipfile.BadZipFile, pa.ArrowException, struct.error, *_BROKEN_ARCHIVE) as error:
         raise XTunerError(f"the archive '{file}' cannot be read ({error}): copy it again.") from error
 
 
