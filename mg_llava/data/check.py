@@ -48,8 +48,9 @@ class _Use:
 def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings:
     """Finds all problems of a ``train_dataset`` node's settings, records, pictures and boxes.
 
-    Every record is parsed and tokenised, every picture is decoded and preprocessed once, as training does it. What training leaves out or cuts though it is
-    no fault is noted: records without an answer, and what `max_length` or the language model's context has no room for.
+    Every record is parsed and tokenised; every picture is decoded and preprocessed once, as training does it. What
+    training leaves out or cuts though it is no fault is noted: records without an answer, and what `max_length` or the
+    language model's context has no room for.
 
     Args:
         node: the ``train_dataset`` of a config.

@@ -24,8 +24,8 @@ def read_source(source: Any, apply_exif_orientation: bool = False) -> Image.Imag
     """Returns a picture as 8-bit RGB, by the one door that all pictures come through.
 
     Args:
-        source: a Pillow picture, an array (H, W, 3) or (H, W) of bytes, a path, ``file://`` or ``http(s)://`` address, a
-            ``data:`` URL, base64 text, or the bytes of a file.
+        source: a Pillow picture, an array (H, W, 3) or (H, W) of bytes, a path, a ``file://`` or ``http(s)://``
+            address, a ``data:`` URL, base64 text, or the bytes of a file.
         apply_exif_orientation: see `open_picture`.
 
     Raises:

@@ -75,11 +75,14 @@ def resize_and_crop(image: Image.Image, size: int, resized: tuple[int, int]) -> 
     begin, end = begin - low, min(end, high) - low
     if not tall:
         middle = image.crop((low, 0, high, image.height))
-        return middle.resize((size, size), _BICUBIC, box=(begin, 0, end, image.height))
-    middle, box = image.crop((0, low, image.width, high)), (0, begin, image.width, end)
+        middle = middle.resize((size, image.height), _BICUBIC, box=(begin, 0, end, image.height))
+        return middle.resize((size, size), _BICUBIC)
+    middle = image.crop((0, low, image.width, high))
     # of tall pictures that get smaller Pillow resizes the columns first
-    width = image.width if scale > 1 else size
-    return middle.resize((width, size), _BICUBIC, box=box).resize((size, size), _BICUBIC)
+    if scale > 1:
+        middle = middle.resize((image.width, size), _BICUBIC, box=(0, begin, image.width, end))
+        return middle.resize((size, size), _BICUBIC)
+    return middle.resize((size, middle.height), _BICUBIC).resize((size, size), _BICUBIC, box=(0, begin, size, end))
 
 
 def _is_extreme(image: Image.Image) -> bool:

@@ -154,8 +154,9 @@ class TestReading:
         with pytest.raises(SampleError, match=r"100 x 100 pixels \(RGBA\); decoding it takes"):
             open_picture(tmp_path / "x.png")
 
+    @pytest.mark.filterwarnings("ignore::UserWarning")
     @given(st.data())
-    @settings(max_examples=200)
+    @settings(max_examples=200, deadline=None)
     def test_flipped_bytes_give_a_picture_or_a_sentence(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(FORMATS))
         content = bytearray(_files()[name])
@@ -165,6 +166,7 @@ class TestReading:
         check_bytes(bytes(content))
 
     @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::UserWarning")
     @pytest.mark.parametrize("name", FORMATS)
     def test_many_flipped_bytes(self, name: str) -> None:
         draw = np.random.default_rng(0)
