@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import sentencepiece
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 LINES = [
     "A man is riding a horse on the beach, and it's 12 o'clock.",
@@ -19,6 +19,11 @@ LINES = [
     "a two  b two   c two    d two",
     "caf\u00e9 \u00fcber 2024-01-31 3.14",
 ]
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 SPECIAL = ["<unk>", "<s>", "</s>"]
 
 _PARTS = (
@@ -84,6 +89,7 @@ def byte_level(pattern: str | None = None, normalizer: object = None) -> Tokeniz
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
     split = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
     made.pre_tokenizer = pre_tokenizers.Sequence([*split, level]) if split else level
+    made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=450,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -122,5 +122,6 @@ evaluation = dict(
     image_processor="${image_processor}",
     prompt_template="${prompt_template}",
     special_tokens_in_text="${special_tokens_in_text}",
+    system_prompt="${system_prompt}",
     boxes="${box_selection}",
 )

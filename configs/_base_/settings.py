@@ -16,6 +16,7 @@ loss_mean = "step"
 
 # data: max_length counts text tokens (576 of 2048 positions are kept for the picture); object tokens are extra
 max_length = 2048 - 576
+system_prompt = None  # of conversations without one; None: the template's ("auto" may have one)
 tokenizer_source = "auto"  # where a folder's files disagree: "tokenizer.json" (as "auto") or "tokenizer.model"
 special_tokens_in_text = "split"  # "</s>" in a text is text; "keep": it becomes the token, "refuse": it is an error
 pad_image_to_square = True

@@ -31,6 +31,7 @@ train_dataset = dict(
     image_processor="${image_processor}",
     prompt_template="${prompt_template}",
     special_tokens_in_text="${special_tokens_in_text}",
+    system_prompt="${system_prompt}",
     max_length="${max_length}",
     llm_name_or_path="${llm_name_or_path}",
     on_bad_sample="${on_bad_sample}",

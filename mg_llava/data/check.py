@@ -26,7 +26,7 @@ from xtuner.data.pictures.files import PictureFiles, picture_files
 from xtuner.data.records.findings import Findings
 from xtuner.data.store.progress import FileProgress
 from xtuner.data.text.conversations import Conversation, iter_conversations
-from xtuner.data.text.templates import PromptTemplate, get_template
+from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import ProblemsError, SampleError, XTunerError
 from xtuner.log import console
 from xtuner.registry import build
@@ -76,7 +76,7 @@ def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings
     if folder is not None and maker is not None and sources:
         prepared = _try("prepared data", lambda: PreparedSources(sources, maker, folder), problems)
     for number, source in enumerate(sources or ()):
-        template = _try("prompt template", partial(get_template, source.prompt_template or ""), problems)
+        template = None if maker is None else _try("prompt template", partial(maker.template, source), problems)
         if source.data_path is not None:
             uses = _uses_of_file(source.data_path, findings, maker, template)
         elif prepared is not None:

@@ -55,7 +55,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             `xtuner.data.pictures.files.picture_files`.
         tokenizer: or the config node that builds it.
         image_processor: or the config node that builds it.
-        prompt_template: name, template or config node.
+        prompt_template: name, template or config node; "auto" = made from the tokenizer's chat template.
+        system_prompt: of conversations without one; None = the template's own.
         max_length: most text tokens of a sample, a picture counting as one.
         box_json_path: see `BoxStore`; None = no object tokens.
         boxes: which boxes become tokens, or the config node that builds it; None = the defaults of
@@ -96,6 +97,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         offline_processed_text_folder: str | None = None,
         on_bad_sample: Literal["raise", "skip"] = "raise",
         special_tokens_in_text: Policy = "split",
+        system_prompt: str | None = None,
     ) -> None:
         if on_bad_sample not in _MODES:
             raise XTunerError(f"on_bad_sample='{on_bad_sample}': expected one of {', '.join(_MODES)}.")
@@ -107,6 +109,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
                 boxes=boxes,
                 image_processor=image_processor,
                 llm_name_or_path=llm_name_or_path,
+                system_prompt=system_prompt,
                 special_tokens_in_text=special_tokens_in_text,
             )
         )

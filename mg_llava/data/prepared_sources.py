@@ -23,8 +23,9 @@ from xtuner.data.store.fingerprint import fingerprint, text_settings
 from xtuner.data.store.prepare import load_prepared, prepare
 from xtuner.data.store.prepared import PreparedData, PreparedRow
 from xtuner.data.text.encoder import RecordEncoder
+from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy, check_policy
-from xtuner.data.text.templates import get_template
+from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import ProblemsError, XTunerError
 from xtuner.log import get_logger
 from xtuner.model.llm import read_llm_config
@@ -50,6 +51,7 @@ class SampleMaker:
         selection: which boxes become tokens.
         processor: of pictures.
         context_length: most tokens of all kinds; None = no bound.
+        system_prompt: of conversations without one, see `build_template`.
         special_tokens_in_text: see `xtuner.data.text.specials.Policy`.
     """
 
@@ -59,12 +61,17 @@ class SampleMaker:
     processor: ImageProcessor
     context_length: int | None
     special_tokens_in_text: Policy = "split"
+    system_prompt: str | None = None
 
     def encoder(self, source: DataSource) -> RecordEncoder:
         """Returns what encodes the records of `source`."""
         columns = BoxColumns(source.box_json_path, self.selection, self.processor, self.max_length, self.context_length)
-        template = get_template(source.prompt_template or "")
+        template = self.template(source)
         return RecordEncoder(self.tokenizer, template, self.max_length, columns, self.special_tokens_in_text)
+
+    def template(self, source: DataSource) -> PromptTemplate:
+        """Returns the template of `source`."""
+        return build_template(source.prompt_template or "", self.tokenizer, self.system_prompt)
 
 
 def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any = None) -> SampleMaker:
@@ -72,7 +79,7 @@ def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any 
 
     Args:
         node: with ``tokenizer``, ``max_length``, ``image_processor`` and, where it has them, ``boxes``,
-            ``llm_name_or_path`` and ``special_tokens_in_text``.
+            ``llm_name_or_path``, ``special_tokens_in_text`` and ``system_prompt``.
         tokenizer: already built.
         processor: already built.
     """
@@ -84,6 +91,7 @@ def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any 
         build(node["image_processor"]) if processor is None else processor,
         None if llm is None else getattr(read_llm_config(llm), "max_position_embeddings", None),
         check_policy(node.get("special_tokens_in_text", "split")),
+        node.get("system_prompt"),
     )
 
 

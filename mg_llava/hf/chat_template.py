@@ -55,10 +55,12 @@ _MACROS = """
 {%- endmacro -%}
 """
 _MESSAGES = """
-{%- set state = namespace(bos=true, system='', has_system=false, question='', is_asked=false, is_started=false) -%}
+{%- set state = namespace(
+  bos=true, system=DEFAULT_SYSTEM, has_system=false, question='', is_asked=false, is_started=false
+) -%}
 {%- for message in messages -%}
   {%- if message.role in SYSTEMS -%}
-    {%- set state.system = state.system + (NEWLINE if state.has_system else '') + words(message) -%}
+    {%- set state.system = (state.system + NEWLINE if state.has_system else '') + words(message) -%}
     {%- set state.has_system = true -%}
   {%- elif message.role in USERS -%}
     {%- set state.question = state.question + asked(message) -%}
@@ -111,6 +113,7 @@ def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None, special
         "SYSTEM_AFTER": after_system,
         "END": end,
         "SEP": template.sep,
+        "DEFAULT_SYSTEM": template.default_system,
         "BOUNDARY": boundary,
         "IMAGE": IMAGE_TOKEN,
         "NEWLINE": "\n",

@@ -12,8 +12,9 @@ from mg_llava.boxes.selection import BoxSelection, PictureBoxes, clip_boxes
 from mg_llava.inference.generation import greedy_config
 from mg_llava.inference.prompts import Prompt, PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy
-from xtuner.data.text.templates import PromptTemplate, get_template
+from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -48,7 +49,7 @@ class Assistant:
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.template = get_template(template)
+        self.template = build_template(template, tokenizer)
         self.boxes = boxes or BoxSelection()
         self.special_tokens_in_text = special_tokens_in_text
         self._compare_ends()

@@ -48,15 +48,19 @@ def run(args: argparse.Namespace) -> int:
     from xtuner.config import load_config, parse_overrides
     from xtuner.engine.preflight import missing_files
     from xtuner.tools.support.memory import build_parts, estimate
+    from xtuner.tools.support.templates import check_templates
 
     # 1. all mistakes at once
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    notes = check_templates(cfg, f"config {cfg.filename}")
     output = Console(markup=False, highlight=False, soft_wrap=True)
     output.print(f"{cfg.filename}: no mistakes")
 
     # 2. files that training will need; a config is not wrong because they are elsewhere
     for line in missing_files(cfg):
         output.print(f"  not on this machine yet: {line}")
+    for line in notes:
+        output.print(f"  {line}")
     if "model" not in cfg:
         return 0
 

@@ -18,6 +18,7 @@ from mg_llava.evaluation.run.asking import ask
 from mg_llava.evaluation.run.scoring import finish, rescore
 from mg_llava.inference.assistant import Assistant
 from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.engine.processes.environment import Collective
@@ -44,6 +45,7 @@ class EvaluationRunner:
             must call it equally often.
         boxes: which boxes become object tokens, or its config node.
         batch_size: questions a batch.
+        system_prompt: of conversations without one; None = the template's own.
         num_workers: processes that read and resize pictures; 0 = none besides this one.
         special_tokens_in_text: as in training, see `xtuner.data.text.specials.Policy`.
     """
@@ -62,13 +64,15 @@ class EvaluationRunner:
         batch_size: int = 8,
         num_workers: int = 0,
         special_tokens_in_text: Policy = "split",
+        system_prompt: str | None = None,
     ) -> None:
         selection = None if boxes is None else build(boxes)
+        built = build(tokenizer)
         self.assistant = Assistant(
             model,
-            build(tokenizer),
+            built,
             build(image_processor),
-            prompt_template,
+            build_template(prompt_template, built, system_prompt),
             selection,
             check_policy(special_tokens_in_text),
         )

@@ -36,7 +36,7 @@ def mixture(arguments: dict[str, Any], tmp_path: Path, **changes: Any) -> dict[s
         "data_path": str(tmp_path / "more.jsonl"),
         "image_folder": str(tmp_path / "more"),
         "box_json_path": "",
-        "prompt_template": "plain",
+        "prompt_template": "bare",
         "repeats": 2.5,
         **changes,
     }
@@ -73,7 +73,7 @@ class TestMixture:
         assert len(dataset) == 5 and MGLLaVADataset.check_records(node).problems == []
 
     def test_names_and_faults(self) -> None:
-        sources = read_sources(["a/x.json", DataSource("b/x.json", name="y"), "c/x.json"], "images", "boxes", "plain")
+        sources = read_sources(["a/x.json", DataSource("b/x.json", name="y"), "c/x.json"], "images", "boxes", "bare")
         assert [source.name for source in sources] == ["x#1", "y", "x#3"]
         assert sources[1].image_folder == "images" and sources[1].box_json_path == "boxes"
         for bad, message in (
@@ -83,7 +83,7 @@ class TestMixture:
             (3, "data_path holds 3"),
         ):
             with pytest.raises(XTunerError, match=message):
-                read_sources([bad], "images", None, "plain")
+                read_sources([bad], "images", None, "bare")
 
 
 class TestPreparedBoxes:

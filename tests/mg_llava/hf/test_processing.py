@@ -135,6 +135,17 @@ class TestChatTemplate:
         assert jinja.render(messages=messages) == self.rendered(template, turns)
         assert jinja.render(messages=messages[1:2]) == self.rendered(template, [Turn(f"{IMAGE_TOKEN}\nIs it red")])
 
+    def test_default_system_prompt(self) -> None:
+        template = replace(TEMPLATES["vicuna"], default_system="Be kind.")
+        jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+            to_jinja(template, "<s>", "</s>")
+        )
+        own = {"role": "system", "content": "Be brief."}
+        for start, system in (([], ""), ([own], "Be brief.")):
+            rendered = jinja.render(messages=[*start, user(text("a"))])
+            assert rendered == self.rendered(template, [Turn("a", None, system)])
+            assert ("Be kind." in rendered) == (not start)
+
     def test_bos_is_not_put_before_a_text_that_begins_with_it(self) -> None:
         jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
             to_jinja(TEMPLATES["chatml"], "<|im_start|>", "<|im_end|>")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
+from tests.tiny_tokenizers import CHATML, byte_level
 from xtuner import cli
 from xtuner.config import list_configs, load_config
+from xtuner.tools.support.templates import check_templates
 
 
 class TestListCfg:
@@ -81,6 +84,27 @@ class TestCheckCfg:
         message = capsys.readouterr().err
         assert "2 problems in config" in message
         assert "Did you mean 'batch_size'?" in message and "Did you mean 'depth'?" in message
+
+    def test_unknown_template(self, capsys):
+        assert cli.main(["check-cfg", "tiny_sft", "--cfg-options", "prompt_template=vicunna"]) == 1
+        message = capsys.readouterr().err
+        assert "Did you mean 'vicuna'?" in message and "evaluation.prompt_template" in message, message
+
+    def test_template_of_another_model(self, tmp_path):
+        own = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="<|im_end|>")
+        own.chat_template = CHATML
+        own.save_pretrained(tmp_path)
+
+        def notes(template: str) -> list[str]:
+            overrides = {"tokenizer.name_or_path": str(tmp_path), "prompt_template": template}
+            return check_templates(load_config("tiny_sft", overrides), "config tiny_sft")
+
+        assert "nearest shipped template is 'chatml'" in notes("llama3_chat")[-1]
+        assert notes("auto") == notes("chatml") == []
+
+    def test_auto_is_not_checked_without_the_tokenizer(self):
+        (note, *_) = check_templates(load_config("tiny_sft", {"prompt_template": "auto"}), "config tiny_sft")
+        assert "not on this machine" in note
 
     def test_unknown_config(self, capsys):
         assert cli.main(["check-cfg", "tiny_stf"]) == 1

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xtuner.data.store.cache import remembered_digest
-from xtuner.data.text.probes import probe_digest
 from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import PromptTemplate
-from xtuner.data.text.tokenizer_files import backend_ids
+from xtuner.data.text.tokenizer_files import backend_ids, probe_digest
 from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
@@ -55,10 +54,18 @@ def text_settings(
             # what this version of the library makes of it
             "probes": probe_digest(backend_ids(tokenizer)),
         },
-        "prompt_template": {**dataclasses.asdict(template), "stop_words": list(template.stop_words)},
+        "prompt_template": _template_settings(template),
         "max_length": max_length,
         "special_tokens_in_text": special_tokens_in_text,
     }
+
+
+def _template_settings(template: PromptTemplate) -> dict[str, Any]:
+    fields = {**dataclasses.asdict(template), "stop_words": list(template.stop_words)}
+    if not template.default_system:
+        # as in folders from before there was one
+        del fields["default_system"]
+    return fields
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "templates": ["PromptTemplate", "Turn", "get_template"],
         "tokenizer": ["build_tokenizer"],
+        "fitting": ["build_template"],
         "encoder": ["RecordEncoder"],
     },
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -132,6 +132,7 @@ class PromptTemplate:
         sep: text after a finished turn, without loss.
         system: text before a turn that has a system prompt, with ``{system}``.
         stop_words: texts at which generation stops, besides eos.
+        default_system: system prompt of a conversation that has none of its own before its first turn.
     """
 
     name: str
@@ -140,6 +141,7 @@ class PromptTemplate:
     sep: str = ""
     system: str = "{system}\n"
     stop_words: tuple[str, ...] = ()
+    default_system: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_words", tuple(self.stop_words))
@@ -165,6 +167,8 @@ class PromptTemplate:
         pieces: list[Piece] = []
         after_eos = True
         for number, turn in enumerate(turns):
+            if number == 0 and not turn.system and self.default_system:
+                turn = replace(turn, system=self.default_system)
             open_turn = add_generation_prompt and number == len(turns) - 1
             if (turn.output is None) != open_turn:
                 found = "has no answer" if turn.output is None else "is already answered"
@@ -242,7 +246,7 @@ TEMPLATES: dict[str, PromptTemplate] = {
     template.name: template
     for template in (
         PromptTemplate(name="default", system="<|System|>:{system}\n", input="<|User|>:{input}\n<|Bot|>:", sep="\n"),
-        PromptTemplate(name="plain", input="{input}", sep="\n"),
+        PromptTemplate(name="bare", input="{input}", sep="\n"),
         PromptTemplate(
             name="vicuna",
             system="A chat between a curious user and an artificial intelligence assistant. The assistant "
@@ -294,6 +298,15 @@ def get_template(template: str | PromptTemplate | Mapping[str, Any]) -> PromptTe
         return get_template(build(template))
     if isinstance(template, str) and template in TEMPLATES:
         return TEMPLATES[template]
+    if template == "auto":
+        raise XTunerError(
+            "prompt_template='auto' is made from the LLM's tokenizer: set it for the run, not for a source."
+        )
+    if template == "plain":
+        raise XTunerError(
+            "the prompt template 'plain' is called 'bare': the words alone. XTuner's 'plain' is another one: "
+            "dict(type=PromptTemplate, name='plain', input='USER: {input} ASSISTANT:')."
+        )
     raise XTunerError(
         f"unknown prompt template {template!r}.{nearest(str(template), TEMPLATES)} "
         f"Known: {', '.join(sorted(TEMPLATES))}; "

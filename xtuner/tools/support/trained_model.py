@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from xtuner.data.text.templates import get_template
+from xtuner.data.text import build_template
 from xtuner.engine.steps.precision import resolve_precision
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
@@ -94,7 +94,7 @@ def load_assistant(
     except XTunerError as error:
         raise XTunerError(f"'{model}' is not an exported folder either. {error}") from error
     cfg = load_config(config, dict(overrides or {}))
-    if cfg.get("prompt_template") is not None:
+    if cfg.evaluation.get("prompt_template") is not None:
         # a name that is not known shows before minutes go into loading
-        get_template(cfg.prompt_template)
+        build_template(cfg.evaluation.prompt_template, cfg.evaluation.get("tokenizer"))
     return build(cfg.evaluation, model=build_trained(cfg, checkpoint, device, resolved.name, base)).assistant

@@ -39,7 +39,7 @@ TURNS = [Turn("<image>\nHi?", "Yes."), Turn("Why?", "So.")]
             "<bos><|im_start|>user\n<image>\nHi?<|im_end|>\n<|im_start|>assistant\n[Yes.<|im_end|>]\n"
             "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n[So.<|im_end|>]\n",
         ),
-        ("plain", "<bos><image>\nHi?[Yes.][<eos>]\n<bos>Why?[So.][<eos>]\n"),
+        ("bare", "<bos><image>\nHi?[Yes.][<eos>]\n<bos>Why?[So.][<eos>]\n"),
         ("mistral", "<bos>[INST] <image>\nHi? [/INST][Yes.][<eos>]\n<bos>[INST] Why? [/INST][So.][<eos>]\n"),
     ],
 )

@@ -13,10 +13,9 @@ from transformers import AutoTokenizer
 
 from tests.tiny_tokenizers import llama_folder, random_texts, sentencepiece_file
 from xtuner.data.store.fingerprint import text_settings
-from xtuner.data.text.probes import PROBES, differences, probe_digest
 from xtuner.data.text.templates import get_template
 from xtuner.data.text.tokenizer import build_tokenizer
-from xtuner.data.text.tokenizer_files import backend_ids
+from xtuner.data.text.tokenizer_files import PROBES, backend_ids, differences, probe_digest
 from xtuner.errors import XTunerError
 
 

@@ -22,7 +22,7 @@ def conversation(*turns: Turn, images: int = 0) -> Conversation:
 
 def test_hand_worked(tokenizer: PreTrainedTokenizerFast) -> None:
     encoded = encode_conversation(
-        conversation(Turn("<image>\nQ", "A"), images=1), tokenizer, get_template("plain"), max_length=100
+        conversation(Turn("<image>\nQ", "A"), images=1), tokenizer, get_template("bare"), max_length=100
     )
     newline, question, answer = (
         tokenizer("\n").input_ids[0],
@@ -37,7 +37,7 @@ def test_hand_worked(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_a_tokenizer_without_bos_gets_none(make_tokenizer: Callable[..., PreTrainedTokenizerFast]) -> None:
     tokenizer = make_tokenizer(eos_token="</s>")
-    encoded = encode_conversation(conversation(Turn("Q", "A")), tokenizer, get_template("plain"), 100)
+    encoded = encode_conversation(conversation(Turn("Q", "A")), tokenizer, get_template("bare"), 100)
     assert tokenizer.decode(encoded.input_ids) == "QA</s>\n"
 
 
@@ -53,10 +53,10 @@ def test_a_tokenizer_without_eos_needs_a_suffix(
 def test_cut_off_tokens_and_pictures_are_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     talk = conversation(Turn("Q", "AB"), Turn("<image>", "C"), images=1)
     # bos Q A B eos newline | bos picture C eos newline
-    cut = encode_conversation(talk, tokenizer, get_template("plain"), max_length=4)
+    cut = encode_conversation(talk, tokenizer, get_template("bare"), max_length=4)
     assert len(cut.input_ids) == len(cut.labels) == 4
     assert (cut.num_truncated, cut.num_truncated_labels, cut.num_truncated_images) == (7, 3, 1)
-    assert encode_conversation(talk, tokenizer, get_template("plain"), max_length=2).num_supervised == 0
+    assert encode_conversation(talk, tokenizer, get_template("bare"), max_length=2).num_supervised == 0
 
 
 class TestBosOnce:
