@@ -30,6 +30,9 @@ class PieceKind(enum.Enum):
     EOS = "eos"
     """The tokenizer's eos token."""
 
+    # members are compared by identity; Enum's own hash is a Python function, slow where each piece is looked up
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True)
 class Piece:

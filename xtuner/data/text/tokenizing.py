@@ -158,6 +158,11 @@ class _PieceIds:
         tokenizer: any.
         special: its special tokens.
         policy: what becomes of those that stand in the text.
+
+    Attributes:
+        own: ids by text or kind.
+        foreign: ids by `Piece.words` of texts that hold a special token of others, which come before those of `own`.
+        special_words: these special tokens, by `Piece.words`.
     """
 
     def __init__(
@@ -167,24 +172,19 @@ class _PieceIds:
         special: SpecialTokens,
         policy: Policy,
     ) -> None:
-        texts = dict.fromkeys(piece.text for pieces in rendered for piece in pieces if piece.text)
+        keys = dict.fromkeys(piece.text or piece.kind for pieces in rendered for piece in pieces)
+        texts = [key for key in keys if isinstance(key, str)]
         self.special_words = _special_words(rendered, set(filter(special.search, texts)), special)
         # kept ones are what the tokenizer makes of them anyway; a picture's place they must not become
         foreign = [words for words, found in self.special_words.items() if policy != "keep" or IMAGE_TOKEN in found]
-        self._foreign = dict(zip(foreign, special.encode(foreign, policy == "keep") if foreign else (), strict=True))
+        self.foreign = dict(zip(foreign, special.encode(foreign, policy == "keep") if foreign else (), strict=True))
         if foreign:
-            texts = dict.fromkeys(
-                piece.text for pieces in rendered for piece in pieces if piece.text and piece.words not in self._foreign
-            )
-        kinds = {piece.kind for pieces in rendered for piece in pieces if not piece.text}
-        self._ids: dict[str | PieceKind, list[int]] = {kind: _special(kind, tokenizer) for kind in kinds}
-        self._ids.update(zip(texts, _tokenize(list(texts), tokenizer), strict=True))
-
-    def __getitem__(self, piece: Piece) -> list[int]:
-        """Returns the ids of a piece."""
-        if self._foreign and piece.words in self._foreign:
-            return self._foreign[piece.words]
-        return self._ids[piece.text or piece.kind]
+            own = (piece for pieces in rendered for piece in pieces if piece.words not in self.foreign)
+            texts = list(dict.fromkeys(piece.text for piece in own if piece.text))
+        self.own: dict[str | PieceKind, list[int]] = {
+            key: _special(key, tokenizer) for key in keys if isinstance(key, PieceKind)
+        }
+        self.own.update(zip(texts, _tokenize(texts, tokenizer), strict=True))
 
 
 def _special_words(
@@ -225,9 +225,11 @@ def _join(pieces: Sequence[Piece], ids_of: _PieceIds, max_length: int | None) ->
     input_ids: list[int] = []
     labels: list[int] = []
     bos: list[int] = []
+    # looked up once: this loop is a good part of the tokenising
+    own, foreign, bos_kind = ids_of.own, ids_of.foreign, PieceKind.BOS
     for piece in pieces:
-        ids = ids_of[piece]
-        if piece.kind is PieceKind.BOS:
+        ids = foreign[piece.words] if foreign and piece.words in foreign else own[piece.text or piece.kind]
+        if piece.kind is bos_kind:
             bos = ids
             continue
         # a text may begin with bos itself: SmolLM2's is <|im_start|>
