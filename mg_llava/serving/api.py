@@ -16,10 +16,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from mg_llava.inference.chat import Detector
-from mg_llava.serving.engine import Engine, Overloaded, Ticket
+from mg_llava.serving.generation.engine import Engine
+from mg_llava.serving.generation.text import TextAssembler
+from mg_llava.serving.generation.tickets import Overloaded, Ticket
 from mg_llava.serving.requests import ChatRequest, read_request
 from mg_llava.serving.settings import Limits
-from mg_llava.serving.text import TextAssembler
 from xtuner.errors import XTunerError
 
 _LOOK_SECONDS = 0.2
@@ -73,7 +74,7 @@ def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detec
                 async with reading:
                     if await request.is_disconnected():
                         return Response(status_code=_CLIENT_GONE)
-                    engine.begin(place)
+                    place.check()
                     asked = await run_in_threadpool(read_request, body, engine.assistant, limits, detector)
                 ticket = engine.submit(asked.prompt, asked.sampling, place)
         except Overloaded as error:

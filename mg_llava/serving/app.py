@@ -13,7 +13,7 @@ from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.chat import Detector
 from mg_llava.serving.api import make_router
 from mg_llava.serving.detecting import SharedDetector
-from mg_llava.serving.engine import Engine
+from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.settings import Limits
 
 

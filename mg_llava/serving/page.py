@@ -21,10 +21,10 @@ from mg_llava.inference.explain import explain_boxes
 from mg_llava.inference.messages import IMAGE_PART, read_messages
 from mg_llava.inference.prompts import Prompt, as_picture_boxes
 from mg_llava.pictures.open import num_frames, open_picture
-from mg_llava.serving.engine import Engine
-from mg_llava.serving.sampling import Sampling
+from mg_llava.serving.generation.engine import Engine
+from mg_llava.serving.generation.sampling import Sampling
+from mg_llava.serving.generation.text import TextAssembler
 from mg_llava.serving.settings import Limits
-from mg_llava.serving.text import TextAssembler
 from xtuner.errors import XTunerError
 
 _CLEAN_SECONDS = 600

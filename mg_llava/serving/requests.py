@@ -13,8 +13,8 @@ from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.chat import Detector
 from mg_llava.inference.messages import read_messages
 from mg_llava.inference.prompts import Prompt, as_picture_boxes
+from mg_llava.serving.generation.sampling import Sampling
 from mg_llava.serving.pictures import read_picture_url
-from mg_llava.serving.sampling import Sampling
 from mg_llava.serving.settings import Limits
 from xtuner.data.records.messages import check_text, picture_address
 from xtuner.errors import XTunerError
@@ -126,6 +126,8 @@ def _sampling(body: Mapping[str, Any], assistant: Assistant, limits: Limits) -> 
         top_p=_number(body, "top_p", 1.0, 0.0, 1.0, float),
         stop=(*stops, *assistant.template.stop_words),
         seed=seed,
+        presence_penalty=_number(body, "presence_penalty", 0.0, -2.0, 2.0, float),
+        frequency_penalty=_number(body, "frequency_penalty", 0.0, -2.0, 2.0, float),
     )
 
 

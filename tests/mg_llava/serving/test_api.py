@@ -296,7 +296,7 @@ class TestOverload:
 
 
 def server_sampling() -> Any:
-    from mg_llava.serving.sampling import Sampling
+    from mg_llava.serving.generation.sampling import Sampling
 
     return Sampling(5)
 

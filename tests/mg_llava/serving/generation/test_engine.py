@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.prompts import Prompt, as_picture_boxes
-from mg_llava.serving.batch import RowBatch, _nucleus
-from mg_llava.serving.engine import Engine, Overloaded
-from mg_llava.serving.sampling import Sampling
-from mg_llava.serving.text import TextAssembler
+from mg_llava.serving.generation.batch import RowBatch
+from mg_llava.serving.generation.engine import Engine
+from mg_llava.serving.generation.sampling import Draw, Sampling
+from mg_llava.serving.generation.text import TextAssembler
+from mg_llava.serving.generation.tickets import Departed, Overloaded
 from tests.mg_llava.serving.conftest import noise
 from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError
@@ -61,12 +65,12 @@ class TestAnswers:
         from mg_llava.inference.assistant import collate_prompts
 
         answers: list[list[int]] = [[], [], [], []]
-        sampling = (Sampling(), None)
+        draw = Draw(Sampling())
         with torch.inference_mode():
             rows.join(collate_prompts(all_prompts[1:3], 0))
             order = [1, 2]
             for step in range(8):
-                for number, token in zip(order, rows.sample([sampling] * len(order)), strict=True):
+                for number, token in zip(order, rows.sample([draw] * len(order)), strict=True):
                     answers[number].append(token)
                 if step == 5:
                     rows.keep([0, 2, 3])
@@ -89,11 +93,6 @@ class TestAnswers:
 
         assert draw(1) == draw(1)
         assert len({tuple(draw(seed)) for seed in range(4)}) > 1
-
-    def test_nucleus(self) -> None:
-        probabilities = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.4, 0.3, 0.2, 0.1]])
-        kept = _nucleus(probabilities, torch.tensor([[0.7], [0.0001]]))
-        assert (kept > 0).tolist() == [[False, True, False, True], [True, False, False, False]]
 
 
 class TestOverload:
@@ -137,11 +136,26 @@ class TestOverload:
             ticket = engine.submit(prompt, Sampling(5), first)
         # one became an answer, the other was given up
         assert len(list(ticket)) <= 5 and engine.load()["waiting"] == 0
-        with engine.admit() as late:
-            late.taken_at -= 100
+        engine.close()
+
+    def test_the_time_counts_from_arrival(self, assistant: Assistant) -> None:
+        """What the reading of its pictures took is gone from the time that a request may wait."""
+        engine = Engine(assistant, max_batch=1, max_queue=3, max_wait=30)
+        prompt = prompts(assistant)[1]
+        with engine.admit() as place:
+            place.check()
+            place.deadline -= 31
             with pytest.raises(Overloaded, match="waited") as error:
-                engine.begin(late)
-        assert error.value.waited and engine.load()["waiting"] == 0
+                place.check()
+            late = engine.submit(prompt, Sampling(5), place)
+        assert error.value.waited
+        with pytest.raises(Overloaded, match="waited"):
+            list(late)
+        with engine.admit() as place:
+            place.leave()
+            with pytest.raises(Departed):
+                place.check()
+        assert engine.load()["waiting"] == 0
         engine.close()
 
     def test_after_the_end(self, assistant: Assistant) -> None:
@@ -166,6 +180,128 @@ class TestFailure:
             with pytest.raises(XTunerError, match="the model failed: out of memory"):
                 list(engine.submit(prompt, Sampling(5)))
         assert list(engine.submit(prompt, Sampling(5))) == alone(assistant, prompt, 5)
+
+    def test_a_row_whose_step_fails_is_dropped_alone(
+        self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The language model fails, after its first layer wrote to the cache, at the second row's third token."""
+        monkeypatch.setattr(assistant, "stop_ids", list)
+        engine = Engine(assistant, max_batch=4)
+        forward, poison = assistant.model.llm.forward, threading.Event()
+        layer = assistant.model.llm.model.layers[-1]
+        poisoned_rows: list[int] = []
+
+        def fail_with_it(*arguments: Any, **keywords: Any) -> Any:
+            mask = keywords.get("attention_mask")
+            if poison.is_set() and mask is not None and keywords.get("input_ids") is not None:
+                lengths = mask.sum(1).tolist()
+                if any(length == poisoned for length in lengths for poisoned in poisoned_rows):
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr(layer, "forward", raise_error)
+                        return forward(*arguments, **keywords)
+            return forward(*arguments, **keywords)
+
+        def raise_error(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("poisoned")
+
+        monkeypatch.setattr(assistant.model.llm, "forward", fail_with_it)
+        chosen = prompts(assistant)
+        # the shortest row is told from the others by its length, after two tokens
+        poisoned_rows.append(chosen[1].num_tokens(4) + 2)
+        assert all(chosen[row].num_tokens(4) > poisoned_rows[0] for row in (0, 2))
+        poison.set()
+        tickets = [engine.submit(chosen[row], Sampling(12)) for row in (0, 1, 2)]
+        with pytest.raises(XTunerError, match="the model failed: poisoned"):
+            list(tickets[1])
+        poison.clear()
+        for ticket, row in ((tickets[0], 0), (tickets[2], 2)):
+            expected = assistant.model.generate(
+                input_ids=torch.tensor([chosen[row].input_ids]),
+                pixel_values=chosen[row].pixel_values,
+                boxes=chosen[row].boxes,
+                max_new_tokens=12,
+                do_sample=False,
+                eos_token_id=None,
+            )
+            assert list(ticket) == expected[0].tolist()
+        assert len(tickets[1].ids) == 2 and tickets[1].reason == "failed"
+        engine.close()
+
+    def test_out_of_memory_drops_the_last_row(self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(assistant, "stop_ids", list)
+        engine = Engine(assistant, max_batch=4)
+        step = RowBatch.step
+
+        def small(batch: RowBatch, tokens: list[int]) -> None:
+            if len(tokens) > 2:
+                raise torch.OutOfMemoryError("of 80 GB")
+            step(batch, tokens)
+
+        monkeypatch.setattr(RowBatch, "step", small)
+        tickets = [engine.submit(prompts(assistant)[1], Sampling(100)) for _ in range(2)]
+        tickets[1].next_event(10)
+        last = engine.submit(prompts(assistant)[1], Sampling(100))
+        with pytest.raises(XTunerError, match="of 80 GB"):
+            list(last)
+        assert [len(list(ticket)) for ticket in tickets] == [100, 99]
+        engine.close()
+
+    @pytest.mark.parametrize("fault", ["embed", "collate"])
+    def test_a_prompt_that_cannot_be_read_fails_alone(
+        self, assistant: Assistant, engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: str
+    ) -> None:
+        chosen = prompts(assistant)
+        bad = replace(chosen[0], boxes=[torch.zeros(3, 7)])
+        if fault == "collate":
+            bad = replace(chosen[0], pixel_values=torch.zeros((1, 3, 5, 5), dtype=torch.uint8))
+        held = threading.Event()
+        choose = engine._choose
+
+        def together() -> Any:
+            held.wait(10)
+            return choose()
+
+        monkeypatch.setattr(engine, "_choose", together)
+        tickets = [engine.submit(prompt, Sampling(6)) for prompt in (chosen[1], bad, chosen[2])]
+        held.set()
+        with pytest.raises(XTunerError, match="the model failed"):
+            list(tickets[1])
+        assert list(tickets[0]) == alone(assistant, chosen[1], 6)
+        assert list(tickets[2]) == alone(assistant, chosen[2], 6)
+
+    @pytest.mark.parametrize(
+        "sampling",
+        [
+            Sampling(6, temperature=1.0, top_p=0.0),
+            Sampling(6, temperature=1.0, top_p=1e-320),
+            Sampling(6, temperature=1e-320),
+            Sampling(6, temperature=1e-30, top_p=0.5),
+            Sampling(6, temperature=float("nan")),
+            Sampling(6, temperature=1.0, top_p=float("nan")),
+            Sampling(6, temperature=float("inf")),
+            Sampling(6, temperature=1e300),
+            Sampling(6, temperature=-1.0),
+            Sampling(6, temperature=1.0, top_p=-1.0),
+            Sampling(6, temperature=1.0, seed=-(2**63)),
+            Sampling(6, presence_penalty=float("nan")),
+            Sampling(6, temperature=1.0, frequency_penalty=float("inf")),
+            Sampling(6, presence_penalty=-1e300, frequency_penalty=1e300),
+        ],
+    )
+    def test_no_sampling_fails_the_others(self, assistant: Assistant, engine: Engine, sampling: Sampling) -> None:
+        """Even what the endpoint refuses: the engine does not rely on it."""
+        prompt = prompts(assistant)[2]
+        first = engine.submit(prompt, Sampling(12))
+        bad = engine.submit(prompts(assistant)[1], sampling)
+        with contextlib.suppress(XTunerError):
+            list(bad)
+        assert list(first) == alone(assistant, prompt, 12)
+        assert engine.healthy
+
+    def test_a_seed_of_65_bits(self, assistant: Assistant, engine: Engine) -> None:
+        for seed in (2**64, -(2**63) - 1, 10**400):
+            with pytest.raises(XTunerError, match="signed 64-bit"):
+                engine.submit(prompts(assistant)[1], Sampling(6, seed=seed))
 
     def test_a_prompt_beyond_the_context(self, assistant: Assistant, engine: Engine) -> None:
         with pytest.raises(XTunerError, match="too many"):

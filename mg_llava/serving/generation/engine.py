@@ -2,101 +2,22 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from mg_llava.inference.assistant import Assistant, collate_prompts
 from mg_llava.inference.prompts import Prompt
-from mg_llava.serving.batch import RowBatch
-from mg_llava.serving.sampling import Sampling
+from mg_llava.serving.generation.batch import RowBatch
+from mg_llava.serving.generation.sampling import Draw, Sampling
+from mg_llava.serving.generation.tickets import FINISHED, Overloaded, Place, Ticket, late
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
-
-_FINISHED: Any = None
-
-
-class Overloaded(XTunerError):
-    """Too many requests wait, or one waited too long; come back later.
-
-    Args:
-        message: for the client.
-        waited: the request was taken and not begun in time (503), else it was refused at once (429).
-    """
-
-    def __init__(self, message: str, waited: bool = False) -> None:
-        super().__init__(message)
-        self.waited = waited
-
-
-@dataclass
-class Ticket:
-    """A request on its way.
-
-    Attributes:
-        prompt: what is asked.
-        sampling: how it is answered.
-        ids: the answer so far.
-        reason: why it ended: ``stop`` (by itself), ``length``, ``cancelled``.
-    """
-
-    prompt: Prompt
-    sampling: Sampling
-    ids: list[int] = field(default_factory=list)
-    reason: str = ""
-    taken_at: float = field(default_factory=time.monotonic)
-    generator: torch.Generator | None = None
-    _events: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def cancel(self) -> None:
-        """The one who asked went away: its row is freed before the next token."""
-        self._cancelled.set()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._cancelled.is_set()
-
-    def put(self, event: Any) -> None:
-        """Hands a token's id, an error or the end to whoever reads."""
-        self._events.put(event)
-
-    def next_event(self, timeout: float | None = None) -> Any:
-        """Returns the next token's id, None at the end.
-
-        Raises:
-            XTunerError: what went wrong.
-            queue.Empty: nothing came in time.
-        """
-        event = self._events.get(timeout=timeout)
-        if isinstance(event, BaseException):
-            raise event
-        return event
-
-    def __iter__(self) -> Iterator[int]:
-        while (event := self.next_event()) is not _FINISHED:
-            yield event
-
-
-@dataclass
-class Place:
-    """A request's place among those that wait, from before its pictures are read.
-
-    Attributes:
-        waited: seconds until its pictures' turn came; what the reading itself takes is no waiting.
-    """
-
-    waited: float = 0.0
-    taken_at: float = field(default_factory=time.monotonic)
-    held: bool = True
 
 
 class Engine:
@@ -106,7 +27,7 @@ class Engine:
         assistant: its model, tokenizer and template.
         max_batch: rows at most.
         max_queue: requests that may wait besides.
-        max_wait: seconds that a request waits at most before its first token is worked on.
+        max_wait: seconds from a request's arrival at most until its first token is worked on, reading included.
     """
 
     def __init__(self, assistant: Assistant, max_batch: int = 8, max_queue: int = 32, max_wait: float = 30.0) -> None:
@@ -147,7 +68,7 @@ class Engine:
         Raises:
             Overloaded: the queue is full.
         """
-        place = Place()
+        place = Place(time.monotonic() + self.max_wait)
         with self._lock:
             self._refuse_if_full()
             self._preparing += 1
@@ -160,16 +81,6 @@ class Engine:
     def _release(self, place: Place) -> None:
         self._preparing -= place.held
         place.held = False
-
-    def begin(self, place: Place) -> None:
-        """Notes that the reading of a request's pictures begins.
-
-        Raises:
-            Overloaded: it waited too long for that.
-        """
-        place.waited = time.monotonic() - place.taken_at
-        if place.waited > self.max_wait:
-            raise self._late()
 
     def load(self) -> dict[str, int]:
         """Returns how many requests run and wait, and how many may."""
@@ -191,13 +102,12 @@ class Engine:
 
         Raises:
             Overloaded: the queue is full.
-            XTunerError: the prompt does not fit the model's context.
+            XTunerError: the prompt does not fit the model's context, or the seed no generator.
         """
         room = self.assistant.room(prompt)
-        ticket = Ticket(prompt, sampling if sampling.max_new_tokens <= room else _cut(sampling, room))
-        if sampling.seed is not None:
-            ticket.generator = torch.Generator(device=self.assistant.model.data_preprocessor.device)
-            ticket.generator.manual_seed(sampling.seed)
+        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        ticket = Ticket(prompt, sampling, time.monotonic() + self.max_wait if place is None else place.deadline)
+        ticket.generator = sampling.generator(self.assistant.model.data_preprocessor.device)
         with self._work:
             if self._stopped:
                 raise Overloaded("the server is stopping", waited=True)
@@ -205,7 +115,6 @@ class Engine:
                 self._refuse_if_full()
             else:
                 self._release(place)
-                ticket.taken_at -= place.waited
             self._waiting.append(ticket)
             self._work.notify()
         return ticket
@@ -231,50 +140,102 @@ class Engine:
             try:
                 with torch.inference_mode():
                     self._turn(joining)
-            # whatever a request brings the model to must not end the server: those concerned are told
+            # what `_turn` could not put down to one row: those concerned are told, and the server goes on
             except Exception as error:
                 get_logger().exception("a batch failed")
-                self._fail([*self._running, *joining], XTunerError(f"the model failed: {error}"))
+                self._fail([*self._running, *joining], _failed(error))
         self._fail([*self._running, *self._waiting], Overloaded("the server is stopping", waited=True))
 
     def _choose(self) -> list[Ticket]:
         """Takes waiting requests that there is room for; those that waited too long are refused."""
         self._drop_cancelled()
         now = time.monotonic()
-        while self._waiting and now - self._waiting[0].taken_at > self.max_wait:
-            late = self._waiting.popleft()
-            late.put(self._late())
+        # not only the first: the time counts from a request's arrival, and pictures of an earlier one may take longer
+        for ticket in self._waiting:
+            if now > ticket.deadline:
+                ticket.fail(late())
+        self._waiting = deque(ticket for ticket in self._waiting if not ticket.reason)
         room = self.max_batch - len(self._running)
         self._joining = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         return self._joining
 
-    def _late(self) -> Overloaded:
-        return Overloaded(f"the request waited {self.max_wait:.0f} s or more: the server is overloaded", waited=True)
-
     def _turn(self, joining: list[Ticket]) -> None:
-        """One token for every row; those that join read their prompt for it."""
+        """One token for every row; those that join read their prompt for it. What fails for one row ends it alone."""
         if self._running:
-            self._rows.step([ticket.ids[-1] for ticket in self._running])
+            self._step()
         if joining:
-            self._rows.join(
-                collate_prompts([ticket.prompt for ticket in joining], self.assistant.tokenizer.pad_token_id)
-            )
-            with self._lock:
-                self._running += joining
-                self._joining = []
-        tokens = self._rows.sample([(ticket.sampling, ticket.generator) for ticket in self._running])
+            self._join(joining)
+        if not self._running:
+            return
+        draws = [Draw(ticket.sampling, ticket.generator, ticket.ids) for ticket in self._running]
         stops = self.assistant.stop_ids()
-        for ticket, token in zip(self._running, tokens, strict=True):
+        for ticket, token in zip(self._running, self._rows.sample(draws), strict=True):
             self._take(ticket, token, stops)
-        kept = [row for row, ticket in enumerate(self._running) if not ticket.reason]
-        if len(kept) < len(self._running):
-            self._rows.keep(kept)
-            with self._lock:
-                self._running = [self._running[row] for row in kept]
+        self._keep([row for row, ticket in enumerate(self._running) if not ticket.reason])
 
-    def _take(self, ticket: Ticket, token: int, stops: list[int]) -> None:
+    def _step(self) -> None:
+        """Reads each row's last token; a row for which that fails is dropped."""
+        while self._running:
+            try:
+                self._rows.step([ticket.ids[-1] for ticket in self._running])
+                return
+            except torch.OutOfMemoryError as error:
+                get_logger().warning("out of memory with %d rows: the last one is dropped", len(self._running))
+                self._running[-1].fail(_failed(error))
+                self._keep(range(len(self._running) - 1))
+            except Exception:
+                get_logger().exception("a batch failed: its rows go on alone, those that fail again are dropped")
+                self._step_alone()
+                return
+
+    def _step_alone(self) -> None:
+        rows, kept = RowBatch(self.assistant.model), []
+        for number, ticket in enumerate(self._running):
+            try:
+                alone = self._rows.take([number])
+                alone.step([ticket.ids[-1]])
+                rows.append(alone)
+            except Exception as error:
+                ticket.fail(_failed(error))
+            else:
+                kept.append(ticket)
+        self._rows = rows
+        with self._lock:
+            self._running = kept
+
+    def _join(self, joining: list[Ticket]) -> None:
+        """Reads the prompts of new rows, one by one where they fail together."""
+        try:
+            self._read(joining)
+        except Exception as error:
+            get_logger().exception("%d requests could not be read by the model", len(joining))
+            if len(joining) == 1:
+                joining[0].fail(_failed(error))
+            else:
+                for ticket in joining:
+                    self._join([ticket])
+        with self._lock:
+            self._joining = []
+
+    def _read(self, joining: list[Ticket]) -> None:
+        self._rows.join(collate_prompts([ticket.prompt for ticket in joining], self.assistant.tokenizer.pad_token_id))
+        with self._lock:
+            self._running += joining
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        """Frees all rows but `rows`."""
+        if len(rows) == len(self._running):
+            return
+        self._rows.keep(rows)
+        with self._lock:
+            self._running = [self._running[row] for row in rows]
+
+    def _take(self, ticket: Ticket, token: int | None, stops: list[int]) -> None:
         if ticket.cancelled:
             ticket.reason = "cancelled"
+        elif token is None:
+            ticket.fail(XTunerError("the model's numbers for this request are not finite: ask otherwise."))
+            return
         elif token in stops:
             ticket.reason = "stop"
         else:
@@ -283,16 +244,17 @@ class Engine:
             if len(ticket.ids) >= ticket.sampling.max_new_tokens:
                 ticket.reason = "length"
         if ticket.reason:
-            ticket.put(_FINISHED)
+            ticket.put(FINISHED)
 
     def _fail(self, tickets: list[Ticket], error: XTunerError) -> None:
         for ticket in tickets:
-            ticket.put(error)
+            if not ticket.reason:
+                ticket.fail(error)
         self._rows = RowBatch(self.assistant.model)
         with self._lock:
             self._running = []
             self._joining = []
 
 
-def _cut(sampling: Sampling, room: int) -> Sampling:
-    return Sampling(room, sampling.temperature, sampling.top_p, sampling.stop, sampling.seed)
+def _failed(error: Exception) -> XTunerError:
+    return XTunerError(f"the model failed: {error}")
