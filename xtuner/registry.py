@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 from xtuner.errors import XTunerError, nearest
-from xtuner.log import get_logger
 
 _warned_of: set[str] = set()
 """Old names that this process has warned of."""
@@ -59,6 +58,8 @@ def current_types(node: Any, where: str = "") -> Any:
     renamed = _renamed(node, moved)
     if fresh := {old: new for old, new in moved.items() if old not in _warned_of}:
         _warned_of.update(fresh)
+        from xtuner.log import get_logger  # rich, which a command's help does not need
+
         get_logger().warning(
             "%sold names of what has moved; they still load, write the new ones: %s",
             f"{where} has " if where else "",
