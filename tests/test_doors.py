@@ -138,6 +138,7 @@ WAYS = {
         "xtuner.config",
         "xtuner.data.records",
         "xtuner.engine",
+        "xtuner.engine.checkpoints",
         "xtuner.engine.processes",
         "xtuner.evaluation",
         "xtuner.launch",
