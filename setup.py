@@ -20,7 +20,7 @@ def version() -> str:
 
 
 tests = requirements("tests")
-extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "lmms")}
+extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "lmms", "docs")}
 
 setup(
     name="mg-llava-xtuner",

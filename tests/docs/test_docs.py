@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+
 import pytest
 
 from tests.docs import pages
 from xtuner.cli import main
 from xtuner.config import load_config
+from xtuner.registry import import_object
 
 ROOT = pages.ROOT
 PAGES = {
@@ -39,6 +43,25 @@ def test_settings_of_the_table_exist():
     written = load_config(pages.DEFAULT_CONFIG).as_written
     assert len(names) > 30
     assert [name for name in names if name not in written] == []
+
+
+def test_lengths_of_the_examples_are_real():
+    table = (ROOT / "docs/contributing.md").read_text("utf-8").split("## I want to add")[1].split("\n## ")[0]
+    examples = re.findall(r"`([\w./]+)`, (\d+) lines", table)
+    assert len(examples) >= 7
+    for name, written in examples:
+        source = (ROOT / name).read_text("utf-8") if "/" in name else inspect.getsource(import_object(name))
+        # a few lines more or less mislead nobody
+        assert len(source.splitlines()) == pytest.approx(int(written), rel=0.2), name
+
+
+def test_facts_of_the_readme_name_what_shows_them():
+    rows = (ROOT / "README.md").read_text("utf-8").split("## Why this")[1].split("\n## ")[0].split("\n")
+    facts = [row for row in rows if row.startswith("| ")][1:]
+    assert len(facts) >= 10
+    assert [
+        row for row in facts if not re.search(r"tests/\w|tools/(benchmarks|tiny_world)/\w", row.split("|")[-2])
+    ] == []
 
 
 def test_problems_read_as_in_the_example(tmp_path, monkeypatch, capsys):
