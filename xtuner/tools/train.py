@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
     if args.start_anew and args.resume is not None:
         raise XTunerError("--resume goes on with a former run, --start-anew sets it aside: give one of them.")
     # 1. several processes asked for by environment variables: start them by torchrun
-    from xtuner.launch import leave_exit_code, run_ranks, torchrun_command
+    from xtuner.launch import run_ranks, torchrun_command
 
     command = torchrun_command(_to_argv(args), os.environ) if args.launcher != "slurm" else None
     if command is not None:
         return run_ranks(command, os.environ)
 
     # 2. the config, with every mistake in it at once
-    from xtuner.config import config_name, dump_config, load_config, parse_overrides
+    from xtuner.config import config_name, load_config, parse_overrides
 
     overrides = parse_overrides(args.cfg_options)
     if args.seed is not None:
@@ -84,33 +85,44 @@ def run(args: argparse.Namespace) -> int:
     work_dir = Path(args.work_dir or Path("work_dirs") / name)
     preflight(cfg, name, args.deepspeed, args.resume, work_dir, args.start_anew)
 
-    # 4. the data: one process prepares it, where that is to be done, and no other waits for it under a time limit
-    from xtuner.engine.processes.environment import adopt_slurm, close_environment, setup_environment
+    # 4. this process among the others, of which the first holds the folder
+    from xtuner.engine.checkpoints.former import claimed
+    from xtuner.engine.processes.environment import place_among
+    from xtuner.engine.processes.peers import join_peers
+
+    rank, world_size, _ = place_among(args.launcher)
+    with claimed(work_dir, args.start_anew, os.environ) if rank == 0 else nullcontext():
+        peers = join_peers(rank, world_size, os.environ)
+        code = _train(args, cfg, name, work_dir)
+    if peers is not None:
+        peers.leave()
+    return code
+
+
+def _train(args: argparse.Namespace, cfg: Any, name: str, work_dir: Path) -> int:
+    """Trains in a folder that is ours; returns the exit code."""
+    # 5. the data: one process prepares it, where that is to be done, and no other waits for it under a time limit
+    from xtuner.config import dump_config
+    from xtuner.engine.processes.environment import close_environment, setup_environment
+    from xtuner.launch import leave_exit_code
     from xtuner.registry import build
 
-    if args.launcher == "slurm":
-        adopt_slurm(os.environ)
     dataset = build(cfg.train_dataset)
 
-    # 5. this process among the others
-    from xtuner.engine.checkpoints.former import move_aside
-
+    # 6. the processes meet
     environment = setup_environment(args.launcher, always_group=args.deepspeed is not None)
     if environment.rank == 0:
-        if args.start_anew:
-            move_aside(work_dir)
-        work_dir.mkdir(parents=True, exist_ok=True)
         dump_config(cfg.as_written, work_dir / f"{name}.py")
         dump_config(cfg, work_dir / f"{name}_resolved.py")
 
-    # 6. model, optimizer, runner
+    # 7. model, optimizer, runner
     from xtuner.engine.assemble import assemble
     from xtuner.tools.support.out_of_memory import explain_out_of_memory
 
     with explain_out_of_memory(cfg, args.deepspeed, environment.world_size):
         runner = assemble(cfg, name, work_dir, environment, args.deepspeed, args.resume, dataset, args.profile)
 
-        # 7. train
+        # 8. train
         runner.train()
     interrupted = runner.interrupted
     if interrupted:

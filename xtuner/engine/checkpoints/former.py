@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder, set_aside
+from xtuner.engine.processes.folder_lock import locked
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -32,6 +34,21 @@ def check_work_dir(work_dir: Path, resume: str | None, start_anew: bool, files: 
             f"{work_dir} holds checkpoints of a former run, the last one {found[-1].name}: --resume auto goes on with "
             f"it, --start-anew moves it aside to {work_dir.name}.1 (nothing is deleted), another --work-dir keeps both."
         )
+
+
+@contextmanager
+def claimed(work_dir: Path, start_anew: bool, environ: Mapping[str, str]) -> Iterator[None]:
+    """Holds the lock of a run's folder; with `start_anew` the former run is moved aside first. For rank 0.
+
+    Raises:
+        XTunerError: another run is in the folder, or it cannot be written or renamed.
+    """
+    if start_anew:
+        with locked(work_dir, environ):
+            pass  # nobody else is in it
+        move_aside(work_dir)
+    with locked(work_dir, environ):
+        yield
 
 
 def move_aside(work_dir: Path) -> None:

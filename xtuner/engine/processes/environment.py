@@ -19,6 +19,7 @@ import torch
 from torch import distributed
 
 from xtuner.compat import mend
+from xtuner.engine.processes.peers import waiting
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -88,6 +89,29 @@ def _adopt_single(environ: MutableMapping[str, str]) -> None:
     environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
 
 
+def place_among(launcher: str | None) -> tuple[int, int, int]:
+    """Returns rank, number of processes and rank on this machine, before the processes have met.
+
+    Args:
+        launcher: one of ``LAUNCHERS``; None infers it.
+
+    Raises:
+        XTunerError: the launcher's variables are not there.
+    """
+    launcher = launcher or infer_launcher(os.environ)
+    if launcher == "none":
+        return 0, 1, 0
+    if launcher == "slurm":
+        adopt_slurm(os.environ)
+    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]
+    if missing:
+        raise XTunerError(
+            f"--launcher {launcher} needs environment variables that are not set: {missing}. Start with torchrun, "
+            "or set NPROC_PER_NODE and drop --launcher."
+        )
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+
+
 def setup_environment(launcher: str | None = None, always_group: bool = False) -> Environment:
     """Joins the process group, where there are several processes, and picks the device.
 
@@ -99,20 +123,9 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
         XTunerError: the launcher's variables are not there.
     """
     launcher = launcher or infer_launcher(os.environ)
-    if launcher == "slurm":
-        adopt_slurm(os.environ)
-    elif launcher == "none" and always_group:
+    if launcher == "none" and always_group:
         _adopt_single(os.environ)
-    rank = local_rank = 0
-    world_size = 1
-    if launcher != "none":
-        missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]
-        if missing:
-            raise XTunerError(
-                f"--launcher {launcher} needs environment variables that are not set: {missing}. Start with torchrun, "
-                "or set NPROC_PER_NODE and drop --launcher."
-            )
-        rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, world_size, local_rank = place_among(launcher)
     # the logger may be older than these numbers (Slurm)
     get_logger().setLevel(logging.INFO if rank == 0 else logging.WARNING)
     device = torch.device("cpu")
@@ -121,7 +134,8 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
         torch.cuda.set_device(device)
     if (launcher != "none" or always_group) and not distributed.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
+        with waiting():
+            distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
     return Environment(launcher, rank, world_size, local_rank, device)
 
 
@@ -173,7 +187,8 @@ class Collective:
         if not self.active:
             return [float(number) for number in numbers]
         tensor = torch.tensor(numbers, dtype=torch.float64)
-        distributed.all_reduce(tensor, group=self._group)
+        with waiting():
+            distributed.all_reduce(tensor, group=self._group)
         return tensor.tolist()
 
     def gather(self, item: Any) -> list[Any]:
@@ -181,7 +196,8 @@ class Collective:
         if not self.active:
             return [item]
         items: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(items, item, group=self._group)
+        with waiting():
+            distributed.all_gather_object(items, item, group=self._group)
         return items
 
     def barrier(self) -> None:
