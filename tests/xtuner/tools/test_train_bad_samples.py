@@ -40,8 +40,8 @@ def train(folder: Path, processes: int, **options: object) -> subprocess.Complet
         "COLUMNS": "500",
     }
     settings = {"batch_size": 3, "max_epochs": 1, "logging_interval": 1, **options}
-    command = [sys.executable, "-m", "xtuner", "train", "tiny_pretrain", "--work-dir", "run", "--cfg-options"]
-    command += [f"{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "xtuner", "train", "tiny_pretrain", "--work-dir", "run", "--start-anew"]
+    command += ["--cfg-options", *(f"{name}={value}" for name, value in settings.items())]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
 
 
@@ -55,7 +55,7 @@ def test_two_ranks_prepare_once_and_replace_what_is_broken(world: Path) -> None:
     assert {line["sample_id"] for line in lines} == set(BROKEN)
     assert {line["kind"] for line in lines} == {"picture does not decode"}
     total = len(lines)
-    assert f"{total} so far (picture does not decode {total}); see run/bad_samples.jsonl" in done.stderr
+    assert f"in total {total} (picture does not decode {total}); see run/bad_samples.jsonl" in done.stderr
 
 
 def test_past_the_limit_the_run_stops(world: Path) -> None:
