@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError
+from xtuner.evaluation.statistics import PairedTest, paired_test, weighted_test
+
+_CLUSTERS = "clusters.json"
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,18 @@ class BenchmarkComparison:
         scores: ``overall`` of A and B, 0–1; None where not scored.
         shared: questions that both answered.
         flips: those of them whose hits differ.
+        differences: B's hit minus A's, of each question that both answered and that is scored.
+        clusters: what each of these belongs to: questions that share a picture or a scored group have the same.
+        test: whether the hits differ by more than chance; None where no question is scored in both.
     """
 
     name: str
     scores: tuple[float | None, float | None]
     shared: int
     flips: list[Flip]
+    differences: list[float]
+    clusters: list[str]
+    test: PairedTest | None
 
     @property
     def gained(self) -> int:
@@ -75,6 +85,36 @@ def compare(first: str | Path, second: str | Path) -> list[BenchmarkComparison]:
     return [_compare(name, found[0][name], found[1][name]) for name in shared]
 
 
+def overall_test(comparisons: Sequence[BenchmarkComparison]) -> PairedTest | None:
+    """Returns the paired test of the mean over the benchmarks of their mean differences; each counts the same."""
+    parts = [(one.differences, one.clusters) for one in comparisons if one.differences]
+    return weighted_test(parts) if parts else None
+
+
+def write_clusters(folder: str | Path, clusters: Mapping[str, str]) -> None:
+    """Writes which questions share a picture or a scored group, for `compare`.
+
+    Args:
+        folder: of a benchmark's results.
+        clusters: a name of what it belongs to by question id; those that stand alone are not written.
+    """
+    members: dict[str, list[str]] = {}
+    for key, cluster in clusters.items():
+        members.setdefault(cluster, []).append(key)
+    shared = [keys for keys in members.values() if len(keys) > 1]
+    (Path(folder) / _CLUSTERS).write_text(json.dumps(shared, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_clusters(*folders: Path) -> dict[str, str]:
+    """A name of its cluster by question id, for all that do not stand alone."""
+    for folder in folders:
+        path = folder / _CLUSTERS
+        if path.exists():
+            lists = json.loads(path.read_text(encoding="utf-8"))
+            return {key: f"shared {number}" for number, keys in enumerate(lists) for key in keys}
+    return {}
+
+
 def _compare(name: str, first: Path, second: Path) -> BenchmarkComparison:
     a, b = _predictions(first), _predictions(second)
     shared = [key for key in a if key in b]
@@ -86,7 +126,12 @@ def _compare(name: str, first: Path, second: Path) -> BenchmarkComparison:
     scores = [
         json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["overall"] for folder in (first, second)
     ]
-    return BenchmarkComparison(name, (scores[0], scores[1]), len(shared), flips)
+    scored = [key for key in shared if None not in (a[key]["hit"], b[key]["hit"])]
+    differences = [b[key]["hit"] - a[key]["hit"] for key in scored]
+    belongs = _read_clusters(first, second)
+    clusters = [belongs.get(key, f"alone {key}") for key in scored]
+    test = paired_test(differences, clusters) if scored else None
+    return BenchmarkComparison(name, (scores[0], scores[1]), len(shared), flips, differences, clusters, test)
 
 
 def _predictions(folder: Path) -> dict[str, dict[str, Any]]:

@@ -153,13 +153,16 @@ def show_comparison(first: str, second: str) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from xtuner.evaluation.comparison import compare
+    from xtuner.evaluation.comparison import compare, overall_test
 
     comparisons = compare(first, second)
-    table = Table("benchmark", "A", "B", "shared questions", "B gained", "B lost", title=f"A: {first}\nB: {second}")
+    columns = ("benchmark", "A", "B", "shared questions", "B gained", "B lost", "hits B − A", "p")
+    table = Table(*columns, title=f"A: {first}\nB: {second}")
     for one in comparisons:
         scores = [_percent(score) for score in one.scores]
-        table.add_row(one.name, *scores, str(one.shared), str(one.gained), str(one.lost))
+        table.add_row(one.name, *scores, str(one.shared), str(one.gained), str(one.lost), *_tested(one.test))
+    if len(comparisons) > 1:
+        table.add_row("mean of benchmarks", *[""] * 5, *_tested(overall_test(comparisons)), style="bold")
     console.print(table)
     for one in comparisons:
         if not one.flips:
@@ -184,12 +187,15 @@ def show(results: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Sequenc
     """Prints a table of the results."""
     from rich.table import Table
 
-    table = Table("benchmark", "group", "score", "questions", title=title)
+    table = Table("benchmark", "group", "score", "95 % interval", "questions", title=title)
     for name, metrics in results.items():
-        table.add_row(name, "", _percent(metrics["overall"]), str(metrics["num_questions"]), style="bold")
+        sure = metrics.get("uncertainty", {})
+        overall = (_percent(metrics["overall"]), _interval(sure.get("overall")))
+        table.add_row(name, "", *overall, str(metrics["num_questions"]), style="bold")
         for axis, groups in metrics.get("groups", {}).items():
             for group, score in groups.items():
-                table.add_row("", f"{axis}: {group}", _percent(score))
+                interval = _interval(sure.get("groups", {}).get(axis, {}).get(group))
+                table.add_row("", f"{axis}: {group}", _percent(score), interval)
     for name in missing:
         table.add_row(name, "", "skipped: files absent", style="dim")
     console.print(table)
@@ -197,6 +203,18 @@ def show(results: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Sequenc
 
 def _percent(score: float | None) -> str:
     return "not scored" if score is None else f"{score:.1%}"
+
+
+def _interval(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None or found["low"] is None else f"{found['low']:.1%} – {found['high']:.1%}"
+
+
+def _tested(test: Any) -> tuple[str, str]:
+    """The difference of a paired test with the reach of its 95 % interval, and its p value."""
+    if test is None:
+        return "", ""
+    reach = "" if test.standard_error is None else f" ± {1.96 * test.standard_error:.1%}"
+    return f"{test.difference:+.1%}{reach}", f"{test.p_value:.3f}" if test.p_value >= 0.001 else "< 0.001"
 
 
 def _to_argv(args: argparse.Namespace) -> list[str]:

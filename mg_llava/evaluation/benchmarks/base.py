@@ -134,6 +134,10 @@ class Benchmark(ABC):
         parsed = self.parse(question, output)
         return Prediction(question.id, prompt, output, parsed, self.hit(question, parsed))
 
+    def scored_with(self, question: Question) -> tuple[str, ...]:
+        """Returns names of the groups of questions that are scored together with this one; () where it stands alone."""
+        return ()
+
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall`` (0–1, None if nothing could be scored), ``groups`` and what belongs beside them."""
         pairs = [

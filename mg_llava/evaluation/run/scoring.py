@@ -16,8 +16,10 @@ from mg_llava.evaluation.benchmarks.pictures import find_boxes
 from mg_llava.evaluation.benchmarks.records import Prediction
 from mg_llava.evaluation.judging.verdicts import judge as judge_predictions
 from mg_llava.evaluation.results.predictions import PredictionFiles
+from mg_llava.evaluation.run.uncertainty import find_clusters, uncertainties
 from xtuner import __version__
 from xtuner.errors import XTunerError
+from xtuner.evaluation.comparison import write_clusters
 from xtuner.evaluation.judge import Judge
 from xtuner.log import get_logger
 
@@ -70,7 +72,15 @@ def finish(
     """
     judged, judging = judge_predictions(benchmark, predictions, files.folder, judge)
     files.replace(judged)
-    metrics: dict[str, Any] = {**benchmark.score(judged), **_counts(benchmark, judged), **judging}
+    scores = benchmark.score(judged)
+    clusters = find_clusters(benchmark, [question for question, _ in benchmark.pairs(judged)])
+    write_clusters(files.folder, clusters)
+    metrics: dict[str, Any] = {
+        **scores,
+        "uncertainty": uncertainties(benchmark, judged, clusters, scores),
+        **_counts(benchmark, judged),
+        **judging,
+    }
     if benchmark.strict_differs and not benchmark.strict_reference:
         metrics["overall_strict_reference"] = _strict_overall(benchmark, judged)
     if metrics["overall"] is None:

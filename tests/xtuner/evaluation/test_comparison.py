@@ -9,7 +9,7 @@ import pytest
 
 from xtuner.cli import main
 from xtuner.errors import XTunerError
-from xtuner.evaluation.comparison import compare
+from xtuner.evaluation.comparison import compare, overall_test, write_clusters
 
 
 def results(folder: Path, overall: float | None, hits: dict[str, float | None]) -> Path:
@@ -27,9 +27,34 @@ def test_flips_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     (one,) = compare(first, second)
     assert one.name == "pope" and one.scores == (0.5, None) and one.shared == 5
     assert [flip.id for flip in one.flips] == ["1", "2", "3"] and (one.gained, one.lost) == (2, 1)
+    # −1 + 1 + 0.3 + 0 over four scored pairs
+    assert one.test is not None and one.test.difference == pytest.approx(0.075) and one.test.p_value > 0.5
     assert main(["test", "--compare", str(first), str(second)]) == 0
     shown = capsys.readouterr().err
     assert "3 flips" in shown and "50.0%" in shown and "not scored" in shown
+
+
+def test_questions_on_one_picture_flip_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [str(number) for number in range(12)]
+    first, second = (results(tmp_path / f"{hit}", hit, dict.fromkeys(keys, hit)) for hit in (0.0, 1.0))
+    (one,) = compare(first, second)
+    assert one.test is not None and one.test.p_value == pytest.approx(2 / 2**12)
+    write_clusters(first / "pope", {key: str(int(key) // 6) for key in keys})
+    (one,) = compare(first, second)
+    assert one.test is not None and one.test.p_value == pytest.approx(0.5)
+
+
+def test_over_all_benchmarks_each_counts_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder, hits in ((first, (0.0, 1.0)), (second, (1.0, 0.0))):
+        results(folder, 0.5, dict.fromkeys("ab", hits[0]))
+        (folder / "pope").rename(folder / "gqa")
+        results(folder, 0.5, dict.fromkeys("abcdefgh", hits[1]))
+    test = overall_test(compare(first, second))
+    assert test is not None and test.difference == pytest.approx(0.0)
+    assert main(["test", "--compare", str(first), str(second)]) == 0
+    shown = capsys.readouterr().err
+    assert "mean of benchmarks" in shown and "p" in shown
 
 
 def test_nothing_in_common(tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ class MMVP(JudgedBenchmark):
         verdict = yes_or_no(reply)
         return prediction if verdict is None else with_verdict(prediction, float(verdict == "yes"))
 
+    def scored_with(self, question: Question) -> tuple[str, ...]:
+        """Returns the question's pair."""
+        return (str((int(question.box_id) - 1) // 2),)
+
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the share of pairs that are right in both questions, and the share of right questions."""
         scored = [(question, one.hit) for question, one in self.pairs(predictions) if one.hit is not None]

@@ -82,6 +82,10 @@ class MultipleChoice(TableBenchmark):
         right = {short_answer(answer) for answer in read_list(question.answer)}
         return float(parsed is not None and parsed in right)
 
+    def scored_with(self, question: Question) -> tuple[str, ...]:
+        """Returns the question whose rotation this is, with `circular`."""
+        return (str(self._base_index(question)),) if self.circular else ()
+
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the share of right answers; with `circular`, of questions right in all their rotations."""
         if not self.circular:

@@ -17,6 +17,8 @@ from xtuner.errors import XTunerError
 _COGNITION = frozenset(("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation"))
 _CATEGORY_POINTS = 200
 """A category's most: 100 for all answers right, 100 for all pictures right in both questions."""
+_FIGURE, _QUESTION = (1, 2), (1, 3)
+"""Parts of HallusionBench's indices ``_<set>_<figure>_<question>`` that name a figure and a question of a set."""
 
 
 class _YesNoTable(TableBenchmark):
@@ -58,6 +60,10 @@ class MME(_YesNoTable):
         """Returns the question with the request that LLaVA's evaluation puts in the place of MME's own."""
         text = question.text.replace("Please answer yes or no.", "").strip()
         return f"{text} Please answer the question only a single word yes or no."
+
+    def scored_with(self, question: Question) -> tuple[str, ...]:
+        """Returns the picture's name in its category."""
+        return (f"{question.groups['category']}/{_picture_name(question)}",)
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall``, ``perception``, ``cognition``, ``points`` and per category acc and acc+."""
@@ -112,13 +118,23 @@ class HallusionBench(_YesNoTable):
         """Returns the question and the request for yes or no."""
         return f"{question.text}\nPlease answer the question with yes or no."
 
+    def scored_with(self, question: Question) -> tuple[str, ...]:
+        """Returns the question's figure and the question that is asked of several figures."""
+        return tuple("/".join(self._unit(question, parts)) for parts in (_FIGURE, _QUESTION))
+
+    def _unit(self, question: Question, parts: tuple[int, int]) -> tuple[str, ...]:
+        """What questions that agree in the parts `parts` of their indices share."""
+        match = self._index.fullmatch(question.box_id)
+        assert match is not None  # checked when the table was read
+        return (*question.groups.values(), str(parts), match[parts[0]], match[parts[1]])
+
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall`` (aAcc), ``aAcc``, ``fAcc``, ``qAcc``, each also by category."""
         pairs = [(question, one.hit) for question, one in self.pairs(predictions) if one.hit is not None]
         units = {
             "aAcc": mean_by_groups((question.groups, hit) for question, hit in pairs),
-            "fAcc": self._all_right(pairs, (1, 2)),
-            "qAcc": self._all_right(pairs, (1, 3)),
+            "fAcc": self._all_right(pairs, _FIGURE),
+            "qAcc": self._all_right(pairs, _QUESTION),
         }
         return {
             "overall": units["aAcc"]["overall"],
@@ -133,9 +149,7 @@ class HallusionBench(_YesNoTable):
         units: dict[tuple[str, ...], list[float]] = defaultdict(list)
         groups: dict[tuple[str, ...], Mapping[str, str]] = {}
         for question, hit in pairs:
-            match = self._index.fullmatch(question.box_id)
-            assert match is not None  # checked when the table was read
-            key = (*question.groups.values(), match[parts[0]], match[parts[1]])
+            key = self._unit(question, parts)
             units[key].append(hit)
             groups[key] = question.groups
         return mean_by_groups((groups[key], min(hits)) for key, hits in units.items())
