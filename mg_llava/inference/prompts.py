@@ -141,7 +141,8 @@ def as_picture_boxes(value: Any) -> PictureBoxes | None:
         scores = np.asarray(content.get("scores") or [1.0] * count, np.float32)
         if boxes.shape != (count, 4) or len(labels) != count or scores.shape != (count,):
             raise ValueError(f"{boxes.shape} boxes, {len(labels)} labels, {scores.shape} scores")
-    except (KeyError, TypeError, ValueError) as error:
+    # a whole number of many digits fits no float
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise XTunerError(
             f"the boxes cannot be read ({error}): expected a list of [x0, y0, x1, y1] in pixels of the picture, or an "
             "object with boxes, labels and scores of the same length."

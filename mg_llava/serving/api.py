@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import queue
 import time
-import uuid
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
-from mg_llava.inference.chat import Detector
+from mg_llava.serving.answers import GONE, Answer
 from mg_llava.serving.generation.engine import Engine
-from mg_llava.serving.generation.text import TextAssembler
-from mg_llava.serving.generation.tickets import Overloaded, Ticket
-from mg_llava.serving.requests import ChatRequest, read_request
-from mg_llava.serving.settings import Limits
+from mg_llava.serving.generation.tickets import Place, late
+from mg_llava.serving.requests.chat import ChatRequest, RequestReader, UnknownModel
+from mg_llava.serving.requests.detecting import SharedDetector
+from mg_llava.serving.requests.errors import error_response, refusal
+from mg_llava.serving.requests.settings import Limits
 from xtuner.errors import XTunerError
+from xtuner.log import get_logger
 
-_LOOK_SECONDS = 0.2
-"""How often a waiting request looks whether its client is still there."""
-_RETRY_SECONDS = "1"
 _READERS = 4
 """Requests whose pictures are read at the same time."""
-_CLIENT_GONE = 499
-"""As servers log it; nobody reads it."""
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
-def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detector | None = None) -> APIRouter:
+def make_router(engine: Engine, limits: Limits, model_name: str, detector: SharedDetector | None = None) -> APIRouter:
     """Returns the routes ``/v1/chat/completions``, ``/v1/models`` and ``/health``.
 
     Args:
@@ -43,9 +37,7 @@ def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detec
     """
     router = APIRouter()
     created = int(time.time())
-    reading = asyncio.Semaphore(_READERS)
-    # of their own: those who wait for tokens must not take the threads that read pictures
-    threads = ThreadPoolExecutor(limits.max_batch + limits.max_queue, thread_name_prefix="mg-llava-answer")
+    endpoint = _Endpoint(engine, limits, RequestReader(engine.assistant, model_name, limits, detector))
 
     @router.get("/health")
     def health() -> Response:
@@ -58,160 +50,89 @@ def make_router(engine: Engine, limits: Limits, model_name: str, detector: Detec
 
     @router.get("/v1/models/{name:path}")
     def model(name: str) -> Any:
-        if name != model_name:
-            return _error(f"there is no model '{name}': this server has '{model_name}'.", 404, "model_not_found")
+        try:
+            endpoint.reader.check_model(name)
+        except UnknownModel as error:
+            return refusal(error)
         return _model(model_name, created)
 
     @router.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
-        try:
-            body = json.loads(await request.body())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            return _error(f"the body is not JSON: {error}", 400)
-        try:
-            # a place before pictures are decoded and boxes found: a flood must cost little
-            with engine.admit() as place:
-                async with reading:
-                    if await request.is_disconnected():
-                        return Response(status_code=_CLIENT_GONE)
-                    place.check()
-                    asked = await run_in_threadpool(read_request, body, engine.assistant, limits, detector)
-                ticket = engine.submit(asked.prompt, asked.sampling, place)
-        except Overloaded as error:
-            return _overloaded(error)
-        except XTunerError as error:
-            return _error(str(error), 400)
-        answer = _Answer(engine, ticket, asked, model_name, request, threads)
-        return await (answer.streamed() if asked.stream else answer.whole())
+        return await endpoint.complete(request)
+
+    @router.api_route("/v1/{path:path}", methods=_METHODS, include_in_schema=False)
+    def absent(request: Request, path: str) -> Response:
+        known = {"chat/completions": "POST", "models": "GET"}
+        if path in known:
+            message = f"/v1/{path} takes {known[path]}, not {request.method}."
+            return error_response(message, 405, Allow=known[path])
+        return error_response(f"this server has no /v1/{path[:60]}: it has /v1/chat/completions and /v1/models.", 404)
 
     return router
 
 
-class _Answer:
-    """One request's answer on its way to the client; a client that goes away frees its row."""
+class _Endpoint:
+    """Takes requests, reads them in threads of its own, and hands them to the engine."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        ticket: Ticket,
-        asked: ChatRequest,
-        model_name: str,
-        request: Request,
-        threads: ThreadPoolExecutor,
-    ) -> None:
-        self.threads = threads
-        self.ticket = ticket
-        self.asked = asked
-        self.request = request
-        self.assembler = TextAssembler(engine.assistant.tokenizer, asked.sampling.stop)
-        model = engine.assistant.model
-        self.prompt_tokens = asked.prompt.num_tokens(model.low_res_encoder.num_tokens, model.object_encoder is not None)
-        self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
+    def __init__(self, engine: Engine, limits: Limits, reader: RequestReader) -> None:
+        self.engine = engine
+        self.limits = limits
+        self.reader = reader
+        self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="mg-llava-read")
+        # of their own: those who wait for tokens must not take the threads that read pictures
+        self.answering = ThreadPoolExecutor(limits.max_batch + limits.max_queue, thread_name_prefix="mg-llava-answer")
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """Yields certain text; ends the request where its client is gone or a stop text came.
-
-        Raises:
-            XTunerError: the engine's.
-        """
-        loop = asyncio.get_running_loop()
+    async def complete(self, request: Request) -> Response:
+        """Answers one request; one whose client goes away is given up wherever it is."""
         try:
-            while True:
-                try:
-                    event = await loop.run_in_executor(self.threads, self.ticket.next_event, _LOOK_SECONDS)
-                except queue.Empty:
-                    if await self.request.is_disconnected():
-                        return
-                    continue
-                if event is None:
-                    break
-                if piece := self.assembler.add(event):
-                    yield piece
-                if self.assembler.stopped:
-                    return
-            if rest := self.assembler.finish():
-                yield rest
-        finally:
-            self.ticket.cancel()
-
-    async def whole(self) -> Response:
-        """The answer in one piece."""
-        watch = asyncio.create_task(self._watch())
+            content = await asyncio.wait_for(request.body(), self.limits.max_receive)
+        except ClientDisconnect:
+            get_logger().info("a client went away before its request was complete")
+            return Response(status_code=GONE)
+        except asyncio.TimeoutError:
+            message = f"the request did not come within {self.limits.max_receive:g} s: send it anew, or a smaller one."
+            return error_response(message, 408, Connection="close")
+        gone = asyncio.create_task(_departure(request))
         try:
-            async for _ in self.pieces():
-                pass
-        except Overloaded as error:
-            return _overloaded(error)
+            # a place before pictures are decoded and boxes found: a flood must cost little
+            with self.engine.admit() as place:
+                asked = await self._read(content, place, gone)
+                if asked is None:
+                    return Response(status_code=GONE)
+                ticket = self.engine.submit(asked.prompt, asked.sampling, place)
         except XTunerError as error:
-            return _error(str(error), 500)
-        finally:
-            watch.cancel()
-        message = {"role": "assistant", "content": self.assembler.text.strip()}
-        choice = {"index": 0, "message": message, "finish_reason": self._reason(), "logprobs": None}
-        return JSONResponse({**self.head, "object": "chat.completion", "choices": [choice], "usage": self._usage()})
+            gone.cancel()
+            return refusal(error)
+        answer = Answer(self.engine, ticket, asked, self.reader.model_name, gone, self.answering)
+        return await (answer.streamed() if asked.stream else answer.whole())
 
-    async def _watch(self) -> None:
-        while not await self.request.is_disconnected():
-            await asyncio.sleep(_LOOK_SECONDS)
-        self.ticket.cancel()
+    async def _read(self, content: bytes, place: Place, gone: asyncio.Task[None]) -> ChatRequest | None:
+        """Returns the request, None where its client went away meanwhile; the thread ends at its next check."""
+        reading = asyncio.get_running_loop().run_in_executor(self.readers, self.reader.read, content, place)
+        left = place.deadline - time.monotonic()
+        waited: set[asyncio.Future[Any]] = {reading, gone}
+        await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if reading.done() and not gone.done():
+            return reading.result()
+        place.leave()
+        reading.add_done_callback(_forget)
+        reading.cancel()
+        if not gone.done():
+            raise late()
+        return None
 
-    async def streamed(self) -> Response:
-        """The answer piece by piece; refusals come before the first byte, with their own status."""
-        pieces = self.pieces()
-        try:
-            first = await anext(pieces, "")
-        except Overloaded as error:
-            return _overloaded(error)
-        except XTunerError as error:
-            return _error(str(error), 500)
-        return StreamingResponse(self._events(first, pieces), media_type="text/event-stream")
 
-    async def _events(self, first: str, pieces: AsyncIterator[str]) -> AsyncIterator[str]:
-        try:
-            yield self._chunk({"role": "assistant", "content": first})
-            async for piece in pieces:
-                yield self._chunk({"content": piece})
-            yield self._chunk({}, self._reason())
-            if self.asked.with_usage:
-                event = {**self.head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
-                yield f"data: {json.dumps(event)}\n\n"
-        except XTunerError as error:
-            yield f"data: {json.dumps(_error_body(str(error), 'server_error'))}\n\n"
-        finally:
-            self.ticket.cancel()
-        yield "data: [DONE]\n\n"
+async def _departure(request: Request) -> None:
+    """Ends when the client goes away, or when it has its answer."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
-    def _chunk(self, delta: dict[str, str], reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
-        event = {**self.head, "object": "chat.completion.chunk", "choices": [choice]}
-        return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
 
-    def _reason(self) -> str:
-        return "length" if self.ticket.reason == "length" and not self.assembler.stopped else "stop"
-
-    def _usage(self) -> dict[str, int]:
-        made = len(self.ticket.ids)
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": made,
-            "total_tokens": self.prompt_tokens + made,
-        }
+def _forget(reading: asyncio.Future[ChatRequest]) -> None:
+    """Takes the outcome of a reading that nobody waits for, so that it is not reported as lost."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 def _model(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "mg-llava"}
-
-
-def _error_body(message: str, kind: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
-
-
-def _error(message: str, status: int, kind: str | None = None) -> JSONResponse:
-    kind = kind or ("invalid_request_error" if status < 500 else "server_error")
-    return JSONResponse(_error_body(message, kind), status)
-
-
-def _overloaded(error: Overloaded) -> JSONResponse:
-    status = 503 if error.waited else 429
-    body = _error_body(str(error), "server_error" if error.waited else "rate_limit_error")
-    return JSONResponse(body, status, headers={"Retry-After": _RETRY_SECONDS})

@@ -1,20 +1,25 @@
-"""One FastAPI application: the endpoint, the limits on uploads, and the page where Gradio is installed."""
+"""One FastAPI application: the endpoint, what stands before it, and the page where Gradio is installed."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable
 
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.chat import Detector
+from mg_llava.serving.access.gate import Gate
+from mg_llava.serving.access.settings import Access
+from mg_llava.serving.access.unforeseen import Unforeseen
+from mg_llava.serving.access.uploads import UploadLimit
 from mg_llava.serving.api import make_router
-from mg_llava.serving.detecting import SharedDetector
 from mg_llava.serving.generation.engine import Engine
-from mg_llava.serving.settings import Limits
+from mg_llava.serving.requests.detecting import SharedDetector
+from mg_llava.serving.requests.errors import error_response
+from mg_llava.serving.requests.settings import Limits
 
 
 def make_app(
@@ -23,6 +28,7 @@ def make_app(
     model_name: str = "mg-llava",
     detector: Detector | None = None,
     add_page: Callable[[FastAPI, Engine, Limits, Detector | None], FastAPI] | None = None,
+    access: Access | None = None,
 ) -> FastAPI:
     """Returns the application; its state holds the ``engine``, which ends with it, and ``at_end``, a stack of what is
     to be done then.
@@ -33,9 +39,10 @@ def make_app(
         model_name: how the endpoint calls the model.
         detector: for pictures that come without boxes.
         add_page: puts the page into the application; None = the endpoint only.
+        access: who may ask; None = whoever reaches it by this machine's own names.
     """
     limits = limits or Limits()
-    detector = None if detector is None else SharedDetector(detector)
+    shared = None if detector is None else SharedDetector(detector)
     engine = Engine(assistant, limits.max_batch, limits.max_queue, limits.max_wait)
     at_end = contextlib.ExitStack()
 
@@ -46,75 +53,18 @@ def make_app(
             yield
             engine.close()
 
-    app = FastAPI(title="MG-LLaVA", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="MG-LLaVA", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.engine = engine
     app.state.at_end = at_end
-    app.include_router(make_router(engine, limits, model_name, detector))
+    app.include_router(make_router(engine, limits, model_name, shared))
+    app.add_exception_handler(HTTPException, _http_error)
+    # the last one stands before the others
     app.add_middleware(UploadLimit, max_bytes=limits.max_upload)
-    return app if add_page is None else add_page(app, engine, limits, detector)
+    app.add_middleware(Unforeseen)
+    app.add_middleware(Gate, access=access or Access())
+    return app if add_page is None else add_page(app, engine, limits, shared)
 
 
-_DROPPED = 4
-"""A body that is refused is read to its end, but for no more than so many times the limit."""
-
-
-class UploadLimit:
-    """Refuses bodies of more than `max_bytes`, also those that do not say how long they are.
-
-    Args:
-        app: what stands behind.
-        max_bytes: of a body.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or answers 413."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        if lengths and lengths[0].isdigit() and int(lengths[0]) > self.max_bytes:
-            await self._refuse(receive, send)
-            return
-        read = 0
-        refused = False
-
-        async def counted() -> Message:
-            nonlocal read, refused
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.max_bytes and not refused:
-                refused = True
-                raise _TooLargeError
-            return message
-
-        with contextlib.suppress(_TooLargeError):
-            await self.app(scope, counted, send)
-        if refused:
-            await self._refuse(receive, send)
-
-    async def _refuse(self, receive: Receive, send: Send) -> None:
-        # a client that is still sending when the connection closes sees a reset instead of the answer
-        left = _DROPPED * self.max_bytes
-        while left > 0:
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if not message.get("more_body", False):
-                break
-        text = f"the request is larger than {self.max_bytes / 1e6:.0f} MB: send a smaller picture."
-        error = {"message": text, "type": "invalid_request_error", "param": None, "code": None}
-        body = json.dumps({"error": error}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-
-class _TooLargeError(Exception):
-    """A body passed the limit while it was read."""
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(str(error.detail), error.status_code)

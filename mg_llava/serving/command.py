@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mg_llava.serving.settings import Limits
+from mg_llava.serving.access.settings import Access
+from mg_llava.serving.requests.settings import Limits
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.tools.support.arguments import add_base, add_cfg_options
+
+if TYPE_CHECKING:
+    import uvicorn
 
 HELP = "a web page and an OpenAI-compatible endpoint for a model"
 _EXTRA = "pip install 'mg-llava-xtuner[serve]' (from a clone: pip install -e '.[serve]')"
 _LIMITS = Limits()
 _LAST_PORT = 65535
+_KEY_VARIABLE = "MG_LLAVA_API_KEY"
+_SHORTEST_KEY = 16
+_MOST_CONNECTIONS = 1000
+"""More than these get 503 from uvicorn."""
+_KEEP_ALIVE_SECONDS = 15
+_EVERY_ADDRESS = ("0.0.0.0", "::", "")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +71,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=_LIMITS.max_new_tokens, help="most tokens in an answer (default: 1024)"
     )
-    parser.add_argument("--allow-remote", action="store_true", help="fetch pictures from http(s) addresses in requests")
+    parser.add_argument(
+        "--max-boxes", type=int, default=_LIMITS.max_boxes, help="most boxes in a request (default: 1000)"
+    )
+    parser.add_argument(
+        "--refuse-unknown", action="store_true", help="refuse fields that this server does not know, not only name them"
+    )
+    parser.add_argument("--allow-remote", action="store_true", help="fetch pictures from public http(s) addresses")
+    parser.add_argument(
+        "--remote-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="fetch pictures from this host only (repeatable)",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer to this host name too, e.g. a proxy's (repeatable; * = any)",
+    )
+    parser.add_argument(
+        "--api-key",
+        nargs="?",
+        const=_KEY_VARIABLE,
+        metavar="VARIABLE",
+        help=f"require the key in this environment variable for /v1 (default variable: {_KEY_VARIABLE})",
+    )
     parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if there is one)")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="number format")
     parser.add_argument("--quantization", choices=("4bit", "8bit"), help="quantise the language model (bitsandbytes)")
@@ -72,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
     """Serves until it is interrupted; returns the exit code."""
     # 1. what would fail after minutes of loading
     _check(args)
+    access = _access(args)
     listener = listen(args.host, args.port)
 
     # 2. the model
@@ -89,17 +128,56 @@ def run(args: argparse.Namespace) -> int:
         max_upload=int(args.max_upload_mb * 1e6),
         max_pixels=int(args.max_megapixels * 1e6),
         max_new_tokens=args.max_new_tokens,
-        allow_remote=args.allow_remote,
+        max_boxes=args.max_boxes,
+        refuse_unknown=args.refuse_unknown,
+        allow_remote=args.allow_remote or bool(args.remote_host),
+        remote_hosts=tuple(name.lower() for name in args.remote_host),
     )
 
     # 3. the server
     name = args.name or Path(args.model).name
-    app = make_app(assistant, limits, name, detector, _page(args))
+    app = make_app(assistant, limits, name, detector, _page(args), access)
     host, port = listener.getsockname()[:2]
     get_logger().info("page: http://%s:%d   endpoint: http://%s:%d/v1   model: %s", host, port, host, port, name)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-    server.run(sockets=[listener])
+    uvicorn.Server(server_settings(app)).run(sockets=[listener])
     return 0
+
+
+def server_settings(app: Any, log_level: str = "warning") -> uvicorn.Config:
+    """Returns how uvicorn serves an application: no websockets, and limits on connections that bring no request."""
+    import uvicorn
+
+    from mg_llava.serving.access.half_open import TimedProtocol
+
+    return uvicorn.Config(
+        app,
+        log_level=log_level,
+        http=TimedProtocol,
+        ws="none",
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=5,
+    )
+
+
+def _access(args: argparse.Namespace) -> Access:
+    if args.host in _EVERY_ADDRESS and not args.allowed_host:
+        get_logger().warning(
+            "--host %s listens on every address, but only this machine's own names are answered to: add "
+            "--allowed-host NAME for each name under which others reach it.",
+            args.host,
+        )
+    hosts = tuple(args.allowed_host) if args.host in _EVERY_ADDRESS else (args.host, *args.allowed_host)
+    if args.api_key is None:
+        return Access(hosts)
+    key = os.environ.get(args.api_key, "")
+    if len(key) < _SHORTEST_KEY:
+        raise XTunerError(
+            f"--api-key: the environment variable {args.api_key} holds {len(key)} characters: set it to a key of at "
+            f"least {_SHORTEST_KEY}, e.g. from `openssl rand -hex 32`."
+        )
+    return Access(hosts, key)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -112,6 +190,7 @@ def _check(args: argparse.Namespace) -> None:
         ("max_batch", 1),
         ("max_queue", 1),
         ("max_new_tokens", 1),
+        ("max_boxes", 1),
         ("max_upload_mb", 1e-6),
         ("max_megapixels", 1e-6),
         ("max_wait", 0.1),

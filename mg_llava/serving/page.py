@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from PIL import Image
+from starlette.middleware import Middleware
 
 from mg_llava.boxes.drawing import draw_boxes
 from mg_llava.boxes.selection import PictureBoxes
@@ -21,10 +22,11 @@ from mg_llava.inference.explain import explain_boxes
 from mg_llava.inference.messages import IMAGE_PART, read_messages
 from mg_llava.inference.prompts import Prompt, as_picture_boxes
 from mg_llava.pictures.open import num_frames, open_picture
+from mg_llava.serving.access.page_routes import PageRoutes
 from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.generation.sampling import Sampling
 from mg_llava.serving.generation.text import TextAssembler
-from mg_llava.serving.settings import Limits
+from mg_llava.serving.requests.settings import Limits
 from xtuner.errors import XTunerError
 
 _CLEAN_SECONDS = 600
@@ -161,6 +163,8 @@ def add_page(
     import gradio
 
     blocks = _build(Page(engine, limits, detector), examples)
+    # before all of Gradio, behind the gate
+    app.user_middleware.append(Middleware(PageRoutes, folders=[uploads, *([examples] if examples else [])]))
     blocks.queue(max_size=limits.max_queue, default_concurrency_limit=limits.max_batch)
     return gradio.mount_gradio_app(
         app,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
@@ -18,9 +19,10 @@ from mg_llava.hf.processing import MGLLaVAProcessor
 from mg_llava.inference.chat import ChatSession
 from mg_llava.inference.messages import read_messages
 from mg_llava.inference.prompts import Prompt
+from mg_llava.serving.generation.tickets import Place
 from mg_llava.serving.page import Page
-from mg_llava.serving.requests import read_request
-from mg_llava.serving.settings import Limits
+from mg_llava.serving.requests.chat import RequestReader
+from mg_llava.serving.requests.settings import Limits
 from tests.mg_llava.serving.conftest import data_url
 from tests.special_tokenizers import MARKERS, TOKENIZERS
 from tests.tiny_assistant import tiny_assistant
@@ -103,8 +105,9 @@ class Askers:
         return self.assistant.prepare(read.turns, read.pictures, read.found).input_ids
 
     def endpoint(self, messages: Sequence[dict[str, Any]]) -> list[int]:
-        body = json.loads(json.dumps({"messages": with_pictures(messages, {"url": URL})}))
-        return read_request(body, self.assistant, Limits(max_pictures=99), None).prompt.input_ids
+        content = json.dumps({"messages": with_pictures(messages, {"url": URL})}).encode()
+        reader = RequestReader(self.assistant, "tiny", Limits(max_pictures=99))
+        return reader.read(content, Place(math.inf)).prompt.input_ids
 
     def tokenized(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         return self._folded(self.processor.apply_chat_template(with_pictures(messages, PICTURE), tokenize=True))

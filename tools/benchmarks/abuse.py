@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import hostile_clients
 from own_process import in_own_process
 from PIL import Image
 from rich.console import Console
@@ -82,6 +83,21 @@ def _tall_picture(folder: Path, seed: int) -> Outcome:
     peak = int(cost.result) / 1e6
     found = f"{picture.stat().st_size} bytes: +{peak:.0f} MB, {cost.seconds:.2f} s ({cost.cpu_seconds:.2f} s of a core)"
     return Outcome(found, peak <= 50 and cost.seconds <= 0.5)
+
+
+@row("poisoned-request", "others' answers failed by poisoned requests", "0")
+def _poisoned(folder: Path, seed: int) -> Outcome:
+    return Outcome(*hostile_clients.poisoned(folder))
+
+
+@row("departed-clients", "4 departed clients with 250,000 boxes each, then 16 clients 30 s", ">= 90 % of without them")
+def _departed(folder: Path, seed: int) -> Outcome:
+    return Outcome(*hostile_clients.departed(folder))
+
+
+@row("crowd", "16 clients 60 s", "memory flat, only 200 and 429")
+def _crowd(folder: Path, seed: int) -> Outcome:
+    return Outcome(*hostile_clients.crowded(folder))
 
 
 def main() -> int:

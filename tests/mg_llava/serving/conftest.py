@@ -49,10 +49,11 @@ def serve(app: Any) -> Iterator[str]:
     """Runs an application on a free port of this machine; yields its address."""
     import uvicorn
 
-    from mg_llava.serving.command import listen
+    from mg_llava.serving.command import listen, server_settings
 
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(server_settings(app, "error"))
+    server.config.timeout_graceful_shutdown = 1
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

@@ -25,7 +25,7 @@ from mg_llava.inference.assistant import Assistant  # noqa: E402
 from mg_llava.inference.prompts import as_picture_boxes  # noqa: E402
 from mg_llava.serving.app import make_app  # noqa: E402
 from mg_llava.serving.command import listen  # noqa: E402
-from mg_llava.serving.settings import Limits  # noqa: E402
+from mg_llava.serving.requests.settings import Limits  # noqa: E402
 from tests.mg_llava.serving.conftest import data_url, found_cup, noise, serve  # noqa: E402
 from xtuner.data.text.templates import Turn  # noqa: E402
 from xtuner.errors import XTunerError  # noqa: E402
@@ -162,7 +162,7 @@ class TestRefused:
 
     def test_boxes_outside_the_picture(self, server: Server) -> None:
         boxes = [[2, 3, 20, 25], [40, 0, 60, 20]]
-        with pytest.raises(openai.BadRequestError, match="1 of the 2 boxes of picture 1 lie outside its 40 x 30"):
+        with pytest.raises(openai.BadRequestError, match="1 of the 2 boxes lie outside their picture of 40 x 30"):
             server.ask("what", image(data_url(noise()), boxes=boxes))
 
     def test_large_requests(self, server: Server) -> None:
@@ -181,7 +181,7 @@ class TestRefused:
             ({"max_tokens": 0}, "'max_tokens' is 0"),
             ({"n": 2}, "'n' is 2"),
             ({"stop": ["a"] * 5}, "'stop' is"),
-            ({"logprobs": True}, "'logprobs' is not supported"),
+            ({"logprobs": True}, "'logprobs' is True, which this server does not support"),
             ({"messages": []}, "no user message to answer"),
             ({"messages": [{"role": "tool", "content": "a"}]}, "has the role 'tool'"),
         ],
@@ -287,7 +287,7 @@ class TestOverload:
         body = json.dumps({"messages": [{"role": "user", "content": "what"}], "max_tokens": 400}).encode()
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as client:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             client.sendall(head.encode() + body)
             deadline = time.monotonic() + 20
             while not server.engine.load()["running"] and time.monotonic() < deadline:

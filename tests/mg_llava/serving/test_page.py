@@ -17,7 +17,7 @@ from PIL import Image
 
 from mg_llava.inference.assistant import Assistant
 from mg_llava.serving.generation.engine import Engine
-from mg_llava.serving.settings import Limits
+from mg_llava.serving.requests.settings import Limits
 from tests.mg_llava.serving.conftest import found_cup, noise, serve
 from xtuner.errors import XTunerError
 

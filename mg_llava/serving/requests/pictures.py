@@ -5,17 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import urllib.error
-import urllib.request
 from typing import Any
 
 from PIL import Image
 
 from mg_llava.pictures.open import open_picture
-from mg_llava.serving.settings import Limits
+from mg_llava.serving.requests.settings import Limits
 from xtuner.errors import XTunerError
-
-_FETCH_SECONDS = 10
 
 
 def read_picture_url(url: Any, limits: Limits, apply_exif_orientation: bool = False) -> Image.Image:
@@ -39,7 +35,7 @@ def read_picture_url(url: Any, limits: Limits, apply_exif_orientation: bool = Fa
                 "this server does not fetch remote pictures: send the picture as a data URL "
                 "(data:image/png;base64,...), or start the server with --allow-remote."
             )
-        content = _fetch(url, limits.max_upload)
+        content = _fetch(url, limits)
     else:
         raise XTunerError(f"the picture's URL begins with {url[:20]!r}: expected data:image/...;base64,...")
     if not content:
@@ -57,12 +53,8 @@ def _decode(url: str) -> bytes:
         raise XTunerError(f"the picture's data URL does not decode: {error}.") from error
 
 
-def _fetch(url: str, max_bytes: int) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=_FETCH_SECONDS) as answer:
-            content = answer.read(max_bytes + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise XTunerError(f"the picture '{url}' cannot be fetched: {error}") from error
-    if len(content) > max_bytes:
-        raise XTunerError(f"the picture '{url}' is larger than {max_bytes / 1e6:.0f} MB.")
-    return content
+def _fetch(url: str, limits: Limits) -> bytes:
+    # httpcore comes with the extra `serve`, and only servers that fetch need it
+    from mg_llava.serving.requests.remote import fetch
+
+    return fetch(url, limits.max_upload, limits.remote_hosts)

@@ -1,0 +1,145 @@
+"""Chat-completion requests as OpenAI's clients send them, to prompts and samplings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mg_llava.boxes.selection import PictureBoxes, clip_boxes
+from mg_llava.inference.assistant import Assistant
+from mg_llava.inference.messages import read_messages
+from mg_llava.inference.prompts import Prompt, as_picture_boxes
+from mg_llava.serving.generation.sampling import Sampling
+from mg_llava.serving.generation.tickets import Place
+from mg_llava.serving.requests.body import read_body
+from mg_llava.serving.requests.detecting import SharedDetector
+from mg_llava.serving.requests.fields import ChatFields, read_fields
+from mg_llava.serving.requests.pictures import read_picture_url
+from mg_llava.serving.requests.settings import Limits
+from xtuner.data.records.messages import picture_address
+from xtuner.errors import XTunerError
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A request that was understood.
+
+    Attributes:
+        prompt: what the model is asked.
+        sampling: how it answers.
+        stream: the answer is sent piece by piece.
+        with_usage: a streamed answer ends with its token counts.
+        ignored: fields that this server does not know.
+    """
+
+    prompt: Prompt
+    sampling: Sampling
+    stream: bool
+    with_usage: bool
+    ignored: tuple[str, ...]
+
+
+class UnknownModel(XTunerError):
+    """A request names a model that is not here."""
+
+
+class RequestReader:
+    """Reads requests in the threads of a server.
+
+    Args:
+        assistant: makes the prompts.
+        model_name: how the model is called.
+        limits: of the server.
+        detector: finds boxes in pictures that come without; None = they have none.
+    """
+
+    def __init__(
+        self, assistant: Assistant, model_name: str, limits: Limits, detector: SharedDetector | None = None
+    ) -> None:
+        self.assistant = assistant
+        self.model_name = model_name
+        self.limits = limits
+        self.detector = detector
+
+    def read(self, content: bytes, place: Place) -> ChatRequest:
+        """Reads the body of ``/v1/chat/completions``.
+
+        Beside OpenAI's own fields an image part may have ``boxes`` (see `as_picture_boxes`); see `ChatFields` for those
+        of the body.
+
+        Raises:
+            XTunerError: a field is absent, of another kind or not supported, or something is beyond a limit.
+            UnknownModel: the request asks for another model.
+            Departed, Overloaded, ReadingError: see `Place.check`.
+        """
+        place.reads_until = time.monotonic() + self.limits.max_read
+        place.check()
+        fields = read_fields(read_body(content, self.limits), self.limits)
+        self.check_model(fields.model)
+        detects = self.detector if fields.detect_boxes in (None, True) else None
+
+        def open_image(part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | None]:
+            place.check()
+            return self._open_image(part, detects, place)
+
+        conversation = read_messages(fields.messages, open_image, bool(fields.continue_final_message))
+        if conversation.turns[-1].output is not None:
+            raise XTunerError("the last message is an answer: end with the user's, or set continue_final_message.")
+        place.check()
+        prompt = self.assistant.prepare(
+            conversation.turns, conversation.pictures, conversation.found, conversation.answer_start
+        )
+        place.check()
+        return ChatRequest(
+            prompt=prompt,
+            sampling=self._sampling(fields),
+            stream=bool(fields.stream),
+            with_usage=bool(fields.stream_options and fields.stream_options.include_usage),
+            ignored=fields.unknown,
+        )
+
+    def check_model(self, name: str | None) -> None:
+        """Refuses the name of another model.
+
+        Raises:
+            UnknownModel: that is not how the model is called.
+        """
+        if name not in (None, self.model_name):
+            raise UnknownModel(f"there is no model {str(name)[:60]!r}: this server has {self.model_name!r}.")
+
+    def _open_image(
+        self, part: Mapping[str, Any], detects: SharedDetector | None, place: Place
+    ) -> tuple[Image.Image, PictureBoxes | None]:
+        upright = self.assistant.image_processor.apply_exif_orientation
+        picture = read_picture_url(picture_address(part), self.limits, upright)
+        place.check()
+        found = as_picture_boxes(part.get("boxes"))
+        if found is None:
+            return picture, None if detects is None else detects.look(picture, place.check)
+        if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+            raise XTunerError("a coordinate or score of the boxes is not finite in 32 bits: send ordinary numbers.")
+        _, inside = clip_boxes(found.boxes, *picture.size)
+        if not inside.all():
+            raise XTunerError(
+                f"{int((~inside).sum())} of the {len(inside)} boxes lie outside their picture of "
+                f"{picture.width} x {picture.height} pixels: expected [x0, y0, x1, y1] in pixels of the picture."
+            )
+        return picture, found
+
+    def _sampling(self, fields: ChatFields) -> Sampling:
+        asked = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
+        most = self.limits.max_new_tokens
+        return Sampling(
+            max_new_tokens=most if asked is None else min(asked, most),
+            temperature=fields.temperature or 0.0,
+            top_p=1.0 if fields.top_p is None else fields.top_p,
+            stop=(*fields.stops, *self.assistant.template.stop_words),
+            seed=fields.seed,
+            presence_penalty=fields.presence_penalty or 0.0,
+            frequency_penalty=fields.frequency_penalty or 0.0,
+        )
