@@ -4,8 +4,8 @@
     python tools/readme_photograph.py
 
 The photograph is scikit-image's `astronaut` (Eileen Collins; NASA, in the public domain). No neural detector took part,
-since the weights of none travel with this project: scikit-image's own cascade finds the face, a person has measured the
-other boxes. They therefore have no real score; all show 1.00.
+since the weights of none travel with this project: scikit-image's own cascade finds the face, the other boxes were read
+off a grid laid over the picture. They therefore have no real score; all show 1.00.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEASURED = {
     "space shuttle": (354, 0, 472, 290),
     "helmet": (276, 343, 512, 512),
 }
-"""Boxes xyxy in pixels of the photograph, by a person."""
+"""Boxes xyxy in pixels of the photograph, read off a grid."""
 
 
 def find_face(photograph: np.ndarray) -> tuple[int, int, int, int]:
