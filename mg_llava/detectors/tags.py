@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
 from xtuner.model.files.pickles import restricted_loading
 
@@ -28,9 +28,9 @@ class TagFile:
 
     def __init__(self, path: str, device: torch.device | str | None = None) -> None:
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise XTunerError(f"the tag file '{path}' cannot be read: {error}") from error
+            content = parse_json(Path(path).read_bytes())
+        except (OSError, JSONFault) as error:
+            raise XTunerError(f"the tag file '{path}' cannot be read: {error}.") from error
         if not isinstance(content, dict) or not all(isinstance(tags, list) for tags in content.values()):
             raise XTunerError(f"the tag file '{path}' is not a JSON object of picture → list of names.")
         self.path = path

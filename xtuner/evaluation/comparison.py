@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
 from xtuner.evaluation.statistics import PairedTest, paired_test, weighted_test
 
@@ -145,8 +146,8 @@ def _predictions(folder: Path) -> dict[str, dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = parse_json(line, whole_characters=False)
+            except JSONFault as error:
                 raise XTunerError(
                     f"'{path}' line {number} is not JSON; perhaps the run was killed. Run `xtuner test` again."
                 ) from error

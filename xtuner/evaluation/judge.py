@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
 _CHARACTERS_PER_TOKEN = 4
+_LONGEST_REPLY = 16 << 20
 """Of English text, near enough to tell a bill of one dollar from one of a hundred."""
 _RETRIED = (408, 409, 429, 500, 502, 503, 504)
 
@@ -158,10 +160,10 @@ class Judge:
         for attempt in range(self.retries + 1):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return _content(json.load(response), self.url)
+                    return _content(parse_json(response.read(_LONGEST_REPLY)), self.url)
             except urllib.error.HTTPError as error:
                 reason, passing = f"HTTP {error.code} {error.reason}", error.code in _RETRIED
-            except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+            except (OSError, http.client.HTTPException, JSONFault) as error:
                 reason, passing = str(error) or type(error).__name__, True
             if not passing or attempt == self.retries:
                 break

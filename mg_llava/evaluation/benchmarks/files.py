@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import ProblemsError, XTunerError
 
 _MOST_PROBLEMS = 20
@@ -20,12 +21,9 @@ def read_json(path: str) -> Any:
         XTunerError: it is malformed; the message says where.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
-    except json.JSONDecodeError as error:
-        raise XTunerError(
-            f"'{path}' is not JSON: line {error.lineno}, column {error.colno}: {error.msg}. Download or mend it."
-        ) from error
+        return parse_json(Path(path).read_bytes())
+    except JSONFault as error:
+        raise XTunerError(f"'{path}' is not JSON: {error}. Download it again, or mend it.") from error
 
 
 def read_json_lines(path: str) -> list[dict[str, Any]]:
@@ -35,15 +33,15 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
         XTunerError: a line is malformed or no object; the message names it.
     """
     rows = []
-    with open(path, encoding="utf-8-sig") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = parse_json(line)
+            except JSONFault as error:
                 raise XTunerError(
-                    f"'{path}' line {number} is not JSON: {error.msg}. Download it again, or mend it."
+                    f"'{path}' line {number} is not JSON: {error.reason}. Download it again, or mend it."
                 ) from error
             if not isinstance(row, dict):
                 raise XTunerError(f"'{path}' line {number}: expected an object, found {type(row).__name__}.")
@@ -118,7 +116,7 @@ def read_table(path: str, separator: str = "\t") -> list[dict[str, str]]:
         table = pd.read_csv(
             path, sep=separator, dtype=str, keep_default_na=False, na_values=["", "nan", "NaN"], encoding="utf-8-sig"
         )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (ValueError, OverflowError) as error:  # those of pandas and of decoding among them
         kind = "a tab-separated" if separator == "\t" else "such a"
         raise XTunerError(f"'{path}' is not {kind} table: {str(error).strip()}. Download it again.") from error
     return [

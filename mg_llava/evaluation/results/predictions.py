@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mg_llava.evaluation.benchmarks.records import Prediction
+from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.log import get_logger
 
 _FIELDS = ("id", "prompt", "output", "parsed", "hit", "error")
@@ -89,8 +90,8 @@ def _line(prediction: Prediction) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
+        return parse_json(path.read_bytes())
+    except JSONFault:
         return None
 
 
@@ -101,9 +102,11 @@ def _read(path: Path) -> dict[str, Prediction]:
     # not splitlines: answers may hold line separators that JSON does not escape
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parse_json(line, whole_characters=False)
+        except JSONFault:
             # the last line of a killed run may be cut off; its question is asked again
+            continue
+        if not isinstance(row, dict):
             continue
         prediction = Prediction(**{key: row.get(key) for key in _FIELDS})
         done[prediction.id] = prediction

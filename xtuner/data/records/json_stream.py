@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from xtuner.data.records.json_values import Decoder, Hopeless
+
 _CHUNK = 1 << 20
 _LARGEST_RECORD = 64 << 20
 _WHITESPACE = " \t\r\n"
@@ -30,14 +32,19 @@ def first_character(file: TextIO) -> str:
 
 
 class Window:
-    """A window on the text of a JSON file: `buffer[position:]` is what was read and not yet used."""
+    """A window on the text of a JSON file: `buffer[position:]` is what was read and not yet used.
+
+    The value decoded last is `buffer[start:position]`.
+    """
 
     def __init__(self, file: TextIO, on_bytes: Callable[[int], None] | None = None) -> None:
         self.file = file
         self.buffer = ""
         self.position = 0
+        self.start = 0
         self.lines_dropped = 0
         self.ended = False
+        self.decoder = Decoder()
         self._on_bytes = on_bytes
 
     def fill(self, size: int | None = None) -> bool:
@@ -77,11 +84,13 @@ class Window:
         while True:
             problem: json.JSONDecodeError | None = None
             try:
-                value, end = _DECODER.raw_decode(self.buffer, self.position)
+                value, end = self.decoder.raw_decode(self.buffer, self.position)
                 # a number that ends with the buffer may go on in the file
                 if end < len(self.buffer) or self.ended:
-                    self.position = end
+                    self.start, self.position = self.position, end
                     return value
+            except Hopeless:
+                raise
             except json.JSONDecodeError as error:
                 if len(self.buffer) - self.position > _LARGEST_RECORD:
                     raise
@@ -91,13 +100,11 @@ class Window:
             size *= 2
 
 
-_DECODER = json.JSONDecoder()
-
-
 def stream_elements(path: str, window: Window) -> Iterator[Record | str]:
     """Yields the elements of the array, or the values of the object, that the file is.
 
-    What does not parse ends the reading and is yielded as a sentence ``"malformed JSON: ..."``.
+    What does not parse ends the reading and is yielded as a sentence ``"malformed JSON: ..."``; so is an element that
+    parses but is nested too deeply or names something twice, and the reading goes on behind it.
     """
     closing = "]" if window.peek() == "[" else "}"
     window.position += 1
@@ -106,8 +113,13 @@ def stream_elements(path: str, window: Window) -> Iterator[Record | str]:
         at_end = window.peek() == closing
         while not at_end:
             key = _key(window) if closing == "}" else None
-            yield Record(window.decode(), index, key)
+            value = window.decode()
+            fault = window.decoder.fault(value, window.buffer[window.start : window.position])
             index += 1
+            if fault is None:
+                yield Record(value, index - 1, key)
+            else:
+                yield f"malformed JSON: '{path}' record number {index}: {fault}"
             at_end = _next(window, closing)
         window.position += 1
         if rest := window.peek():

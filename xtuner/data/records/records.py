@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from xtuner.data.records.json_stream import Record, Window, first_character, stream_elements
+from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
 
 __all__ = ["Record", "read_keyed_records", "read_records"]
@@ -67,7 +67,19 @@ def _read(path: str, what: str, on_bytes: Callable[[int], None] | None, objects:
             else:
                 yield from _read_lines(path, file, on_bytes)
     except UnicodeDecodeError as error:
-        raise XTunerError(f"{what} '{path}' is not UTF-8 text ({error}): convert it first.") from error
+        raise XTunerError(f"{what} '{path}' is not UTF-8 text ({_bad_line(path)}): convert it first.") from error
+
+
+def _bad_line(path: str) -> str:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                return "it is UTF-16"
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"line {number}, byte {error.start + 1}: {error.reason}"
+    return "its end is cut off"
 
 
 def _is_jsonl(file: TextIO) -> bool:
@@ -76,8 +88,8 @@ def _is_jsonl(file: TextIO) -> bool:
     more = line.endswith("\n") and bool(file.readline(_LONGEST_LINE).strip())
     file.seek(0)
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
+        record = parse_json(line, whole_characters=False)
+    except JSONFault:
         return False
     return more or "boxes" in record
 
@@ -90,9 +102,10 @@ def _read_lines(path: str, file: TextIO, on_bytes: Callable[[int], None] | None)
         if not line.strip():
             continue
         try:
-            yield Record(json.loads(line), index)
-        except json.JSONDecodeError as error:
-            yield f"malformed JSON: '{path}' line {number}, column {error.colno}: {error.msg}"
+            yield Record(parse_json(line, whole_characters=False), index)
+        except JSONFault as error:
+            column = error.place.partition(", ")[2]
+            yield f"malformed JSON: '{path}' line {number}{', ' if column else ''}{column}: {error.reason}"
             if number == 1:
                 # one object spread over lines would otherwise fail once per line
                 return

@@ -80,3 +80,26 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         list(read_records(str(tmp_path / "no.json")))
     with pytest.raises(XTunerError, match="is a folder"):
         list(read_records(str(tmp_path)))
+
+    def test_an_element_with_a_fault_is_named_and_the_others_are_read(self, tmp_path: Path) -> None:
+        deep = "[" * 200 + "]" * 200
+        for start, comma, end in ("[", ",\n", "]"), ("", "\n", ""):
+            text = start + comma.join(['{"id": 1}', '{"id": 2, "id": 3}', deep, '{"id": 4}']) + end
+            values, problems = read(tmp_path / "a.json", text)
+            assert values == [{"id": 1}, {"id": 4}]
+            assert ["twice" in problems[0], "deep" in problems[1], len(problems)] == [True, True, 2]
+            assert ("number 2" if start else "line 2") in problems[0]
+
+    @pytest.mark.parametrize("start", ["[", ""])
+    def test_what_cannot_be_read_on_from(self, tmp_path: Path, start: str) -> None:
+        for bad, reason in {"9" * 5000: "4,300 digits", "[" * 100_000: "deep"}.items():
+            values, problems = read(tmp_path / "a.json", start + '{"id": 1}' + ("," if start else "\n") + bad)
+            assert values == [{"id": 1}] and len(problems) == 1 and reason in problems[0]
+
+    def test_other_encodings_are_named_with_their_line(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_bytes('[{"id": 1}]'.encode("utf-16"))
+        with pytest.raises(XTunerError, match="not UTF-8 text \\(it is UTF-16\\)"):
+            list(read_records(str(tmp_path / "a.json")))
+        (tmp_path / "a.json").write_bytes(b'{"id": 1}\n{"id": "\xff"}')
+        with pytest.raises(XTunerError, match="line 2, byte 9"):
+            list(read_records(str(tmp_path / "a.json")))
