@@ -25,6 +25,8 @@ box_iou_threshold = 0.2
 box_limit_num = 100
 box_limit_mode = "per_image"
 dataloader_num_workers = 4
+strict_paths = False  # refuses pictures outside image_folder: absolute paths, "..", symbolic links
+allow_odd_boxes = False  # takes box files in which most boxes cannot be pixels
 on_bad_sample = "skip"
 bad_sample_limit = 0.01
 

@@ -35,6 +35,8 @@ train_dataset = dict(
     max_length="${max_length}",
     llm_name_or_path="${llm_name_or_path}",
     on_bad_sample="${on_bad_sample}",
+    strict_paths="${strict_paths}",
+    allow_odd_boxes="${allow_odd_boxes}",
     boxes="${box_selection}",
 )
 train_dataloader = dict(

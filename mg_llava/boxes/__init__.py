@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "resize_boxes",
             "valid_boxes",
         ],
+        "sense": ["odd_boxes"],
         "records": ["BoxRecord", "parse_box_record"],
         "store": ["BoxStore"],
         "drawing": ["draw_boxes"],

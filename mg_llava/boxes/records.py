@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.boxes.selection import MOST_BOXES, PictureBoxes
 from xtuner.data.records.messages import check_text
 from xtuner.errors import XTunerError
+
+_LARGEST_SIDE = 1_000_000_000
+_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ def parse_box_record(key: str | None, number: int, value: Any) -> BoxRecord:
     image, sample_id = value.get("image", key), value.get("id", key)
     if image is None and sample_id is None:
         raise XTunerError(f"{where} has neither 'image' nor 'id': add the picture's path as 'image'.")
+    for name, said in {"image": image, "id": sample_id}.items():
+        if not isinstance(said, (str, int, float, type(None))):
+            raise XTunerError(f"{where}: '{name}' is {str(said)[:_SHOWN]!r}, expected a text.")
     if key is None:
         where += f" ('{sample_id if image is None else image}')"
     check_text(f"{image}{sample_id}", f"{where}: 'image' or 'id'")
@@ -81,6 +87,11 @@ def _parse_boxes(value: Mapping[str, Any], where: str) -> PictureBoxes:
             raise XTunerError(
                 f"{where}: '{key}' is {str(value.get(key))[:40]!r}, expected a list (empty without boxes)."
             )
+    if len(value["boxes"]) > MOST_BOXES:
+        raise XTunerError(
+            f"{where}: {len(value['boxes']):,} boxes, at most {MOST_BOXES:,} are taken: keep those with the best "
+            "scores."
+        )
     boxes = _numbers(value["boxes"], where, "boxes", "[x0, y0, x1, y1] in pixels each")
     scores = _numbers(value["scores"], where, "scores", "one number each")
     count = len(value["boxes"])
@@ -103,15 +114,22 @@ def _numbers(values: list[Any], where: str, key: str, expected: str) -> np.ndarr
         array = np.asarray(values)
         if array.size and array.dtype.kind not in "iuf":
             raise ValueError(f"values of type {array.dtype}")
-        return array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise XTunerError(f"{where}: '{key}' cannot be read ({error}), expected {expected}.") from error
 
 
 def _size(value: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    width, height = value.get("width"), value.get("height")
+    width: Any = value.get("width")
+    height: Any = value.get("height")
     if width is None and height is None:
         return None
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        raise XTunerError(f"{where}: width={width!r}, height={height!r}; expected both in whole pixels, or neither.")
+    if not (_is_side(width) and _is_side(height)):
+        found = f"width={str(width)[:_SHOWN]}, height={str(height)[:_SHOWN]}"
+        raise XTunerError(f"{where}: {found}; expected both in whole pixels, or neither.")
     return width, height
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIDE

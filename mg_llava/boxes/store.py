@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 
 from mg_llava.boxes.index import box_index_folder, read_record
 from mg_llava.boxes.records import BoxRecord, image_key
@@ -91,6 +92,10 @@ class BoxStore:
             return record
         return None
 
+    def records(self) -> Iterator[BoxRecord]:
+        """Yields all good records, in the file's order."""
+        return map(self._record, range(len(self)))
+
     def _record(self, row: int) -> BoxRecord:
         return read_record(self._rows, row)
 
@@ -119,6 +124,6 @@ def other_size_message(image_path: str, size: tuple[int, int], made_for: tuple[i
 def no_match_message(box_path: str, num_pictures: int) -> str:
     """Says that a box file knows none of the pictures."""
     return (
-        f"box file '{box_path}' fits none of the {num_pictures:,} pictures by path or id: is it the file of this data "
-        "set? box_json_path=None goes without object tokens."
+        f"box file '{box_path}' has no record for any of the {num_pictures:,} pictures, by path or id: it probably "
+        "belongs to another data set. Set box_json_path to the right one, or to None to train without object tokens."
     )

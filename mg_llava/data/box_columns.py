@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes, valid_boxes
+from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
+from mg_llava.boxes.sense import odd_boxes
 from mg_llava.boxes.store import BoxStore
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.store.cache import remembered_digest
@@ -22,6 +23,7 @@ from xtuner.errors import XTunerError
 
 NOT_KNOWN = "pictures not in the box file"
 LEFT_OUT = "samples longer than the context left out"
+ALL_BOXES = "boxes"
 CUT = "boxes cut for the context"
 Size = tuple[int, int]
 
@@ -135,12 +137,13 @@ class BoxColumns:
         if not record.found.labels:
             counts["pictures without boxes"] += 1
             return PreparedBoxes(no_boxes(), record.size)
-        counts["inverted boxes left out"] += int((~valid_boxes(record.found.boxes)).sum())
+        counts[ALL_BOXES] += len(record.found.labels)
+        for kind, found in odd_boxes(record.found.boxes, record.size).items():
+            counts[kind] += int(found.sum())
         chosen = self.selection(*record.found, num_ids=num_ids, max_length=self.max_length, training=True)
         if record.size is None:
             return PreparedBoxes(chosen, None)
         mapped, kept = self.processor.map_boxes(chosen.boxes, record.size)
-        counts["boxes outside the picture left out"] += int((~kept).sum())
         return PreparedBoxes(chosen.take(kept)._replace(boxes=mapped), record.size)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from rich.progress import track
 
 from mg_llava.boxes.records import BoxRecord
-from mg_llava.boxes.selection import clip_boxes, valid_boxes
+from mg_llava.boxes.sense import ADVICE, INVERTED, LARGER, NO_AREA, OUTSIDE, odd_boxes
 from mg_llava.boxes.store import BoxStore, no_match_message, other_size_message
 from mg_llava.data.length_check import sample_notes
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
@@ -33,6 +33,12 @@ from xtuner.registry import build
 
 _THREADS = min(8, os.cpu_count() or 1)
 _SHOWN = 10
+_ONE_BOX = {
+    INVERTED: "inverted box",
+    NO_AREA: "box without area",
+    OUTSIDE: "box outside the picture",
+    LARGER: "box of a larger picture",
+}
 _RECORDS_PER_REPORT = 1000
 
 
@@ -87,6 +93,8 @@ def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings
                 problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
             continue
         sizes = _check_pictures(uses, source.image_folder or "", processor, fast, problems)
+        said = problems if node.get("strict_paths") else findings.notes
+        said += _outside(uses, source.image_folder or "")
         if source.box_json_path is not None:
             _check_boxes(uses, sizes, source.box_json_path, findings)
     return Findings(list(dict.fromkeys(problems)), list(dict.fromkeys(findings.notes)))
@@ -192,6 +200,18 @@ def _check_pictures(
     return sizes
 
 
+def _outside(uses: Sequence[_Use], image_folder: str) -> Iterator[str]:
+    """Names the pictures that lie outside the image folder."""
+    try:
+        files = picture_files(image_folder)
+    except XTunerError:
+        # named where the pictures are read
+        return
+    for path, use in {use.path: use for use in reversed(uses)}.items():
+        if how := files.outside(path):
+            yield f"picture outside image_folder: '{path}' (sample '{use.sample_id}') {how}."
+
+
 def _read(files: PictureFiles, path: str, processor: ImageProcessor | None, fast: bool) -> tuple[int, int] | str:
     try:
         if processor is None:
@@ -245,20 +265,12 @@ def _records_of(uses: Sequence[_Use], box_path: str, findings: Findings) -> Iter
 
 
 def _box_faults(where: str, boxes: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:
-    """Names the boxes that training would leave out."""
-    valid = valid_boxes(boxes)
-    for index in np.flatnonzero(~valid):
-        yield (
-            f"inverted box: {where}, box number {index + 1} is {boxes[index].tolist()}: expected x0 <= x1 "
-            "and y0 <= y1 (corners, not width and height); it is left out."
-        )
-    if size is None:
-        return
-    width, height = size
-    outside = valid.copy()
-    outside[valid] = ~clip_boxes(boxes[valid], width, height)[1]
-    for index in np.flatnonzero(outside):
-        yield (
-            f"box outside the picture: {where}, box number {index + 1} is {boxes[index].tolist()}, the "
-            f"picture has {width}x{height} pixels: were the boxes made for this version of it?"
-        )
+    """Names the boxes that cannot be pixels of their picture."""
+    of_size = "" if size is None else f" in a picture of {size[0]}x{size[1]} pixels"
+    for kind, odd in odd_boxes(boxes, size).items():
+        name = _ONE_BOX.get(kind, kind)
+        if odd.all() and len(odd) > 1:
+            yield f"{name}: {where}, all {len(odd)} boxes, the first is {boxes[0].tolist()}{of_size}: {ADVICE[kind]}."
+            continue
+        for index in np.flatnonzero(odd):
+            yield f"{name}: {where}, box number {index + 1} is {boxes[index].tolist()}{of_size}: {ADVICE[kind]}."

@@ -67,6 +67,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             another of about its length, always the same one, and tells of it.
         special_tokens_in_text: what becomes of special tokens that a record's text holds, see
             `xtuner.data.text.specials.Policy`.
+        strict_paths: refuse pictures outside their image folder: absolute paths, "..", symbolic links.
+        allow_odd_boxes: take box files in which most boxes cannot be pixels, see `mg_llava.boxes.sense`.
 
     Attributes:
         lengths: (number of samples,) int64 tokens of each: text, image and object tokens. Exact where the box
@@ -96,6 +98,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         llm_name_or_path: str | None = None,
         offline_processed_text_folder: str | None = None,
         on_bad_sample: Literal["raise", "skip"] = "raise",
+        strict_paths: bool = False,
+        allow_odd_boxes: bool = False,
         special_tokens_in_text: Policy = "split",
         system_prompt: str | None = None,
     ) -> None:
@@ -109,6 +113,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
                 boxes=boxes,
                 image_processor=image_processor,
                 llm_name_or_path=llm_name_or_path,
+                strict_paths=strict_paths,
+                allow_odd_boxes=allow_odd_boxes,
                 system_prompt=system_prompt,
                 special_tokens_in_text=special_tokens_in_text,
             )

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from mg_llava.boxes.records import BoxRecord
 from mg_llava.boxes.selection import BoxSelection
-from mg_llava.boxes.store import no_match_message
-from mg_llava.data.box_columns import NOT_KNOWN, BoxColumns
+from mg_llava.boxes.sense import refuse_odd
+from mg_llava.boxes.store import BoxStore, no_match_message
+from mg_llava.data.box_columns import ALL_BOXES, NOT_KNOWN, BoxColumns
 from mg_llava.data.sources import DataSource
 from mg_llava.pictures.preprocess import ImageProcessor
-from xtuner.data.pictures.files import PictureFiles, picture_files
+from xtuner.data.pictures.files import FolderPictures, PictureFiles, picture_files
 from xtuner.data.store.cache import CacheError, cache_folder, lock, remember
 from xtuner.data.store.fingerprint import fingerprint, text_settings
 from xtuner.data.store.prepare import load_prepared, prepare
@@ -34,7 +36,7 @@ from xtuner.registry import build
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_NO_LOSS = ("records", "kept", "pictures")
+_NO_LOSS = ("records", "kept", "pictures", ALL_BOXES)
 """Counts of a report that say of nothing that it was dropped or cut."""
 
 _SHOWN = 10
@@ -52,6 +54,8 @@ class SampleMaker:
         processor: of pictures.
         context_length: most tokens of all kinds; None = no bound.
         system_prompt: of conversations without one, see `build_template`.
+        allow_odd_boxes: take box files in which most boxes cannot be pixels.
+        strict_paths: refuse pictures outside their image folder.
         special_tokens_in_text: see `xtuner.data.text.specials.Policy`.
     """
 
@@ -62,6 +66,8 @@ class SampleMaker:
     context_length: int | None
     special_tokens_in_text: Policy = "split"
     system_prompt: str | None = None
+    allow_odd_boxes: bool = False
+    strict_paths: bool = False
 
     def encoder(self, source: DataSource) -> RecordEncoder:
         """Returns what encodes the records of `source`."""
@@ -79,7 +85,8 @@ def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any 
 
     Args:
         node: with ``tokenizer``, ``max_length``, ``image_processor`` and, where it has them, ``boxes``,
-            ``llm_name_or_path``, ``special_tokens_in_text`` and ``system_prompt``.
+            ``llm_name_or_path``, ``special_tokens_in_text``, ``system_prompt``,
+            ``allow_odd_boxes`` and ``strict_paths``.
         tokenizer: already built.
         processor: already built.
     """
@@ -92,6 +99,8 @@ def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any 
         None if llm is None else getattr(read_llm_config(llm), "max_position_embeddings", None),
         check_policy(node.get("special_tokens_in_text", "split")),
         node.get("system_prompt"),
+        bool(node.get("allow_odd_boxes", False)),
+        bool(node.get("strict_paths", False)),
     )
 
 
@@ -122,7 +131,9 @@ class PreparedSources:
         self.sources = list(sources)
         folders = [None] * len(sources) if offline_folder is None else _parts(offline_folder, len(sources))
         self._parts = [_open(source, maker, folder) for source, folder in zip(self.sources, folders, strict=True)]
-        self.files: list[PictureFiles] = [picture_files(source.image_folder or "") for source in self.sources]
+        self.files: list[PictureFiles] = [
+            picture_files(source.image_folder or "", maker.strict_paths) for source in self.sources
+        ]
         index = np.concatenate([part.index for part in self._parts])
         self.tokens, self.num_images = index["tokens"].astype(np.int64), index["images"]
         self.num_ids = index["length"]
@@ -161,7 +172,8 @@ class PreparedSources:
         """
         for source, part, files in zip(self.sources, self._parts, self.files, strict=True):
             folder = source.image_folder or ""
-            name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}"
+            strict = "\nstrict" if isinstance(files, FolderPictures) and files.strict_paths else ""
+            name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}{strict}"
             checked = cache_folder() / "checked_pictures" / hashlib.sha256(name.encode()).hexdigest()[:32]
             if checked.exists() and not _spot_check(part, files):
                 continue
@@ -200,7 +212,15 @@ def _open(source: DataSource, maker: SampleMaker, folder: Path | None) -> Prepar
     pictures = part.report.get("pictures", 0)
     if source.box_json_path is not None and 0 < pictures == part.report.get(NOT_KNOWN):
         raise XTunerError(no_match_message(source.box_json_path, pictures))
+    if source.box_json_path is not None and not maker.allow_odd_boxes:
+        path = source.box_json_path
+        refuse_odd(part.report, part.report.get(ALL_BOXES, 0), path, _records(path))
     return part
+
+
+def _records(path: str) -> Iterator[BoxRecord]:
+    """Opens the file only if a record is asked for."""
+    yield from BoxStore(path, check=False).records()
 
 
 def _settings(source: DataSource, encoder: RecordEncoder) -> dict[str, Any]:
@@ -226,6 +246,8 @@ def _spot_check(part: PreparedData, files: PictureFiles) -> list[str]:
 
 def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> None:
     paths = part.picture_paths()
+    if isinstance(files, FolderPictures) and files.strict_paths:
+        _refuse_outside(part, files, paths.to_pylist())
     missing = files.missing(paths)
     if not missing:
         # a million names, and as many found: what held them goes back to the system
@@ -240,6 +262,16 @@ def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> No
     raise ProblemsError(
         f"'{image_folder}' (setting image_folder), {len(missing):,} of {len(paths):,} pictures missing", shown
     )
+
+
+def _refuse_outside(part: PreparedData, files: FolderPictures, paths: Sequence[str]) -> None:
+    outside = {path: how for path in paths if (how := files.outside(path))}
+    if outside:
+        users = _users(part, list(outside)[:_SHOWN])
+        raise ProblemsError(
+            f"'{files.folder}' (setting image_folder), pictures outside of it: {len(outside):,} (strict_paths=True)",
+            [f"picture '{path}' of sample '{sample_id}' {outside[path]}" for path, sample_id in users.items()],
+        )
 
 
 def _users(part: PreparedData, paths: Sequence[str]) -> dict[str, str]:

@@ -118,7 +118,7 @@ def in_float32(outputs: Any) -> Any:
 def to_picture_boxes(
     boxes: Any, labels: Sequence[str], scores: Any, size: tuple[int, int], max_boxes: int | None = None
 ) -> PictureBoxes:
-    """Returns what a detector found in a picture: cut at its edges, best first.
+    """Returns what a detector found in a picture: cut at its edges, best first; boxes without area are left out.
 
     Args:
         boxes: (N, 4) xyxy in pixels, tensor or array.
@@ -131,6 +131,7 @@ def to_picture_boxes(
     surety = np.asarray(torch.as_tensor(scores).float().cpu(), np.float32).reshape(-1)
     inside, kept = clip_boxes(numbers, *size)
     found = PictureBoxes(numbers, tuple(labels), surety).take(kept)._replace(boxes=inside)
+    found = found.take((inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1]))
     found = found.take(np.argsort(-found.scores, kind="stable"))
     return found if max_boxes is None else found.take(np.arange(min(max_boxes, len(found.boxes))))
 

@@ -102,12 +102,14 @@ def _read(path: Path) -> dict[str, Prediction]:
     # not splitlines: answers may hold line separators that JSON does not escape
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
-            row = parse_json(line, whole_characters=False)
+            row: Any = parse_json(line, whole_characters=False)
         except JSONFault:
             # the last line of a killed run may be cut off; its question is asked again
             continue
-        if not isinstance(row, dict):
+        values: dict[str, Any] = row if isinstance(row, dict) else {}
+        if not isinstance(values.get("id"), str):
             continue
-        prediction = Prediction(**{key: row.get(key) for key in _FIELDS})
+        fields: dict[str, Any] = {key: values.get(key) for key in _FIELDS}
+        prediction = Prediction(**fields)
         done[prediction.id] = prediction
     return done

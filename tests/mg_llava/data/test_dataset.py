@@ -241,7 +241,7 @@ class TestFaults:
         assert prepared.value.problems == caught.value.problems and not (tmp_path / "out").exists()
 
     def test_a_box_file_of_other_pictures(self, world: Any) -> None:
-        with pytest.raises(XTunerError, match="fits none of the 4 pictures"):
+        with pytest.raises(XTunerError, match="no record for any of the 4 pictures"):
             MGLLaVADataset(**world(boxes=[box_record("elsewhere.png", 1)]))
 
     def test_boxes_of_another_size(self, world: Any) -> None:
@@ -367,7 +367,7 @@ class TestCheck:
 
     def test_a_foreign_box_file(self, world: Any) -> None:
         (found,) = MGLLaVADataset.check_records(world(boxes=[box_record("other.png", 1)])).problems
-        assert found.startswith("boxes without pictures: ") and "is it the file of this data set?" in found
+        assert found.startswith("boxes without pictures: ") and "belongs to another data set" in found
 
     def test_missing_files_and_unreadable_parts(self, world: Any, tmp_path: Path) -> None:
         node = world(box_json_path=str(tmp_path / "none.json"), data_path=str(tmp_path / "none.json"))
@@ -467,3 +467,71 @@ class TestTextAsItWasWritten:
         boxes = [{**BOXES[0], "labels": ["c0", "c\ud83d", "c2"]}, BOXES[1]]
         (found,) = MGLLaVADataset.check_records(world(boxes=boxes)).problems
         assert found.startswith("malformed box record: box record number 1 ('a.png'): a label holds U+D83D")
+
+
+class TestOddBoxes:
+    # two samples show a.png
+    def fractions(self) -> list[dict[str, Any]]:
+        odd = box_record("a.png", 3, width=12, height=8)
+        odd["boxes"] = [[0.1, 0.1, 0.5, 0.5]] * 3
+        return [odd]
+
+    def test_a_file_of_fractions_is_refused_or_taken_and_counted(self, world: Any) -> None:
+        with pytest.raises(XTunerError, match="6 boxes within 0 to 1 among 6 .*allow_odd_boxes=True"):
+            MGLLaVADataset(**world(boxes=self.fractions()))
+        dataset = MGLLaVADataset(**world(boxes=self.fractions(), allow_odd_boxes=True))
+        assert dataset.report["boxes within 0 to 1"] == 6
+        (found,) = MGLLaVADataset.check_records(world(boxes=self.fractions())).problems
+        assert found.startswith("boxes within 0 to 1: box record number 1 ('a.png'), all 3 boxes, the first is")
+
+    def test_boxes_without_area_are_counted(self, world: Any) -> None:
+        odd = box_record("a.png", 3, width=12, height=8)
+        odd["boxes"][0] = [5, 5, 5, 5]
+        assert MGLLaVADataset(**world(boxes=[odd])).report["boxes without area"] == 2
+        (found,) = MGLLaVADataset.check_records(world(boxes=[odd])).problems
+        assert found.startswith("box without area: box record number 1 ('a.png'), box number 1 is [5.0, 5.0, 5.0, 5.0]")
+
+
+class TestStrictPaths:
+    def test_pictures_outside_are_counted_or_refused(self, world: Any, tmp_path: Path) -> None:
+        inside = tmp_path / "inside"
+        inside.mkdir()
+        (inside / "a.png").write_bytes((tmp_path / "a.png").read_bytes())
+        (inside / "link.png").symlink_to(tmp_path / "a.png")
+        (inside / "near.png").symlink_to(inside / "a.png")
+        paths = ["../a.png", str(tmp_path / "a.png"), "link.png", "near.png", "x/../a.png"]
+        records = [
+            {"id": f"s{number}", "image": path, "conversations": talk("<image>")} for number, path in enumerate(paths)
+        ]
+        (inside / "x").mkdir()
+        arguments = {**world(records=records, boxes=[]), "image_folder": str(inside), "box_json_path": None}
+        assert len(MGLLaVADataset(**arguments)) == 5
+        found = MGLLaVADataset.check_records(arguments)
+        assert found.problems == [] and len(found.notes) == 3
+        assert all(note.startswith("picture outside image_folder: ") for note in found.notes)
+        with pytest.raises(XTunerError) as caught:
+            MGLLaVADataset(**arguments, strict_paths=True)
+        assert "by '..'" in str(caught.value) and "an absolute path" in str(caught.value)
+        assert len(MGLLaVADataset.check_records({**arguments, "strict_paths": True}).problems) == 3
+
+
+class TestFailures:
+    @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("broken decoder"), IndexError("x")])
+    def test_any_failure_of_a_sample_is_skipped_by_name(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        dataset = MGLLaVADataset(**world(on_bad_sample="skip"))
+        own = dataset._sample
+
+        def fail(row: Any, files: Any) -> Any:
+            if row["id"] == "one":
+                raise error
+            return own(row, files)
+
+        monkeypatch.setattr(dataset, "_sample", fail)
+        (bad,) = dataset[0]["bad_samples"]
+        assert bad.sample_id == "one"
+        assert bad.kind == ("out of memory" if isinstance(error, MemoryError) else "cannot be read")
+        dataset.on_bad_sample = "raise"
+        with pytest.raises(XTunerError, match="sample 'one'"):
+            dataset[0]

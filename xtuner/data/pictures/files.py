@@ -40,13 +40,18 @@ class PictureFiles(Protocol):
         """Returns those of `paths` that are not there."""
         ...
 
+    def outside(self, path: str) -> str | None:
+        """Says how a path leads out of where the pictures lie; None where it does not."""
+        ...
 
-def picture_files(image_folder: str) -> PictureFiles:
+
+def picture_files(image_folder: str, strict_paths: bool = False) -> PictureFiles:
     """Opens what a setting ``image_folder`` names.
 
     Args:
         image_folder: a folder; or a ``.tar``, ``.zip`` or ``.parquet`` file, or a pattern of such (``shards/*.tar``),
             whose members' names are the records' paths.
+        strict_paths: refuse pictures outside the folder. Archives never give others than their own.
 
     Raises:
         XTunerError: a pattern or file that is not there, or a file of another kind.
@@ -58,7 +63,7 @@ def picture_files(image_folder: str) -> PictureFiles:
                 f"image_folder '{image_folder}' is neither a folder nor one of {', '.join(SUFFIXES)} (an "
                 "uncompressed tar, because pictures are read in place): unpack it."
             )
-        return FolderPictures(image_folder)
+        return FolderPictures(image_folder, strict_paths)
     files = sorted(glob.glob(image_folder, recursive=True)) if is_pattern else [image_folder]
     if not files or not all(os.path.isfile(file) for file in files):
         raise XTunerError(f"image_folder '{image_folder}' names no file: expected {', '.join(SUFFIXES)}, or a folder.")
@@ -66,18 +71,48 @@ def picture_files(image_folder: str) -> PictureFiles:
 
 
 class FolderPictures:
-    """Pictures as files below a folder."""
+    """Pictures as files below a folder.
 
-    def __init__(self, folder: str) -> None:
+    Args:
+        folder: of the pictures.
+        strict_paths: refuse to open what lies outside of it.
+    """
+
+    def __init__(self, folder: str, strict_paths: bool = False) -> None:
         self.folder = folder
+        self.strict_paths = strict_paths
 
     def open(self, path: str) -> str:
-        """Returns the path of the picture's file."""
+        """Returns the path of the picture's file.
+
+        Raises:
+            SampleError: it lies outside the folder, where that is refused.
+        """
+        if self.strict_paths and (how := self.outside(path)):
+            message = f"picture '{path}' {how}, which strict_paths refuses: move it there, or set strict_paths=False."
+            raise SampleError("picture outside image_folder", message)
         return os.path.join(self.folder, path)
 
     def holds(self, path: str) -> bool:
         """Says whether the picture's file is there."""
-        return os.path.isfile(self.open(path))
+        try:
+            return os.path.isfile(os.path.join(self.folder, path))
+        except ValueError:
+            # a zero byte in the name
+            return False
+
+    def outside(self, path: str) -> str | None:
+        """Says how a path leads out of the folder: by itself or by a symbolic link; None where it does not."""
+        if os.path.isabs(path):
+            return "is an absolute path"
+        if posixpath.normpath(path).split("/")[0] == "..":
+            return f"leads out of image_folder '{self.folder}' by '..'"
+        root = os.path.realpath(self.folder)
+        try:
+            real = os.path.realpath(os.path.join(root, path))
+        except (OSError, ValueError):
+            return None
+        return None if real.startswith(os.path.join(root, "")) else "is a symbolic link to a place outside image_folder"
 
     def missing(self, paths: pa.StringArray) -> list[str]:
         """Returns those of `paths` that are no files.
@@ -178,6 +213,10 @@ class ArchivePictures:
         found = pc.is_in(paths, value_set=self._rows.column("name"))
         # others may be members under another writing of their name
         return [path for path in paths.filter(pc.invert(found)).to_pylist() if not self.holds(path)]
+
+    def outside(self, path: str) -> str | None:
+        """Returns None: names are looked up among the members and nowhere else."""
+        return None
 
     def _row(self, path: str) -> int | None:
         name = posixpath.normpath(path)

@@ -115,3 +115,34 @@ class TestFaults:
         (tmp_path / "all.tar.gz").write_bytes(b"x")
         with pytest.raises(XTunerError, match=r"neither a folder nor one of .tar, .*unpack it"):
             picture_files(str(tmp_path / "all.tar.gz"))
+
+
+class TestLimits:
+    def test_members_that_unpack_to_more_than_is_allowed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("xtuner.data.pictures.files._LARGEST", 10_000)
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("bomb.png", b"\0" * 10_000_000, zipfile.ZIP_DEFLATED)
+            archive.writestr("stored.png", b"\0" * 10_001, zipfile.ZIP_STORED)
+            archive.writestr("good.png", b"\0" * 10_000, zipfile.ZIP_DEFLATED)
+        files = picture_files(str(tmp_path / "a.zip"))
+        assert len(files.open("good.png").getvalue()) == 10_000
+        for name in ("bomb.png", "stored.png"):
+            with pytest.raises(SampleError) as caught:
+                files.open(name)
+            assert caught.value.kind == "picture too large" and name in str(caught.value)
+
+    def test_names_never_leave_an_archive(self, tmp_path: Path) -> None:
+        (tmp_path / "secret.png").write_bytes(b"x")
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("a.png", b"a")
+        files = picture_files(str(tmp_path / "a.zip"))
+        for name in ("../secret.png", str(tmp_path / "secret.png")):
+            assert not files.holds(name) and files.outside(name) is None
+            with pytest.raises(SampleError, match="is in none of the archives"):
+                files.open(name)
+
+    def test_broken_archives_are_named(self, tmp_path: Path) -> None:
+        for suffix in ("zip", "tar", "parquet"):
+            (tmp_path / f"a.{suffix}").write_bytes(b"PK\x03\x04 not an archive" * 50)
+            with pytest.raises(XTunerError, match=f"a.{suffix}' cannot be read"):
+                picture_files(str(tmp_path / f"a.{suffix}"))
