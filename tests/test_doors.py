@@ -38,7 +38,7 @@ WAYS = {
         "xtuner.model",
         "xtuner.model.files",
     },
-    "mg_llava.evaluation.benchmarks": {"mg_llava.boxes", "mg_llava.pictures"},
+    "mg_llava.evaluation.benchmarks": {"mg_llava.boxes", "mg_llava.pictures", "xtuner.data.records"},
     "mg_llava.evaluation.benchmarks.kinds": {
         "mg_llava.evaluation.benchmarks",
         "mg_llava.evaluation.judging",
@@ -52,7 +52,12 @@ WAYS = {
         "xtuner.data.text",
         "xtuner.tools.support",
     },
-    "mg_llava.evaluation.results": {"mg_llava.boxes", "mg_llava.evaluation.benchmarks", "mg_llava.pictures"},
+    "mg_llava.evaluation.results": {
+        "mg_llava.boxes",
+        "mg_llava.evaluation.benchmarks",
+        "mg_llava.pictures",
+        "xtuner.data.records",
+    },
     "mg_llava.evaluation.run": {
         "mg_llava.boxes",
         "mg_llava.evaluation.benchmarks",
@@ -140,6 +145,7 @@ WAYS = {
         "xtuner.engine.steps",
         "xtuner.model.files",
     },
+    "xtuner.evaluation": {"xtuner.data.records"},
     "xtuner.model": {"xtuner.model.files"},
     "xtuner.tools": {
         "xtuner",
