@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from mg_llava.boxes.store import BoxStore
 from mg_llava.evaluation.benchmarks.pictures import pictures_first
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
+from mg_llava.evaluation.benchmarks.units import first_units
 from xtuner.errors import XTunerError
 
 
@@ -101,6 +102,14 @@ class Benchmark(ABC):
         """Returns all questions, in the file's order; read once."""
         return self._questions
 
+    def unit(self, question: Question) -> Hashable:
+        """Returns the key of what a question counts with, such as its picture; alone by default."""
+        return question.id
+
+    def first_questions(self, limit: int | None) -> list[Question]:
+        """Returns whole units of questions, at most `limit` questions but one unit at least; None = all."""
+        return self.questions() if limit is None else first_units(self.questions(), self.unit, limit)
+
     @abstractmethod
     def read_questions(self) -> list[Question]:
         """Reads the benchmark's files.
@@ -134,10 +143,6 @@ class Benchmark(ABC):
         parsed = self.parse(question, output)
         return Prediction(question.id, prompt, output, parsed, self.hit(question, parsed))
 
-    def scored_with(self, question: Question) -> tuple[str, ...]:
-        """Returns names of the groups of questions that are scored together with this one; () where it stands alone."""
-        return ()
-
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall`` (0–1, None if nothing could be scored), ``groups`` and what belongs beside them."""
         pairs = [
@@ -149,6 +154,10 @@ class Benchmark(ABC):
         """Joins predictions with their questions, in the order of the questions."""
         by_id = {prediction.id: prediction for prediction in predictions}
         return [(question, by_id[question.id]) for question in self.questions() if question.id in by_id]
+
+    def scored(self, predictions: Iterable[Prediction]) -> list[tuple[Question, float]]:
+        """Returns questions with how right their answers are, for those that have a known answer."""
+        return [(question, one.hit) for question, one in self.pairs(predictions) if one.hit is not None]
 
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
         """Writes what the benchmark's server wants to have uploaded; returns the paths."""

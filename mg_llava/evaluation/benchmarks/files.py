@@ -66,10 +66,19 @@ def require(rows: Iterable[tuple[str, Mapping[str, Any]]], keys: Sequence[str], 
         if absent:
             present = ", ".join(str(key) for key, value in row.items() if value is not None) or "nothing"
             problems.append(f"{where}: no {', '.join(absent)} among {present}; every row needs it")
+    refuse(problems, path)
+
+
+def refuse(problems: Sequence[str], path: str) -> None:
+    """Reports the problems of a file's rows, if there are any.
+
+    Raises:
+        ProblemsError: with every problem; of many the first.
+    """
     if len(problems) > _MOST_PROBLEMS:
-        problems[_MOST_PROBLEMS:] = [f"… and {len(problems) - _MOST_PROBLEMS} rows more"]
+        problems = [*problems[:_MOST_PROBLEMS], f"… and {len(problems) - _MOST_PROBLEMS} rows more"]
     if problems:
-        raise ProblemsError(f"'{path}'", problems)
+        raise ProblemsError(f"'{path}'", list(problems))
 
 
 def read_questions(path: str, keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_table, require
+from mg_llava.evaluation.benchmarks.labels import read_list
 from mg_llava.evaluation.benchmarks.pictures import pictures_in_place
 from mg_llava.evaluation.benchmarks.records import Picture, Question
 from xtuner.errors import XTunerError
@@ -17,17 +17,6 @@ from xtuner.log import get_logger
 SHORT_ANSWER_REQUEST = "Answer the question using a single word or phrase."
 _LONGEST_REFERENCE = 64
 """An image cell this short is the index of the row that holds the picture."""
-
-
-def read_list(cell: str) -> list[str]:
-    """Returns the texts of a cell: those of a Python list literal, or the one that stands there."""
-    if cell.lstrip().startswith("["):
-        try:
-            return [str(answer) for answer in ast.literal_eval(cell.strip())]
-        except (ValueError, SyntaxError):
-            # an answer that just begins with a bracket
-            return [cell]
-    return [cell]
 
 
 @dataclass(kw_only=True, eq=False)

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 import re
-import string
-from collections.abc import Mapping
+
+from mg_llava.evaluation.reading.numbers import read_number, same_number
+from mg_llava.evaluation.reading.options import option_letter
+from mg_llava.evaluation.reading.text import final_part, half_width, plain, unmarked
+
+__all__ = ["option_letter", "same_short_answer", "short_answer", "strict_option_letter", "yes_no_label", "yes_or_no"]
 
 _ARTICLES = {"a", "an", "the"}
-_LEAD = r"[\s\(\[\{\*\"'`<]*"
-_TAIL = r"[\s\)\]\}\.\:,;!\*\"'`>]*"
-_WHOLE_LETTER = re.compile(rf"{_LEAD}([A-Za-z]){_TAIL}")
-_NAMED_LETTER = re.compile(
-    # "answer: C", "the correct option is (C)", "I choose C": the letter is a word of its own
-    r"\b(?:answer|option|choice|choose|pick|select)\b(?:\s+(?:is|would\s+be|letter|option))*\s*[:=\-]?"
-    r"[\s\(\[\*\"']*([A-Z])(?![A-Za-z0-9'’])",
-    re.IGNORECASE,
+_BEGINS = re.compile(
+    r"[\s\"'“”‘’(\[{*<>:,.-]*(?:(?:the\s+|my\s+|final\s+)*answer\s*(?:is|:)*\s*[\"'“‘(\[]*)?(yes|no)\b(?!\s*[/-])"
 )
-_LONE_LETTER = re.compile(r"(?<![A-Za-z0-9'’])([A-Z])(?![A-Za-z0-9'’])")
-# "A dog" and "I think" hold words, "A.", "(A)" and "A because" an option's letter
-_ARTICLE_OR_PRONOUN = re.compile(
-    r"(?<![A-Za-z0-9\(\[])(?:A|I)(?=\s+(?!(?:and|as|because|but|for|from|if|is|or|since|with)\b)[a-z])"
+_EITHER = re.compile(r"(?:yes|no)[\s,]*(?:or|and|/)?[\s,]*(?:yes|no)\b")
+_CHINESE_YES = re.compile(
+    r"\s*(?:答案(?:是|为)?[：:\s]*)?(?:不是|没有|不|否|没|无|错)|(?P<yes>\s*(?:答案(?:是|为)?[：:\s]*)?(?:是|对|有|正确))"
 )
-
-
-def option_letter(output: str, options: Mapping[str, str]) -> str | None:
-    """Returns the letter of the option that an answer chooses, or None if it names none or several.
-
-    In order: the whole answer is a letter; a letter after "answer", "option", "choose" …; the only capital letter that
-    stands alone; the only option whose text the answer holds.
-
-    Args:
-        output: the model's words.
-        options: letter → text.
-    """
-    text = output.strip()
-    whole = _WHOLE_LETTER.fullmatch(text)
-    if whole:
-        letter = whole.group(1).upper()
-        return letter if letter in options else _by_text(text, options)
-    for found in (_named_letters(text), _lone_letters(text)):
-        known = found & set(options)
-        if len(found) == 1 and known:
-            return known.pop()
-        if len(known) > 1:
-            return None
-    return _by_text(text, options)
+_STATED = re.compile(r"\banswer(?:\s+is|\s*:)\s*[\"'“‘(\[]*(yes|no)\b(?!\s*[/-])")
+_YES = frozenset(("yes", "y", "true", "t", "1", "1.0", "是", "对", "正确"))
+_NO = frozenset(("no", "n", "false", "f", "0", "0.0", "否", "不", "不是", "错", "错误"))
 
 
 def strict_option_letter(output: str) -> str | None:
@@ -57,48 +33,71 @@ def strict_option_letter(output: str) -> str | None:
     return found.group() if found and len(found.group()) == 1 else None
 
 
-def _named_letters(text: str) -> set[str]:
-    text = _ARTICLE_OR_PRONOUN.sub(" ", text)
-    return {match.group(1) for match in _NAMED_LETTER.finditer(text) if match.group(1).isupper()}
-
-
-def _lone_letters(text: str) -> set[str]:
-    return set(_LONE_LETTER.findall(_ARTICLE_OR_PRONOUN.sub(" ", text)))
-
-
-def _by_text(output: str, options: Mapping[str, str]) -> str | None:
-    """The only option whose words stand in the answer; one inside a longer one that stands there does not count."""
-    answer = f" {_plain(output)} "
-    texts = {letter: f" {_plain(text)} " for letter, text in options.items()}
-    exact = [letter for letter, text in texts.items() if text == answer and text.strip()]
-    if exact:
-        return exact[0] if len(exact) == 1 else None
-    inside = {letter: text for letter, text in texts.items() if text.strip() and text in answer}
-    longest = [
-        letter
-        for letter, text in inside.items()
-        if not any(text in other and text != other for other in inside.values())
-    ]
-    return longest[0] if len(longest) == 1 else None
-
-
-def _plain(text: str) -> str:
-    """Lower case, punctuation at the ends of words gone, single spaces."""
-    words = (word.strip(string.punctuation + "。，、？！：；") for word in text.lower().split())
-    return " ".join(word for word in words if word)
-
-
 def yes_or_no(output: str) -> str | None:
-    """Returns "yes" or "no" where the answer holds just one of the two as a word, else None."""
-    words = set(re.findall(r"[a-z]+", output.lower()))
-    found = words & {"yes", "no"}
-    return found.pop() if len(found) == 1 else None
+    """Returns "yes" or "no": the word that the answer begins with or states, else the only one that it holds, or None.
+
+    "Yes, and there is no other one" is yes; "yes/no" and "Yes, no" choose neither.
+    """
+    boxed = final_part(half_width(output))
+    text = unmarked(output if boxed is None else boxed).lower()
+    words = re.findall(r"[a-z]+", text)
+    found = set(words) & {"yes", "no"}
+    if len(found) == 1:
+        return found.pop()
+    if not found:
+        chinese = _CHINESE_YES.match(text)
+        return None if chinese is None else "no" if chinese["yes"] is None else "yes"
+    if not set(words) - {"yes", "no", "or", "and", "either", "neither"}:
+        # both, and nothing besides
+        return None
+    begun = leading_yes_or_no(text)
+    if begun:
+        return begun
+    stated = _STATED.findall(text)
+    return stated[-1] if stated else None
+
+
+def leading_yes_or_no(output: str) -> str | None:
+    """Returns the "yes" or "no" that an answer begins with, or None; "yes or no" and "yes/no" are neither."""
+    text = unmarked(output).lower()
+    match = _BEGINS.match(text)
+    return None if match is None or _EITHER.match(text, match.start(1)) else match[1]
+
+
+def yes_no_label(value: object) -> str | None:
+    """Returns "yes" or "no" for a file's label in a usual writing (Yes., y, true, 1, 是), None if it is neither."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    label = half_width(str(value)).strip().strip(".。!\"'").strip().lower()
+    return "yes" if label in _YES else "no" if label in _NO else None
 
 
 def short_answer(output: str) -> str:
     """Returns the answer in lower case without articles, outer punctuation and extra spaces, for exact match.
 
-    An answer of articles only keeps them: "A" is the letter.
+    An answer of articles only keeps them: "A" is the letter. "-3", ".5", "c#" and "50%" keep their marks.
     """
-    words = _plain(output).split()
+    words = plain(output).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words)
+
+
+def same_short_answer(output: str, right: str) -> bool:
+    """Returns whether two answers are the same words, or the same number: "1,000" is 1000, "three" 3, ".5" 0.5.
+
+    Percent sign and currency must agree: "50%" is not 50.
+    """
+    if short_answer(output) == short_answer(right):
+        return True
+    one, other = read_number(output), read_number(right)
+    if (
+        one is None
+        or other is None
+        or (one.percent, one.currency, one.unit)
+        != (
+            other.percent,
+            other.currency,
+            other.unit,
+        )
+    ):
+        return False
+    return same_number(one, other)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mg_llava.evaluation.reading.numbers import read_number, same_number
+from mg_llava.evaluation.reading.text import ascii_minus, half_width
+
 _ANLS_THRESHOLD = 0.5
 
 
@@ -42,22 +45,29 @@ def _similarity(first: str, second: str) -> float:
 def relaxed_match(output: str, answer: str, tolerance: float = 0.05, strict_reference: bool = False) -> bool:
     """Returns ChartQA's relaxed match: numbers within 5 % of the right one, other words equal but for case.
 
+    Numbers are read by `numbers.read_number`; "2%" is 2 as much as 0.02, and a unit, currency or "million" that only
+    one of the two has does not matter.
+
     Args:
-        output: the model's answer; a full stop at its end and thousands separators do not matter.
-        answer: the right one; ``50%`` is 0.5 as much as it is 50 %.
+        output: the model's answer; a full stop at its end does not matter.
+        answer: the right one.
         tolerance: share of the right number.
-        strict_reference: as the original: a right answer of zero and numbers with commas are compared as words.
+        strict_reference: as the original: a right answer of zero and numbers with commas are compared as words, and
+            "2%" is 0.02 only.
     """
     if strict_reference:
         number, target = _number(output), _number(answer)
         if number is not None and target:
             return abs(number - target) / abs(target) <= tolerance
         return output.strip().lower() == answer.strip().lower()
-    output, answer = output.strip().rstrip("."), answer.strip().rstrip(".")
-    number, target = _number(output.replace(",", "")), _number(answer.replace(",", ""))
-    if number is not None and target is not None:
-        return abs(number - target) <= tolerance * abs(target)
-    return " ".join(output.lower().split()) == " ".join(answer.lower().split())
+    found, right = read_number(output), read_number(answer)
+    if found is not None and right is not None:
+        return same_number(found, right, tolerance)
+    return _words(output) == _words(answer)
+
+
+def _words(text: str) -> str:
+    return " ".join(ascii_minus(half_width(text)).strip().rstrip(".").lower().split())
 
 
 def _number(text: str) -> float | None:

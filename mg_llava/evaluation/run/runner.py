@@ -97,7 +97,7 @@ class EvaluationRunner:
             benchmark: with its files in place.
             folder: of the results: ``predictions.jsonl``, ``metrics.json``, files for upload.
             facts: what answers depend on (checkpoint, config), kept in both.
-            limit: ask only the first so many questions.
+            limit: ask only so many of the first questions; those that count together are never cut, see `units`.
             judge: judges free answers; None leaves those unscored that no earlier run had judged.
             should_stop: asked before each batch; where any process says True, the answers so far are kept and nothing
                 is scored.
@@ -110,7 +110,7 @@ class EvaluationRunner:
         Raises:
             XTunerError: a file of the benchmark is malformed, or no question could be asked.
         """
-        questions = benchmark.questions()[:limit]
+        questions = benchmark.first_questions(limit)
         rank = self.collective.rank
         facts = {**facts, "benchmark": benchmark.name, "prompt_template": self.assistant.template.name}
         facts["generation"] = self.assistant.generation_facts(benchmark.max_new_tokens)

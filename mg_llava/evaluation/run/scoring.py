@@ -83,9 +83,17 @@ def finish(
     }
     if benchmark.strict_differs and not benchmark.strict_reference:
         metrics["overall_strict_reference"] = _strict_overall(benchmark, judged)
+    incomplete = metrics.get("num_incomplete_groups")
+    if incomplete:
+        get_logger().warning(
+            "%s: %d groups of questions that count together are not whole in '%s'; they are not scored.",
+            *(benchmark.name, incomplete, ", ".join(benchmark.data_paths)),
+        )
     if metrics["overall"] is None:
         get_logger().info(
-            "%s: not scored, its answers are not public or wait for a judge; predictions are written.", benchmark.name
+            "%s: not scored: its answers are not public or wait for a judge, or no group is whole. Predictions are "
+            "written.",
+            benchmark.name,
         )
     metrics |= {
         **files.facts,

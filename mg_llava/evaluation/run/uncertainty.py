@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from mg_llava.evaluation.benchmarks.base import Benchmark
@@ -21,12 +21,14 @@ def find_clusters(benchmark: Benchmark, questions: Sequence[Question]) -> dict[s
             name = first[name]
         return name
 
-    holder: dict[tuple[str, str], str] = {}
+    holder: dict[tuple[str, Hashable], str] = {}
     order = {question.id: place for place, question in enumerate(questions)}
     for question in questions:
         first[question.id] = question.id
-        shared = [("picture", picture.path or picture.encoded or picture.key) for picture in question.pictures]
-        shared += [("group", name) for name in benchmark.scored_with(question)]
+        shared: list[tuple[str, Hashable]] = [
+            ("picture", picture.path or picture.encoded or picture.key) for picture in question.pictures
+        ]
+        shared.append(("group", benchmark.unit(question)))
         for name in shared:
             roots = sorted({root(holder.setdefault(name, question.id)), root(question.id)}, key=order.__getitem__)
             first[roots[-1]] = roots[0]

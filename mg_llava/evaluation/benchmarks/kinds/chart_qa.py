@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_records
+from mg_llava.evaluation.benchmarks.labels import answers_of, is_nothing
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST
 from mg_llava.evaluation.reading.answers import short_answer
 from mg_llava.evaluation.reading.metrics import relaxed_match
+from mg_llava.evaluation.reading.numbers import read_number
 from mg_llava.evaluation.reading.vqa_answers import normalise
 
 
@@ -30,7 +32,6 @@ class ChartQA(Benchmark):
         for path in self.data_paths:
             split = os.path.splitext(os.path.basename(path))[0]
             for row in read_records(path, ("imgname", "query")):
-                label = row.get("label")
                 questions.append(
                     Question(
                         # the authors give no ids; boxes made for this benchmark count through all files
@@ -38,7 +39,7 @@ class ChartQA(Benchmark):
                         text=str(row["query"]),
                         pictures=(self.picture(row["imgname"]),),
                         box_id=str(len(questions)),
-                        answer=None if label is None else [str(one) for one in _as_list(label)],
+                        answer=answers_of(row.get("label")),
                         groups={"split": split},
                     )
                 )
@@ -80,7 +81,7 @@ class TallyQA(Benchmark):
                 text=str(row["question"]),
                 pictures=(self.picture(row["image"]),),
                 box_id=str(row["question_id"]),
-                answer=None if row.get("answer") is None else normalise(str(row["answer"])),
+                answer=None if is_nothing(row.get("answer")) else _count(str(row["answer"])),
                 groups={"kind": "simple" if row["issimple"] else "complex"} if "issimple" in row else {},
             )
             for unique_id, row in zip(unique_ids(row["question_id"] for row in rows), rows, strict=True)
@@ -91,9 +92,10 @@ class TallyQA(Benchmark):
         return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
 
     def parse(self, question: Question, output: str) -> str | None:
-        """Returns the count in digits: number words up to ten are read too."""
-        return normalise(short_answer(output)) or None
+        """Returns the count in digits, see `numbers.read_number`; else the words."""
+        return _count(output) or None
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _count(text: str) -> str:
+    number = read_number(text)
+    return normalise(short_answer(text)) if number is None else f"{number.value * number.scale:.12g}"

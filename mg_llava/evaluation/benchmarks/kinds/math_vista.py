@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.judging.verdicts import JudgedBenchmark, with_verdict
 from mg_llava.evaluation.reading.answers import option_letter
 from mg_llava.evaluation.reading.metrics import edit_distance
+from mg_llava.evaluation.reading.numbers import find_numbers, read_number
+from mg_llava.evaluation.reading.text import final_part, unmarked
 from xtuner.errors import XTunerError
 
 _NEEDED = ("image", "question", "question_type", "answer_type")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 _LIST = re.compile(r"\[[^\[\]]*\]")
-_LETTERS = "ABCDEFGHIJ"
+_LETTERS = string.ascii_uppercase
 _HINTS = {
     "integer": "requiring an integer answer and provide the final value, e.g., 1, 2, 3, at the end.",
     "float1": "requiring a floating-point number with one decimal place and provide the final value, e.g., 1.2, 1.3, "
@@ -66,13 +68,15 @@ class MathVista(JudgedBenchmark):
         if question.options:
             letter = option_letter(output, question.options)
             return question.options[letter] if letter else None
+        boxed = final_part(output)
+        text = unmarked(output if boxed is None else boxed)
         kind = question.groups.get("answer_type")
         if kind == "list":
-            found = _LIST.findall(output)
+            found = _LIST.findall(text)
         elif kind in ("integer", "float"):
-            found = _NUMBER.findall(output)
+            found = _numbers(text)
         else:
-            found = [output.strip()] if output.strip() else []
+            found = [text] if text else []
         return found[0] if len(set(found)) == 1 else None
 
     def hit(self, question: Question, parsed: str | None) -> float | None:
@@ -131,8 +135,17 @@ def _normal(value: str, problem: dict[str, Any]) -> str | None:
     kind = problem["answer_type"]
     if problem["question_type"] == "multi_choice" or kind not in ("integer", "float"):
         return "".join(value.split()) if kind == "list" else value.strip()
-    try:
-        number = float(value.replace(",", ""))
-        return str(int(number)) if kind == "integer" else f"{number:.{int(problem.get('precision') or 2)}f}"
-    except (ValueError, OverflowError):
+    number = read_number(value)
+    if number is None:
         return None
+    # sums such as 0.1 + 0.2 differ in the last place
+    figure = round(number.value * number.scale, 9)
+    # "-0.00" and "0.00" are the same
+    return str(int(figure)) if kind == "integer" else f"{figure + 0.0:.{int(problem.get('precision') or 2)}f}"
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers of an answer as text, words ("three") only where no digits stand; a unit behind them is left out."""
+    numbers = find_numbers(text)
+    digits = [number for number in numbers if not number.spelled]
+    return [f"{number.value * number.scale:.12g}" for number in digits or numbers]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from mg_llava.evaluation.benchmarks.base import mean_by_groups, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_table, require
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.benchmarks.units import whole_units
 from mg_llava.evaluation.judging.verdicts import JudgedBenchmark, with_verdict
 from mg_llava.evaluation.reading.answers import option_letter, yes_or_no
 from xtuner.errors import XTunerError
@@ -23,7 +23,8 @@ _COLUMNS = ("Index", "Question", "Options", "Correct Answer")
 class MMVP(JudgedBenchmark):
     """``Questions.csv`` (Index, Question, Options, Correct Answer) and ``MMVP Images/<Index>.jpg``.
 
-    ``overall`` is the share of pairs (1, 2), (3, 4), … with both right; ``accuracy`` counts questions. Where no option
+    ``overall`` is the share of pairs (1, 2), (3, 4), … with both right; ``accuracy`` counts questions; half a pair
+    counts only there and in ``num_incomplete_groups``. Where no option
     can be read from an answer, a judge is asked, in the authors' words.
     """
 
@@ -65,18 +66,20 @@ class MMVP(JudgedBenchmark):
         verdict = yes_or_no(reply)
         return prediction if verdict is None else with_verdict(prediction, float(verdict == "yes"))
 
-    def scored_with(self, question: Question) -> tuple[str, ...]:
-        """Returns the question's pair."""
-        return (str((int(question.box_id) - 1) // 2),)
-
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the share of pairs that are right in both questions, and the share of right questions."""
-        scored = [(question, one.hit) for question, one in self.pairs(predictions) if one.hit is not None]
-        pairs: dict[int, list[float]] = defaultdict(list)
-        for question, hit in scored:
-            pairs[(int(question.box_id) - 1) // 2].append(hit)
+        scored = self.scored(predictions)
+        pairs, incomplete = whole_units(scored, self.unit, _is_pair)
         single = mean_by_groups((question.groups, hit) for question, hit in scored)
-        return {**mean_by_groups(({}, min(hits)) for hits in pairs.values()), "accuracy": single["overall"]}
+        return {
+            **mean_by_groups(({}, min(hit for _, hit in pair)) for pair in pairs),
+            "accuracy": single["overall"],
+            "num_incomplete_groups": incomplete,
+        }
+
+    def unit(self, question: Question) -> int:
+        """Returns the number of the pair."""
+        return (int(question.box_id) - 1) // 2
 
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
         """Writes ``answers.jsonl`` for the authors' script."""
@@ -92,6 +95,10 @@ class MMVP(JudgedBenchmark):
                 }
                 file.write(json.dumps(row) + "\n")
         return [path]
+
+
+def _is_pair(questions: Sequence[Question]) -> bool:
+    return len(questions) == len({question.box_id for question in questions}) == 2
 
 
 def _index(row: dict[str, str], where: str) -> int:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+import string
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mg_llava.evaluation.benchmarks.base import mean_by_groups
+from mg_llava.evaluation.benchmarks.labels import read_list
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
-from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST, TableBenchmark, read_list
-from mg_llava.evaluation.reading.answers import option_letter, short_answer, strict_option_letter
+from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST, TableBenchmark
+from mg_llava.evaluation.benchmarks.units import whole_units
+from mg_llava.evaluation.reading.answers import option_letter, strict_option_letter
+from mg_llava.evaluation.reading.mmmu import official_letter, open_answer_is_right
+from mg_llava.evaluation.reading.text import half_width
 from mg_llava.evaluation.results.spreadsheet import question_cells, write_rows
 from xtuner.errors import XTunerError
 
-_LETTERS = "ABCDEFGHI"
+_LETTERS = string.ascii_uppercase
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _ROTATION = 1_000_000
 """MMBench numbers the rotations of question n as n, n + 1,000,000, n + 2,000,000, …"""
@@ -29,7 +33,8 @@ class MultipleChoice(TableBenchmark):
     The answer is read by `answers.option_letter`.
 
     Args:
-        circular: a question counts as right only if all its rotations in the file are (MMBench).
+        circular: a question counts as right only if all its rotations are, as many as it has options (MMBench); one
+            that lacks some counts only in ``num_incomplete_groups`` and ``without_circular``.
         open_questions: rows without options are allowed and their short answer is compared (MMMU); else such a row
             is an error.
         (others): see `TableBenchmark`.
@@ -43,7 +48,11 @@ class MultipleChoice(TableBenchmark):
     def read_questions(self) -> list[Question]:
         """Reads the table; a row without index, question or options is named by its number."""
         needed = ("index", "question") if self.open_questions else ("index", "question", "A")
-        return [self._question(*row) for row in self.rows(needed)]
+        questions = [self._question(*row) for row in self.rows(needed)]
+        if self.circular:
+            for question in questions:
+                self._index(question)
+        return questions
 
     def _question(self, unique_id: str, row: dict[str, str], pictures: tuple[Picture, ...]) -> Question:
         hint = row.get("hint")
@@ -73,34 +82,41 @@ class MultipleChoice(TableBenchmark):
         """Returns the letter that the answer chooses; the words themselves where the question has no options."""
         if self.strict_reference:
             return strict_option_letter(output)
-        return option_letter(output, question.options) if question.options else short_answer(output) or None
+        if not question.options:
+            return output.strip() or None
+        # what MMMU's authors read where nothing says it plainly: the last letter that stands alone
+        return option_letter(output, question.options) or (
+            official_letter(half_width(output), question.options) if self.open_questions else None
+        )
 
     def hit(self, question: Question, parsed: str | None) -> float | None:
         """Returns whether letter, or short answer, is the right one; of several right answers any will do."""
         if question.options or question.answer is None:
             return super().hit(question, parsed)
-        right = {short_answer(answer) for answer in read_list(question.answer)}
-        return float(parsed is not None and parsed in right)
-
-    def scored_with(self, question: Question) -> tuple[str, ...]:
-        """Returns the question whose rotation this is, with `circular`."""
-        return (str(self._base_index(question)),) if self.circular else ()
+        return float(parsed is not None and open_answer_is_right(parsed, read_list(question.answer)))
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the share of right answers; with `circular`, of questions right in all their rotations."""
         if not self.circular:
             return super().score(predictions)
-        rotations: dict[int, list[tuple[Question, float]]] = defaultdict(list)
-        for question, prediction in self.pairs(predictions):
-            if prediction.hit is not None:
-                rotations[self._base_index(question)].append((question, prediction.hit))
-        scores = mean_by_groups((pairs[0][0].groups, min(hit for _, hit in pairs)) for pairs in rotations.values())
-        single = mean_by_groups((question.groups, hit) for pairs in rotations.values() for question, hit in pairs)
-        return {**scores, "without_circular": single["overall"]}
+        scored = self.scored(predictions)
+        questions, incomplete = whole_units(scored, self.unit, self._has_all_rotations)
+        scores = mean_by_groups((rows[0][0].groups, min(hit for _, hit in rows)) for rows in questions)
+        single = mean_by_groups((question.groups, hit) for question, hit in scored)
+        return {**scores, "without_circular": single["overall"], "num_incomplete_groups": incomplete}
 
-    def _base_index(self, question: Question) -> int:
+    def unit(self, question: Question) -> Hashable:
+        """Returns the number of the question whose rotation it is, or the row's own id where none count together."""
+        return self._index(question) % _ROTATION if self.circular else super().unit(question)
+
+    def _has_all_rotations(self, rows: Sequence[Question]) -> bool:
+        """Whether rows are a question in as many rotations as it has options, each once."""
+        numbers = sorted(self._index(question) // _ROTATION for question in rows)
+        return self.strict_reference or numbers == list(range(len(rows[0].options)))
+
+    def _index(self, question: Question) -> int:
         try:
-            return int(float(question.box_id)) % _ROTATION
+            return int(float(question.box_id))
         except ValueError as error:
             raise XTunerError(
                 f"'{self.data_path}': index '{question.box_id}' is not a number, but circular scoring finds the "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mg_llava.evaluation.benchmarks.labels import read_list
 from mg_llava.evaluation.benchmarks.records import Question
-from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST, TableBenchmark, read_list
-from mg_llava.evaluation.reading.answers import short_answer
+from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST, TableBenchmark
+from mg_llava.evaluation.reading.answers import same_short_answer, short_answer
 from mg_llava.evaluation.reading.metrics import anls
 
 
@@ -17,7 +18,7 @@ class DocVQA(TableBenchmark):
     def read_questions(self) -> list[Question]:
         """Reads the table; a row without index or question is named by its number."""
         return [
-            self.question(place, read_list(place[1]["answer"]) if "answer" in place[1] else None, "split")
+            self.question(place, (read_list(place[1]["answer"]) or None) if "answer" in place[1] else None, "split")
             for place in self.rows(("index", "question"))
         ]
 
@@ -42,7 +43,7 @@ class OCRVQA(DocVQA):
         return short_answer(output) or None
 
     def hit(self, question: Question, parsed: str | None) -> float | None:
-        """Returns whether the answer is one of the right ones."""
+        """Returns whether the answer is one of the right ones, see `answers.same_short_answer`."""
         if question.answer is None:
             return None
-        return float(parsed is not None and parsed in {short_answer(answer) for answer in question.answer})
+        return float(parsed is not None and any(same_short_answer(parsed, answer) for answer in question.answer))

@@ -4,75 +4,70 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from statistics import fmean
 from typing import Any, ClassVar
 
 from mg_llava.evaluation.benchmarks.base import mean_by_groups
+from mg_llava.evaluation.benchmarks.labels import yes_no_labels
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.benchmarks.tables import TableBenchmark
+from mg_llava.evaluation.benchmarks.units import Scored, whole_units
 from mg_llava.evaluation.reading.answers import yes_or_no
 from xtuner.errors import XTunerError
 
 _COGNITION = frozenset(("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation"))
 _CATEGORY_POINTS = 200
 """A category's most: 100 for all answers right, 100 for all pictures right in both questions."""
-_FIGURE, _QUESTION = (1, 2), (1, 3)
-"""Parts of HallusionBench's indices ``_<set>_<figure>_<question>`` that name a figure and a question of a set."""
+_FIGURE, _QUESTION = 1, 2
+"""Places in HallusionBench's ``_<set>_<figure>_<question>``."""
 
 
 class _YesNoTable(TableBenchmark):
-    """A TSV of yes/no questions; `answer` may be Yes/No or 1/0."""
+    """A TSV of yes/no questions; `answer` is yes or no in any usual writing, see `answers.yes_no_label`."""
 
     def read_questions(self) -> list[Question]:
-        """Reads the table; a row without index, question or category is named by its number."""
+        """Reads the table; a row without index, question or category, or with another answer, is named."""
+        rows = list(self.rows(("index", "question", "category")))
+        cells = ((f"row with index {row['index']}", row.get("answer")) for _, row, _ in rows)
+        answers = yes_no_labels(cells, self.data_path)
         return [
-            self.question(place, _yes_no_answer(place[1], self.data_path), "category", "l2-category")
-            for place in self.rows(("index", "question", "category"))
+            self.question(place, answer, "category", "l2-category") for place, answer in zip(rows, answers, strict=True)
         ]
 
     def parse(self, question: Question, output: str) -> str | None:
-        """Returns yes or no where the answer holds just one of them."""
+        """Returns the yes or no that the answer begins with or states, else the only one that it holds."""
         return yes_or_no(output)
-
-
-def _yes_no_answer(row: Mapping[str, str], path: str) -> str | None:
-    known = {"yes": "yes", "no": "no", "1": "yes", "0": "no", "1.0": "yes", "0.0": "no"}
-    cell = row.get("answer")
-    if cell is None:
-        return None
-    if cell.strip().lower() not in known:
-        raise XTunerError(
-            f"'{path}' row with index {row['index']}: its answer is {cell!r}, expected Yes or No. "
-            "Download the file again."
-        )
-    return known[cell.strip().lower()]
 
 
 class MME(_YesNoTable):
     """MME: per category 100 · acc + 100 · acc+, where acc+ wants both questions of a picture right.
 
     ``overall`` is the share of the most points that the asked categories can give; perception, cognition and every
-    category stand beside it in points.
+    category stand beside it in points. A picture without just two questions counts nowhere but in
+    ``num_incomplete_groups``.
     """
+
+    def unit(self, question: Question) -> tuple[str, str]:
+        """Returns category and picture."""
+        return question.groups["category"], _picture_name(question)
 
     def prompt(self, question: Question) -> str:
         """Returns the question with the request that LLaVA's evaluation puts in the place of MME's own."""
         text = question.text.replace("Please answer yes or no.", "").strip()
         return f"{text} Please answer the question only a single word yes or no."
 
-    def scored_with(self, question: Question) -> tuple[str, ...]:
-        """Returns the picture's name in its category."""
-        return (f"{question.groups['category']}/{_picture_name(question)}",)
-
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall``, ``perception``, ``cognition``, ``points`` and per category acc and acc+."""
-        pictures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for question, prediction in self.pairs(predictions):
-            if prediction.hit is not None:
-                pictures[question.groups["category"]][_picture_name(question)].append(prediction.hit)
-        accuracy = {name: fmean(hit for hits in groups.values() for hit in hits) for name, groups in pictures.items()}
-        plus = {name: fmean(min(hits) for hits in groups.values()) for name, groups in pictures.items()}
+        units, incomplete = whole_units(
+            self.scored(predictions), self.unit, lambda members: self.strict_reference or len(members) == 2
+        )
+        pictures: dict[str, list[list[float]]] = defaultdict(list)
+        for members in units:
+            pictures[members[0][0].groups["category"]].append([hit for _, hit in members])
+        accuracy = {name: fmean(hit for hits in groups for hit in hits) for name, groups in pictures.items()}
+        plus = {name: fmean(min(hits) for hits in groups) for name, groups in pictures.items()}
         points = {name: 100 * (accuracy[name] + plus[name]) for name in pictures}
         return {
             "overall": sum(points.values()) / (_CATEGORY_POINTS * len(points)) if points else None,
@@ -81,6 +76,7 @@ class MME(_YesNoTable):
             "points": points,
             "acc": accuracy,
             "acc_plus": plus,
+            "num_incomplete_groups": incomplete,
             "groups": {"category": {name: value / _CATEGORY_POINTS for name, value in points.items()}},
         }
 
@@ -94,8 +90,10 @@ def _picture_name(question: Question) -> str:
 class HallusionBench(_YesNoTable):
     """HallusionBench: aAcc counts answers, fAcc figures with all answers right, qAcc questions right on all figures.
 
-    The index is ``<category>_<subcategory>_<…>_<set>_<figure>_<question>``. ``overall`` is aAcc. A question without a
-    picture is asked without one; `strict_reference` leaves it out.
+    Every question of a set is asked of every figure of it; a figure or question that lacks one counts only in
+    ``num_incomplete_groups`` and aAcc (`strict_reference` counts it everywhere). The index is
+    ``<category>_<subcategory>_<…>_<set>_<figure>_<question>``. ``overall`` is aAcc. A question without a picture is
+    asked without one; `strict_reference` leaves it out.
     """
 
     strict_differs: ClassVar[bool] = True
@@ -118,23 +116,15 @@ class HallusionBench(_YesNoTable):
         """Returns the question and the request for yes or no."""
         return f"{question.text}\nPlease answer the question with yes or no."
 
-    def scored_with(self, question: Question) -> tuple[str, ...]:
-        """Returns the question's figure and the question that is asked of several figures."""
-        return tuple("/".join(self._unit(question, parts)) for parts in (_FIGURE, _QUESTION))
-
-    def _unit(self, question: Question, parts: tuple[int, int]) -> tuple[str, ...]:
-        """What questions that agree in the parts `parts` of their indices share."""
-        match = self._index.fullmatch(question.box_id)
-        assert match is not None  # checked when the table was read
-        return (*question.groups.values(), str(parts), match[parts[0]], match[parts[1]])
-
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall`` (aAcc), ``aAcc``, ``fAcc``, ``qAcc``, each also by category."""
-        pairs = [(question, one.hit) for question, one in self.pairs(predictions) if one.hit is not None]
+        pairs = self.scored(predictions)
+        figures, incomplete_figures = self._all_right(pairs, _FIGURE)
+        questions, incomplete_questions = self._all_right(pairs, _QUESTION)
         units = {
             "aAcc": mean_by_groups((question.groups, hit) for question, hit in pairs),
-            "fAcc": self._all_right(pairs, _FIGURE),
-            "qAcc": self._all_right(pairs, _QUESTION),
+            "fAcc": figures,
+            "qAcc": questions,
         }
         return {
             "overall": units["aAcc"]["overall"],
@@ -142,14 +132,55 @@ class HallusionBench(_YesNoTable):
             "groups": units["aAcc"]["groups"],
             "fAcc_groups": units["fAcc"]["groups"],
             "qAcc_groups": units["qAcc"]["groups"],
+            "num_incomplete_groups": incomplete_figures + incomplete_questions,
+            "num_incomplete_figures": incomplete_figures,
+            "num_incomplete_questions": incomplete_questions,
         }
 
-    def _all_right(self, pairs: Iterable[tuple[Question, float]], parts: tuple[int, int]) -> dict[str, Any]:
-        """Scores of units that agree in the parts `parts` of their indices; a unit needs all its answers right."""
-        units: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        groups: dict[tuple[str, ...], Mapping[str, str]] = {}
-        for question, hit in pairs:
-            key = self._unit(question, parts)
-            units[key].append(hit)
-            groups[key] = question.groups
-        return mean_by_groups((groups[key], min(hits)) for key, hits in units.items())
+    def unit(self, question: Question) -> tuple[str, ...]:
+        """Returns the set of figures and questions."""
+        return self._key(question)
+
+    @cached_property
+    def _grids(self) -> dict[tuple[str, ...], tuple[set[str], set[str]]]:
+        """Figures and questions of each set in the file."""
+        grids: dict[tuple[str, ...], tuple[set[str], set[str]]] = {}
+        for question in self.questions():
+            figures, questions = grids.setdefault(self._key(question), (set(), set()))
+            _, figure, number = self._numbers(question)
+            figures.add(figure)
+            questions.add(number)
+        return grids
+
+    def _numbers(self, question: Question) -> tuple[str, str, str]:
+        """Set, figure and question."""
+        match = self._index.fullmatch(question.box_id)
+        assert match is not None  # checked when the table was read
+        return match[1], match[2], match[3]
+
+    def _key(self, question: Question) -> tuple[str, ...]:
+        return (*question.groups.values(), self._numbers(question)[0])
+
+    def _all_right(self, pairs: Sequence[Scored], part: int) -> tuple[dict[str, Any], int]:
+        """Scores of figures or questions, right where all answers are.
+
+        Args:
+            pairs: scored questions.
+            part: `_FIGURE` or `_QUESTION`.
+
+        Returns:
+            The scores, and the number of those that lack an answer, which they do not count.
+        """
+        other = _QUESTION if part == _FIGURE else _FIGURE
+
+        def key(question: Question) -> tuple[str, ...]:
+            return (*self._key(question), self._numbers(question)[part])
+
+        def is_whole(members: Sequence[Question]) -> bool:
+            wanted = self._grids[self._key(members[0])][other - 1]
+            found = [self._numbers(question)[other] for question in members]
+            return self.strict_reference or sorted(found) == sorted(wanted)
+
+        units, incomplete = whole_units(pairs, key, is_whole)
+        scores = mean_by_groups((members[0][0].groups, min(hit for _, hit in members)) for members in units)
+        return scores, incomplete

@@ -5,11 +5,11 @@ from __future__ import annotations
 from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_records
 from mg_llava.evaluation.benchmarks.records import Question
-from mg_llava.evaluation.reading.answers import short_answer
+from mg_llava.evaluation.reading.answers import same_short_answer, short_answer
 
 
 class ShortAnswer(Benchmark):
-    """A JSON list of ``{id, image, question, answer, kind}``; right = equal after `answers.short_answer` of both.
+    """A JSON list of ``{id, image, question, answer, kind}``; right by `answers.same_short_answer`.
 
     `image` may be absent; scores are broken down by `kind`.
     """
@@ -32,3 +32,7 @@ class ShortAnswer(Benchmark):
     def parse(self, question: Question, output: str) -> str | None:
         """Returns the normalised answer."""
         return short_answer(output) or None
+
+    def hit(self, question: Question, parsed: str | None) -> float | None:
+        """Returns whether the answer is the right one, see `answers.same_short_answer`."""
+        return float(parsed is not None and same_short_answer(parsed, question.answer))

@@ -7,18 +7,22 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_questions
+from mg_llava.evaluation.benchmarks.labels import yes_no_labels
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.reading.answers import leading_yes_or_no
 
 
 class YesNo(Benchmark):
     """JSON-lines files of ``{question_id, image, text, label}``, one per kind of negative; overall = mean of their F1.
 
-    Each file is a group named as the file.
+    Each file is a group named as the file; a label is yes or no in any usual writing, see `answers.yes_no_label`.
     """
+
+    strict_differs: ClassVar[bool] = True
 
     def read_questions(self) -> list[Question]:
         """Reads the files; a line without its fields is named."""
@@ -26,15 +30,16 @@ class YesNo(Benchmark):
         for path in self.data_paths:
             category = os.path.splitext(os.path.basename(path))[0]
             rows = read_questions(path, ("question_id", "image", "text"))
-            for unique_id, row in zip(unique_ids(row["question_id"] for row in rows), rows, strict=True):
-                label = row.get("label")
+            labels = yes_no_labels(((f"question {n}", row.get("label")) for n, row in enumerate(rows, start=1)), path)
+            ids = unique_ids(row["question_id"] for row in rows)
+            for unique_id, row, label in zip(ids, rows, labels, strict=True):
                 questions.append(
                     Question(
                         id=f"{category}/{unique_id}",
                         text=str(row["text"]),
                         pictures=(self.picture(row["image"]),),
                         box_id=str(row["question_id"]),
-                        answer=None if label is None else str(label).strip().lower(),
+                        answer=label,
                         groups={"category": category},
                     )
                 )
@@ -45,7 +50,12 @@ class YesNo(Benchmark):
         return f"{question.text}\nPlease answer the question with yes or no."
 
     def parse(self, question: Question, output: str) -> str | None:
-        """Returns "no" where the first sentence holds no or not, else "yes" (POPE's own rule); None without words."""
+        """Returns the yes or no that the answer begins with, else what POPE's own rule reads; None without words.
+
+        That rule, the only one of `strict_reference`: "no" where the first sentence holds no or not, else "yes".
+        """
+        if not self.strict_reference and (begun := leading_yes_or_no(output)) is not None:
+            return begun
         words = re.findall(r"[a-z']+", output.split(".")[0].lower())
         if not words:
             return None
