@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", metavar="PATH", help="weights to evaluate: a file, a DeepSpeed folder or a folder of shards"
     )
     parser.add_argument("--benchmarks", metavar="A,B", help="run only these benchmarks of the config")
-    parser.add_argument("--limit", type=int, metavar="N", help="ask at most the first N questions of each benchmark; questions that count together stay together")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="ask the first N questions of each benchmark, no group cut in two"
+    )
     parser.add_argument(
         "--work-dir", help="folder for the results, <work-dir>/<benchmark>/ (default: work_dirs/<config name>)"
     )
