@@ -38,7 +38,12 @@ WAYS = {
         "xtuner.model",
         "xtuner.model.files",
     },
-    "mg_llava.evaluation.benchmarks": {"mg_llava.boxes", "mg_llava.pictures", "xtuner.data.records"},
+    "mg_llava.evaluation.benchmarks": {
+        "mg_llava.boxes",
+        "mg_llava.evaluation.reading",
+        "mg_llava.pictures",
+        "xtuner.data.records",
+    },
     "mg_llava.evaluation.benchmarks.kinds": {
         "mg_llava.evaluation.benchmarks",
         "mg_llava.evaluation.judging",
