@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from mg_llava.serving.access.page_routes import PageRoutes
 from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.generation.sampling import Sampling
 from mg_llava.serving.generation.text import TextAssembler
+from mg_llava.serving.requests.body import check_boxes, check_size
 from mg_llava.serving.requests.settings import Limits
+from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
 
 _CLEAN_SECONDS = 600
@@ -101,23 +103,34 @@ class Page:
         if not use_boxes:
             return picture, None, 0
         if typed.strip():
-            try:
-                found = as_picture_boxes(json.loads(typed))
-            except json.JSONDecodeError as error:
-                raise XTunerError(
-                    f"the boxes are not JSON: {error}. Expected [[x0, y0, x1, y1], ...] in pixels."
-                ) from error
+            found = self._read_boxes(typed)
         else:
             found = None if self.detector is None else self.detector([picture])[0]
         if found is None:
             return picture, None, 0
         return picture, *assistant.choose_boxes(found, picture.size)
 
+    def _read_boxes(self, typed: str) -> PictureBoxes | None:
+        content = typed.encode("utf-8", "replace")
+        check_size(content, self.limits)
+        try:
+            boxes = parse_json(content)
+        except JSONFault as error:
+            raise XTunerError(
+                f"the boxes are not JSON: {error}. Expected [[x0, y0, x1, y1], ...] in pixels."
+            ) from error
+        check_boxes([boxes], self.limits)
+        return as_picture_boxes(boxes)
+
     def _prompt(
         self, path: str | None, typed: str, use_boxes: bool, turns: Turns, question: str
     ) -> tuple[Prompt, PictureBoxes | None]:
         if not question.strip():
             raise XTunerError("the question is empty: say something.")
+        if (count := len(question) + sum(map(len, chain.from_iterable(turns)))) > self.limits.max_text:
+            raise XTunerError(
+                f"the chat has {count:,} characters, at most {self.limits.max_text:,} are taken: start anew."
+            )
         messages: list[dict[str, Any]] = [
             {"role": role, "content": [{"type": "text", "text": words}]}
             for turn in [*turns, [question]]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mg_llava.serving.requests.settings import Limits
-from xtuner.data.records.messages import IMAGE_PARTS, check_text, picture_address
+from xtuner.data.records.json_values import JSONFault, parse_json
+from xtuner.data.records.messages import IMAGE_PARTS, picture_address
 from xtuner.errors import XTunerError
 
 
@@ -20,7 +19,28 @@ def read_body(content: bytes, limits: Limits) -> dict[str, Any]:
         limits: of the server.
 
     Raises:
-        XTunerError: not JSON in UTF-8, not an object, a name twice in one object, half a character, or beyond a limit.
+        XTunerError: not JSON in UTF-8 (see `parse_json`), not an object, or beyond a limit.
+    """
+    check_size(content, limits)
+    try:
+        body = parse_json(content)
+    except JSONFault as error:
+        raise XTunerError(f"the body is not JSON that can be read: {error}.") from error
+    if not isinstance(body, dict):
+        raise XTunerError(f"the body is not a JSON object but of type {type(body).__name__}: send an object.")
+    parts = list(_image_parts(body.get("messages")))
+    if len(parts) > limits.max_pictures:
+        raise XTunerError(f"the request has more than {limits.max_pictures} pictures, which is the limit: send fewer.")
+    check_boxes((part.get("boxes") for part in parts), limits)
+    _check_texts(body, parts, limits)
+    return body
+
+
+def check_size(content: bytes, limits: Limits) -> None:
+    """Refuses JSON of too many values before it is parsed.
+
+    Raises:
+        XTunerError: more than `limits.max_values`.
     """
     # each value but the first of a list or object stands after a comma, the first after its bracket
     values = sum(content.count(sign) for sign in (b",", b"[", b"{"))
@@ -29,68 +49,36 @@ def read_body(content: bytes, limits: Limits) -> dict[str, Any]:
             f"the request holds up to {values:,} values, at most {limits.max_values:,} are taken: send less text, or "
             "fewer boxes."
         )
-    try:
-        body = json.loads(content.decode(), object_pairs_hook=_without_doubles, parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise XTunerError(f"the body is not UTF-8 (byte {error.start}): send JSON in UTF-8.") from error
-    except RecursionError as error:
-        raise XTunerError(
-            f"the body is not JSON that is read here: nested more than {limits.max_depth} deep."
-        ) from error
-    except XTunerError:
-        raise
-    # also a number of more digits than Python reads
-    except ValueError as error:
-        raise XTunerError(f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise XTunerError(f"the body is not a JSON object but of type {type(body).__name__}: send an object.")
-    parts = list(_image_parts(body.get("messages")))
-    _check_pictures(parts, limits)
-    _check_texts(body, parts, limits)
-    return body
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise XTunerError(f"the body is not JSON that is read here: an object has {twice[:40]!r} twice.")
-    return found
+def check_boxes(lists: Iterable[Any], limits: Limits) -> None:
+    """Counts the boxes of all pictures, in whatever form, before the first one is looked at.
 
-
-def _refuse_constant(name: str) -> Any:
-    raise XTunerError(f"the body is not JSON: {name} is no number of JSON.")
-
-
-def _check_texts(body: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], limits: Limits) -> None:
-    """Refuses half a character, too much text and too deep nesting; pictures in data URLs do not count as text."""
-    rest: list[tuple[Any, int]] = [(body, 1)]
-    count = -sum(len(url) for part in parts if isinstance(url := picture_address(part), str))
-    while rest:
-        value, depth = rest.pop()
-        if depth > limits.max_depth + 1:
-            raise XTunerError(f"the body is nested more than {limits.max_depth} deep: send it flatter.")
-        if isinstance(value, str):
-            check_text(value, "the request")
-            count += len(value)
-        elif isinstance(value, Mapping):
-            rest += [(inner, depth + 1) for pair in value.items() for inner in pair]
-        elif isinstance(value, list):
-            rest += [(inner, depth + 1) for inner in value]
-    if count > limits.max_text:
-        raise XTunerError(f"the request has {count:,} characters of text, at most {limits.max_text:,} are taken.")
-
-
-def _check_pictures(parts: Sequence[Mapping[str, Any]], limits: Limits) -> None:
-    """Counts pictures and boxes before the first picture is decoded and the first box is looked at."""
-    if len(parts) > limits.max_pictures:
-        raise XTunerError(f"the request has more than {limits.max_pictures} pictures, which is the limit: send fewer.")
-    boxes = sum(_count_boxes(part.get("boxes")) for part in parts)
+    Raises:
+        XTunerError: more than `limits.max_boxes`.
+    """
+    boxes = sum(map(_count_boxes, lists))
     if boxes > limits.max_boxes:
         raise XTunerError(
             f"the request has {boxes:,} boxes, at most {limits.max_boxes:,} are taken: send those with the highest "
             "scores."
         )
+
+
+def _check_texts(body: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], limits: Limits) -> None:
+    """Refuses too much text; pictures in data URLs do not count as text."""
+    rest: list[Any] = [body]
+    count = -sum(len(url) for part in parts if isinstance(url := picture_address(part), str))
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, Mapping):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            rest += value
+    if count > limits.max_text:
+        raise XTunerError(f"the request has {count:,} characters of text, at most {limits.max_text:,} are taken.")
 
 
 def _image_parts(messages: Any) -> Iterator[Mapping[str, Any]]:

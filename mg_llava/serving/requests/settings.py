@@ -19,7 +19,6 @@ class Limits:
         max_read: seconds that one request's pictures and boxes may take.
         max_upload: bytes of a request.
         max_values: of a request's JSON, counted before it is parsed.
-        max_depth: of its lists and objects in one another.
         max_text: characters of all texts of a request.
         max_stop: characters of a stop word.
         max_boxes: of all pictures of a request.
@@ -38,7 +37,6 @@ class Limits:
     max_read: float = 20.0
     max_upload: int = 20_000_000
     max_values: int = 100_000
-    max_depth: int = 32
     max_text: int = 200_000
     max_stop: int = 256
     max_boxes: int = 1000

@@ -294,6 +294,54 @@ class TestOverload:
                 time.sleep(0.005)
         assert idle(server)
 
+    def test_one_that_leaves_before_the_detector_is_not_looked_at(self, assistant: Assistant) -> None:
+        """Two clients send pictures to a slow detector; the second hangs up while the first one's is looked at."""
+        looked: list[int] = []
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slow(pictures: list[Image.Image], keys: Any = None) -> Any:
+            looked.append(1)
+            begun.set()
+            go_on.wait(20)
+            return found_cup(pictures)
+
+        app = make_app(assistant, LIMITS, "tiny", slow)
+        with serve(app) as url, ThreadPoolExecutor(1) as clients:
+            server = Server(url, app.state.engine)
+            first = clients.submit(server.ask, "what", image(data_url(noise(1))), max_tokens=2)
+            assert begun.wait(20)
+            content = [image(data_url(noise(2)))]
+            body = json.dumps({"messages": [{"role": "user", "content": content}]}).encode()
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as client:
+                head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+                client.sendall(head.encode() + body)
+                assert waits(server, 2)
+            # its place is free while the first one is still looked at
+            assert waits(server, 1)
+            go_on.set()
+            assert first.result(20).choices and idle(server)
+        assert len(looked) == 1
+
+    def test_unknown_fields_are_named(self, server: Server) -> None:
+        body = {"messages": [{"role": "user", "content": "what"}], "max_tokens": 1, "top_k": 3, "a\r\nX: y": 1}
+        request = urllib.request.Request(f"{server.url}/v1/chat/completions", json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.headers["X-MG-LLaVA-Ignored-Fields"] == "a%0D%0AX%3A%20y, top_k"
+
+    def test_another_model(self, server: Server) -> None:
+        with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
+            server.ask("what", model="gpt-4")
+
+
+def waits(server: Server, count: int) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if server.engine.load()["waiting"] == count:
+            return True
+        time.sleep(0.01)
+    return False
+
 
 def server_sampling() -> Any:
     from mg_llava.serving.generation.sampling import Sampling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 DEPTH = 64
@@ -70,8 +71,7 @@ class Decoder:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) != len(pairs) and self._repeated is None:
-            names = [name for name, _ in pairs]
-            self._repeated = next(name for name in names if names.count(name) > 1)
+            ((self._repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
         return content
 
 

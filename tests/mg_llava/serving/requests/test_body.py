@@ -39,19 +39,17 @@ class TestBody:
             (b"", "not JSON"),
             (b"{", "not JSON"),
             (b'{"a": 1', "not JSON"),
-            (b"\xff\xfe{\x00}\x00", "not UTF-8"),
-            (b"\xef\xbb\xbf{}", "not JSON"),
+            (b'{"a": 1} x', "not JSON"),
+            (b"\xff\xfe{\x00}\x00", "UTF-16, expected UTF-8"),
+            (b"\xff", "not UTF-8"),
             (b"[1]", "not a JSON object"),
             (b"3", "not a JSON object"),
-            (b'{"a": NaN}', "NaN is no number"),
-            (b'{"a": -Infinity}', "-Infinity is no number"),
-            (b'{"a": ' + b"1" * 5000 + b"}", "not JSON"),
-            (b'{"a": 1, "a": 2}', "'a' twice"),
-            (b'{"b": {"a": 1, "a": 2}}', "'a' twice"),
-            (b'{"a": "\\ud83d"}', "half of a surrogate pair"),
-            (b'{"\\ud83d": 1}', "half of a surrogate pair"),
-            (b'{"a":' + b"[" * 40 + b"]" * 40 + b"}", "nested more than 32 deep"),
-            (b'{"a":' + b'{"b":' * 1500 + b"1" + b"}" * 1500 + b"}", "nested more than 32 deep"),
+            (b'{"a": ' + b"1" * 5000 + b"}", "more than 4,300 digits"),
+            (b'{"b": {"a": 1, "a": 2}}', "'a' stands twice"),
+            (b'{"a": "\\ud83d"}', "half of a character"),
+            (b'{"\\ud83d": 1}', "half of a character"),
+            (b'{"a":' + b"[" * 70 + b"]" * 70 + b"}", "nested more than 64 deep"),
+            (b'{"a":' + b'{"b":' * 1500 + b"1" + b"}" * 1500 + b"}", "nested more than 64 deep"),
             (json.dumps({"a": [0] * 2000}).encode(), "at most 2,000 are taken"),
             (json.dumps({"a": "x" * 1001}).encode(), "1,002 characters of text, at most 1,000"),
             (json.dumps({"a": {"x" * 1001: 1}}).encode(), "characters of text"),
@@ -84,6 +82,13 @@ class TestBody:
         assert read_body(json.dumps(with_boxes(None, None)).encode(), LIMITS)
         with pytest.raises(XTunerError, match="more than 2 pictures"):
             read_body(json.dumps(with_boxes(None, None, None)).encode(), LIMITS)
+
+    def test_a_name_twice_among_many_costs_nothing(self) -> None:
+        names = ",".join(f'"{number}":1' for number in range(49_000))
+        start = time.process_time()
+        with pytest.raises(XTunerError, match="'48999' stands twice"):
+            read_body(f'{{{names},"48999":1,"48999":2}}'.encode(), Limits())
+        assert time.process_time() - start < 1
 
     def test_a_flood_of_boxes_is_refused_before_it_is_parsed(self) -> None:
         content = json.dumps(with_boxes([[0, 0, 1, 1]] * 250_000)).encode()
