@@ -82,7 +82,7 @@ class TestButtons:
         [
             (None, "", " ", "the question is empty"),
             ("picture", "[[1, 2", "what", "the boxes are not JSON"),
-            ("picture", "[" * 90, "what", "the boxes are not JSON: .*nested"),
+            ("picture", "[" * 90 + "]" * 90, "what", "the boxes are not JSON: .*nested"),
             ("picture", str([[1, 1, 2, 2]] * 1001), "what", "1,001 boxes, at most 1,000"),
             (None, "", "x" * 200_001, "200,001 characters"),
             ("picture", "[[1, 2]]", "what", "boxes cannot be read"),

@@ -239,10 +239,8 @@ MESSAGE = st.fixed_dictionaries({"role": st.just("user") | JSON, "content": CONT
 BODIES = st.fixed_dictionaries({"messages": st.lists(MESSAGE | JSON, max_size=3)}) | JSON
 
 
-@settings(max_examples=200, deadline=None)
-@given(body=BODIES, more=st.dictionaries(NAMES, JSON, max_size=3))
-def test_whatever_comes_is_read_or_refused(assistant: Assistant, body: Any, more: dict[str, Any]) -> None:
-    """Hypothesis's own JSON, near to a request: a prompt or a sentence, never another exception."""
+def check(assistant: Assistant, body: Any, more: dict[str, Any]) -> None:
+    """A prompt or a sentence, never another exception."""
     if isinstance(body, dict):
         body = {**body, **more}
     reader = RequestReader(assistant, "tiny", LIMITS)
@@ -252,3 +250,18 @@ def test_whatever_comes_is_read_or_refused(assistant: Assistant, body: Any, more
         assert 10 < len(str(error)) < 2000
     else:
         assert asked.prompt.input_ids
+
+
+@settings(max_examples=200, deadline=None)
+@given(body=BODIES, more=st.dictionaries(NAMES, JSON, max_size=3))
+def test_whatever_comes_is_read_or_refused(assistant: Assistant, body: Any, more: dict[str, Any]) -> None:
+    """JSON near to a request."""
+    check(assistant, body, more)
+
+
+@pytest.mark.slow
+@settings(max_examples=20_000, deadline=None)
+@given(body=BODIES, more=st.dictionaries(NAMES, JSON, max_size=3))
+def test_whatever_comes_many_times(assistant: Assistant, body: Any, more: dict[str, Any]) -> None:
+    """The same for longer."""
+    check(assistant, body, more)
