@@ -104,6 +104,7 @@ WAYS = {
         "mg_llava.serving.access",
         "mg_llava.serving.generation",
         "mg_llava.serving.requests",
+        "xtuner.data.records",
         "xtuner.tools.support",
     },
     "mg_llava.serving.access": {"mg_llava.serving.requests"},
