@@ -47,6 +47,18 @@ class TestMistakes:
         assert "--examples 'absent'" in error_of(capsys, "--no-page", "--examples", "absent")
         assert "neither a file nor a known name" in error_of(capsys, "--no-page", "--port", "0")
 
+    def test_a_key_stands_in_the_environment(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("MG_LLAVA_API_KEY", raising=False)
+        assert "MG_LLAVA_API_KEY holds 0 characters" in error_of(capsys, "--no-page", "--api-key")
+        monkeypatch.setenv("OTHER", "short")
+        assert "OTHER holds 5 characters: set it to a key" in error_of(capsys, "--no-page", "--api-key", "OTHER")
+        monkeypatch.setenv("OTHER", "0123456789abcdef")
+        # the key is taken, and the model is what is missing
+        message = error_of(capsys, "--no-page", "--port", "0", "--api-key", "OTHER")
+        assert "neither a file nor a known name" in message and "0123456789abcdef" not in message
+
     def test_a_missing_package(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         find = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name))
