@@ -75,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except XTunerError as error:
         sys.stderr.write(f"xtuner {command}: {error}\n")
         return 1
+    except OSError as error:
+        from xtuner.model.files.writing import disk_reason
+
+        if (reason := disk_reason(error)) is None:
+            raise
+        sys.stderr.write(f"xtuner {command}: {reason}. Free some disk space, or choose a place that you may use.\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"xtuner {command}: interrupted\n")
         return 130

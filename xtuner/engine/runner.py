@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.runner import Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
@@ -40,7 +41,7 @@ from xtuner.engine.steps.loops import TrainLoop
 from xtuner.engine.steps.optim import StepOptimizer, set_learning_rate
 from xtuner.engine.steps.schedule import WarmupCosine
 from xtuner.engine.steps.settings import RuntimeSettings
-from xtuner.engine.steps.step import StepResult, run_step
+from xtuner.engine.steps.step import LOST, StepGivenUpError, StepResult, give_up_step, run_step
 from xtuner.engine.strategies.plain import PlainBackend, wrap_plain
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
@@ -145,10 +146,27 @@ class TrainingMixin:
             loop.run()
         finally:
             self.call_hook("after_run")
-            self.visualizer.close()
+            self._close_curves()
             for handler in self._shared:
                 get_logger().removeHandler(handler)
         return self.module
+
+    def write_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+        """Sends `scalars` to the visualizers; one that fails, on a full disk for instance, must not end a run whose
+        weights are worth more than its curves.
+        """
+        try:
+            self.visualizer.add_scalars(dict(scalars), step=step)
+        except Exception as error:
+            get_logger().error("The scalars of step %d could not be written: %s. Training continues.", step, error)
+
+    def _close_curves(self) -> None:
+        try:
+            self.visualizer.close()
+        except Exception as error:
+            get_logger().warning(
+                "The curves could not be written to their end: %s. The checkpoints are not affected.", error
+            )
 
     def make_backend(self) -> Any:
         """Returns what the steps run on."""
@@ -158,13 +176,12 @@ class TrainingMixin:
         """Runs one optimizer step on this rank's micro-batches."""
         factor = self.plan.schedule.factor(self.train_loop.iter, self.plan.max_iters)
         set_learning_rate(self.backend.optimizer.optimizer, factor)
-        votes = {
-            "stop": self.stop_requested,
-            "written": self.saver.has_written,
-            "give_up": self.guard.exhausted,
-        }
-        mean = self.plan.settings.loss_mean
-        result = run_step(self.backend, micro_batches, self.collective, votes, mean)
+        try:
+            mean = self.plan.settings.loss_mean
+            result = run_step(self.backend, micro_batches, self.collective, self._votes(), mean)
+        except StepGivenUpError:
+            self._end_saved(None)
+            raise
         self.guard.watch(self.train_loop.iter + 1, result.grad_norm, micro_batches)
         self.interrupted = result.votes["stop"] > 0
         if result.votes["written"] == self.collective.world_size:
@@ -174,6 +191,33 @@ class TrainingMixin:
             self.saver.finish()
             raise self.guard.failure()
         return result
+
+    def end_for(self, lost: XTunerError, grad_accum: int) -> NoReturn:
+        """Ends the run on all ranks because this one cannot make the next step; what is done is saved before.
+
+        Raises:
+            XTunerError: `lost`, with where the state is.
+        """
+        give_up_step(self.collective, self._votes(), grad_accum)
+        self._end_saved(lost)
+
+    def _end_saved(self, lost: XTunerError | None) -> NoReturn:
+        step = self.train_loop.iter
+        if step > 0:
+            self.save_run(step)
+            self.saver.finish()
+        reason = next(one for one in self.collective.gather(None if lost is None else str(lost)) if one is not None)
+        saved = f"The state after step {step} is saved." if step else "No step was made."
+        raise XTunerError(f"{reason} {saved}") from lost
+
+    def _votes(self) -> dict[str, bool]:
+        """What this rank tells the others with the next step."""
+        return {
+            "stop": self.stop_requested,
+            "written": self.saver.has_written,
+            "give_up": self.guard.exhausted,
+            LOST: False,
+        }
 
     def start_random_numbers(self) -> None:
         """Puts the generators where they stood in the checkpoint, or at ``seed + rank`` in a new run."""
@@ -185,6 +229,7 @@ class TrainingMixin:
     def save_run(self, step: int) -> None:
         """Saves the state after `step` optimizer steps; see `CheckpointSaver`."""
         started = time.perf_counter()
+        self.guard.poll(wait=True)
         self.saver.save(step, self._facts(step))
         self.pause_seconds += time.perf_counter() - started
 
@@ -220,6 +265,7 @@ class TrainingMixin:
         return {
             "iter": step,
             "max_iters": self.plan.max_iters,
+            "finite": self.guard.in_row == 0,
             "global_batch": self.plan.global_batch,
             "world_size": self.collective.world_size,
             "zero_stage": self.backend.zero_stage,
@@ -274,12 +320,28 @@ class TrainingMixin:
     def _share_log_file(self) -> list[logging.Handler]:
         """Sends our lines to mmengine's log file too, and its own below a warning to that file only."""
         files: list[logging.Handler] = [h for h in self.logger.handlers if isinstance(h, logging.FileHandler)]
+        for handler in files:
+            handler.handleError = _LogFailure(handler.baseFilename)  # type: ignore[method-assign, attr-defined]
         for handler in self.logger.handlers:
             if handler in files:
                 get_logger().addHandler(handler)
             else:
                 handler.setLevel(logging.WARNING)
         return files
+
+
+class _LogFailure:
+    """Reports once that a log file cannot be written; logging itself would print a traceback for each line."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.told = False
+
+    def __call__(self, record: logging.LogRecord) -> None:
+        """Is called within the handling of the error."""
+        if not self.told:
+            self.told = True
+            sys.stderr.write(f"The log {self.path} cannot be written: {sys.exc_info()[1]}. Training continues.\n")
 
 
 def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOptimizer) -> dict[str, Any]:

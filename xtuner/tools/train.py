@@ -89,9 +89,10 @@ def run(args: argparse.Namespace) -> int:
     from xtuner.engine.checkpoints.former import claimed
     from xtuner.engine.processes.environment import place_among
     from xtuner.engine.processes.peers import join_peers
+    from xtuner.engine.processes.signals import second_signal_ends
 
     rank, world_size, _ = place_among(args.launcher)
-    with claimed(work_dir, args.start_anew, os.environ) if rank == 0 else nullcontext():
+    with second_signal_ends(), claimed(work_dir, args.start_anew, os.environ) if rank == 0 else nullcontext():
         peers = join_peers(rank, world_size, os.environ)
         code = _train(args, cfg, name, work_dir)
     if peers is not None:

@@ -50,6 +50,7 @@ class CheckpointFolder:
         self.work_dir = Path(work_dir)
         self.keep = keep
         self._own: set[str] = set()
+        self._last_finite: str | None = None
 
     def adopt(self, resumed: Path, step: int) -> None:
         """Takes over what the run that is resumed has written: its checkpoints count as this run's.
@@ -68,6 +69,7 @@ class CheckpointFolder:
         goes_on = newest is not None and newest.resolve() == resumed.resolve()
         written = [name for name in self._read_ledger() if goes_on or step_of(self.work_dir / name) <= step]
         self._own = {*written, resumed.name}
+        self._last_finite = resumed.name
 
     def make_room(self, path: Path) -> None:
         """Takes note that this run is about to put its checkpoint at `path`; what another run left there is renamed."""
@@ -155,8 +157,16 @@ class CheckpointFolder:
             self._write(_BEST, json.dumps({"checkpoint": path.name, **asdict(score)}))
             get_logger().info("Best so far: %s %.4f in %s", score.metric, score.value, path)
 
-    def commit(self, path: Path) -> None:
-        """Points ``last_checkpoint`` at the complete `path`; then removes this run's surplus and left-overs."""
+    def commit(self, path: Path, finite: bool = True) -> None:
+        """Points ``last_checkpoint`` at the complete `path`; then removes this run's surplus and left-overs.
+
+        Args:
+            path: of the checkpoint.
+            finite: its last step had a finite gradient. The newest of this kind stays beyond the limit: it may be the
+                only good one of a run that goes wrong.
+        """
+        if finite:
+            self._last_finite = path.name
         self._take_note(path)
         self._write(_POINTER, str(path.resolve()))
         for leftover in self.work_dir.glob(".iter_*.tmp"):
@@ -172,7 +182,7 @@ class CheckpointFolder:
         # those of this run alone, by age: resumed from an older one, it may write fewer steps than are there
         others.sort(key=lambda p: p.stat().st_mtime)
         for old in others[: max(0, len(others) + 1 - self.keep)]:
-            if best is None or old != best[0]:
+            if old.name != self._last_finite and (best is None or old != best[0]):
                 remove_checkpoint(old)
                 self._own.discard(old.name)
 

@@ -141,7 +141,7 @@ class CheckpointSaver:
             remove_checkpoint(path)
         pending.temporary.replace(path)
         flush(path.parent)
-        self.folder.commit(path)
+        self.folder.commit(path, pending.trainer.get("finite", True))
 
     def _report(self, pending: _Pending, problems: list[str]) -> None:
         self._failed = (pending.step, problems)

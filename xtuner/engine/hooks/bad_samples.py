@@ -60,8 +60,11 @@ class BadSampleHook(Hook):
             return
         path = runner.plan.work_dir / _FILE
         if runner.rank == 0:
-            with open(path, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"step": step, **bad}, ensure_ascii=False) + "\n" for bad in found)
+            try:
+                with open(path, "a", encoding="utf-8") as file:
+                    file.writelines(json.dumps({"step": step, **bad}, ensure_ascii=False) + "\n" for bad in found)
+            except OSError as error:
+                get_logger().error("%s could not be written: %s. Training continues.", path, error.strerror or error)
         total = self.kinds.total()
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.kinds.most_common())
         get_logger().warning(

@@ -141,11 +141,7 @@ class StepLogHook(Hook):
             f"{scalars['samples_per_second']:.2f} samples/s  {scalars['tokens_per_second']:.0f} tokens/s  {use}  "
             f"padding {scalars['padding_share']:.1%}  memory {scalars['memory_gb']:.2f} GB  eta {eta}{skipped}"
         )
-        try:
-            runner.visualizer.add_scalars({f"train/{name}": value for name, value in scalars.items()}, step=step)
-        except OSError as error:
-            # a full disk must not end a run whose weights are worth more than its curves
-            get_logger().error("The scalars of step %d could not be written: %s. Training continues.", step, error)
+        runner.write_scalars({f"train/{name}": value for name, value in scalars.items()}, step)
 
 
 def _peak_memory_gb(device: torch.device) -> float:

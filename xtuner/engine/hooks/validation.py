@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtuner.engine.checkpoints.checkpoint import capture_rng, restore_rng
+from xtuner.engine.checkpoints.checkpoint import capture_rng, restore_rng, set_aside
 from xtuner.engine.steps.settings import RuntimeSettings
 from xtuner.errors import XTunerError
 from xtuner.evaluation.benchmarks import find_benchmarks, run_facts
@@ -52,8 +51,9 @@ class ValLoop:
         for path in sorted(self.folder.glob("step_*")):
             match = _STEP.fullmatch(path.name)
             if match and (start == 0 or int(match[1]) > start):
-                shutil.rmtree(aside / path.name, ignore_errors=True)
                 aside.mkdir(exist_ok=True)
+                if (aside / path.name).exists():
+                    set_aside(aside / path.name)
                 path.replace(aside / path.name)
 
     def is_done(self, step: int) -> bool:
@@ -103,6 +103,12 @@ class ValLoop:
                 # the training's own bar is there
                 progress=False,
             )
+        except OSError as error:
+            # with other processes in the middle of their questions, this one cannot go on alone
+            if runner.collective.world_size > 1:
+                raise XTunerError(f"validation at step {step}: {folder} cannot be written: {error}.") from error
+            get_logger().error("validation at step %d, %s: cannot be written: %s", step, benchmark.name, error)
+            return {}
         except XTunerError as error:
             # a night's training is worth more than one number: pictures that vanished are named, the run goes on
             get_logger().error("validation at step %d, %s: %s", step, benchmark.name, error)
@@ -120,7 +126,7 @@ class ValLoop:
             for axis, groups in metrics.get("groups", {}).items():
                 scalars |= {f"val/{name}/{axis}/{group}": score for group, score in groups.items()}
         if scalars:
-            runner.visualizer.add_scalars(scalars, step=step)
+            runner.write_scalars(scalars, step)
             words = [f"{name} {scores[name]['overall']:.1%}" for name in scores if f"val/{name}" in scalars]
             get_logger().info("validation at step %d: %s, in %.1f s", step, ", ".join(words), seconds)
         return scalars

@@ -12,6 +12,7 @@ import torch
 
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.files.writing import disk_reason
 
 _MAX_WAITING = 8
 _SHOWN_IDS = 20
@@ -104,11 +105,15 @@ class FiniteGuard:
         assert self._last_bad is not None
         bad = self._last_bad
         file = self.work_dir / "non_finite" / f"step_{bad.step}_rank_{self.rank}.pt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save([dict(batch) for batch in bad.micro_batches], file)
+        where = f"The batch is in {file} (read it with torch.load)."
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save([dict(batch) for batch in bad.micro_batches], file)
+        except (OSError, RuntimeError) as error:
+            where = f"The batch could not be written ({disk_reason(error) or error})."
         return XTunerError(
             f"{self.in_row} steps in a row had a gradient that is not finite, the last at step {bad.step} on samples "
-            f"{_ids(bad.micro_batches)} (rank {self.rank}). The batch is in {file} (read it with torch.load). The "
+            f"{_ids(bad.micro_batches)} (rank {self.rank}). {where} The "
             "weights of the last good step are saved. Lower lr or max_norm, use precision=bf16 instead of fp16, or "
             "look for faulty samples."
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from xtuner.engine.processes.environment import Environment
+from xtuner.errors import XTunerError
 from xtuner.registry import build, resolve_type
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
@@ -72,10 +73,34 @@ class SteadyLoader(DataLoader):
     def __iter__(self) -> Any:
         # workers inherit the mask, so that no signal finds one before it has made itself ready
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        of_children = signal.getsignal(signal.SIGCHLD)
         try:
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if threading.current_thread() is threading.main_thread():
+                # torch's handler would raise in the middle of a step; asked for its batch, a dead worker is found too
+                signal.signal(signal.SIGCHLD, of_children or signal.SIG_DFL)
+
+
+class WorkerLostError(XTunerError):
+    """A worker of a loader has ended although nobody asked it to."""
+
+
+def lost_worker(batches: Iterator[Any], rank: int) -> WorkerLostError | None:
+    """Returns the error that names the worker of a loader's iterator that has ended badly; None where none has."""
+    for number, worker in enumerate(getattr(batches, "_workers", ())):
+        code = worker.exitcode
+        if code in (None, 0):
+            continue
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = "was killed (out of memory?)" if -code == signal.SIGKILL else f"got {signal.Signals(-code).name}"
+        return WorkerLostError(
+            f"worker {number} of rank {rank} {how}. Lower dataloader_num_workers or batch_size, or give the job more "
+            "host memory; --resume auto continues."
+        )
+    return None
 
 
 def _outlive_signals(worker: int) -> None:

@@ -10,6 +10,7 @@ from mmengine.runner import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from xtuner.engine.steps.loader import WorkerLostError, lost_worker
 from xtuner.errors import XTunerError
 
 
@@ -71,7 +72,10 @@ class TrainLoop(BaseLoop):
             self.runner.start_random_numbers()
         while self._iter < self._max_iters and not self.runner.interrupted:
             started = time.perf_counter()
-            micro_batches = _take(batches, sampler.grad_accum)
+            try:
+                micro_batches = _take(batches, sampler.grad_accum, self.runner.collective.rank)
+            except WorkerLostError as lost:
+                self.runner.end_for(lost, sampler.grad_accum)
             self.data_wait = time.perf_counter() - started
             self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=micro_batches)
             result = self.runner.train_step(micro_batches)
@@ -81,10 +85,14 @@ class TrainLoop(BaseLoop):
         return self.runner.module
 
 
-def _take(batches: Iterator[Any], count: int) -> list[Any]:
+def _take(batches: Iterator[Any], count: int, rank: int = 0) -> list[Any]:
     try:
         return [next(batches) for _ in range(count)]
     except XTunerError as error:
         # a loader's worker hands its traceback on as part of the message; ours is what follows the class's name
         message = str(error).rpartition(f"{XTunerError.__module__}.{XTunerError.__name__}: ")[2]
         raise XTunerError(message.strip()) from error
+    except RuntimeError as error:
+        if (lost := lost_worker(batches, rank)) is None:
+            raise
+        raise lost from error

@@ -15,6 +15,9 @@ from xtuner.errors import XTunerError
 
 _ORDERED, _PARTITIONED = 2, 3
 
+LOST = "lost"
+"""The vote of a rank that has no micro-batches for a step: then no rank makes it."""
+
 
 class TrainBackend(Protocol):
     """What a runner offers to the step: the plain one and DeepSpeed's differ only in these."""
@@ -88,6 +91,20 @@ def _real_positions(batch: Mapping[str, Any], micro_batch: Mapping[str, Any]) ->
     return torch.ones_like(micro_batch["labels"]) if mask is None else mask
 
 
+class StepGivenUpError(Exception):
+    """A rank has no batches for this step, so that none makes it: the model is as it was before."""
+
+
+def give_up_step(collective: Collective, votes: Mapping[str, bool], grad_accum: int) -> None:
+    """Takes part in the exchange of a step that this rank has no micro-batches for, with the vote `LOST`.
+
+    Args:
+        collective, votes: as in `run_step`.
+        grad_accum: micro-batches that the step would have.
+    """
+    collective.sum([0, 0, *map(float, {**votes, LOST: True}.values()), *[0.0] * grad_accum])
+
+
 def run_step(
     backend: TrainBackend,
     micro_batches: Sequence[Mapping[str, Any]],
@@ -107,6 +124,9 @@ def run_step(
         collective: exchange between ranks; one exchange per step carries everything.
         votes: yes or no of this rank to what the ranks decide together; the same names on every rank.
         mean: see `RuntimeSettings`; ``micro_batch`` weighs each micro-batch by its own tokens only.
+
+    Raises:
+        StepGivenUpError: a rank voted `LOST`.
     """
     votes = votes or {}
     supervised = [count_supervised(batch) for batch in micro_batches]
@@ -115,6 +135,9 @@ def run_step(
     num_supervised, num_samples, *counts = collective.sum(
         [sum(supervised), samples, *map(float, votes.values()), *map(float, has_rare)]
     )
+    voted = {name: round(count) for name, count in zip(votes, counts, strict=False)}
+    if voted.get(LOST):
+        raise StepGivenUpError
     ranks_with_rare = counts[len(votes) :]
     loss_count = num_supervised if mean == "step" else float(collective.world_size * len(micro_batches))
     weight = collective.world_size / max(1.0, loss_count)
@@ -136,7 +159,7 @@ def run_step(
         grad_norm=backend.update(),
         counted=sums.counted,
         expected=sum(supervised),
-        votes={name: round(count) for name, count in zip(votes, counts, strict=False)},
+        votes=voted,
         by_source=sums.by_source,
     )
 

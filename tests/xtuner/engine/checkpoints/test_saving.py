@@ -170,3 +170,30 @@ def test_a_disk_too_full_for_the_log_does_not_end_the_run(
     assert CheckpointFolder(tmp_path).latest() == tmp_path / "iter_6.pth"
     said = [record.getMessage() for record in framework_log if record.levelno == logging.ERROR]
     assert len(said) == 6 and "scalars of step 1 could not be written: [Errno 28] No space left" in said[0]
+
+
+def test_curves_that_cannot_be_written_to_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, framework_log: list[logging.LogRecord]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mmengine.visualization.Visualizer.close", full)
+    train_toy(tmp_path, **SETTINGS)
+    said = [record.getMessage() for record in framework_log if record.levelno == logging.WARNING]
+    assert any("curves could not be written to their end: [Errno 28] No space left" in line for line in said)
+
+
+def test_a_log_that_cannot_be_written_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: logging.FileHandler, record: logging.LogRecord) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            self.handleError(record)
+
+    monkeypatch.setattr(logging.FileHandler, "emit", full)
+    train_toy(tmp_path, **SETTINGS)
+    said = capfd.readouterr().err
+    assert said.count("cannot be written: [Errno 28] No space left") == 1 and "Traceback" not in said

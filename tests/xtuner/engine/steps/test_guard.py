@@ -76,6 +76,15 @@ def test_too_many_end_the_run_with_the_batch_saved(tmp_path: Path, async_save: b
     assert all(t.isfinite().all() for t in torch.load(saved, weights_only=True)["state_dict"].values())
 
 
+def test_the_last_checkpoint_of_a_finite_step_stays(tmp_path: Path) -> None:
+    """Although those of the bad steps would push it out."""
+    with pytest.raises(XTunerError, match="steps in a row"):
+        train_toy(tmp_path, model=BadModel, max_skipped_steps=5, max_iters=20, save_steps=1, save_total_limit=2)
+    names = {path.name for path in tmp_path.glob("iter_*.pth")}
+    # two micro-batches a step, the third forward is bad
+    assert "iter_1.pth" in names and len(names) == 3
+
+
 @pytest.mark.parametrize("batch_size", [10, 41])
 def test_step_of_more_samples_than_there_are(tmp_path: Path, batch_size: int) -> None:
     with pytest.raises(
