@@ -117,7 +117,7 @@ WAYS = {
         "xtuner.data.records",
     },
     "xtuner.__main__": {"xtuner.cli"},
-    "xtuner.cli": {"xtuner"},
+    "xtuner.cli": {"xtuner", "xtuner.model.files"},
     "xtuner.config": {"xtuner", "xtuner.compat"},
     "xtuner.data.batches": {"xtuner.data.store"},
     "xtuner.data.pictures": {"xtuner.data.store"},
@@ -137,12 +137,13 @@ WAYS = {
     "xtuner.engine.hooks": {
         "xtuner.data.batches",
         "xtuner.engine.checkpoints",
+        "xtuner.engine.processes",
         "xtuner.engine.steps",
         "xtuner.evaluation",
         "xtuner.model",
     },
     "xtuner.engine.processes": {"xtuner.compat"},
-    "xtuner.engine.steps": {"xtuner.engine.processes"},
+    "xtuner.engine.steps": {"xtuner.engine.processes", "xtuner.model.files"},
     "xtuner.engine.strategies": {
         "xtuner.compat",
         "xtuner.config",
