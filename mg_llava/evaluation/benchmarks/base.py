@@ -17,6 +17,9 @@ from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.benchmarks.units import first_units
 from xtuner.errors import XTunerError
 
+Verdict = tuple["str | None", "float | None"]
+"""What a scorer read from an answer, and how right that is."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Benchmark(ABC):
@@ -143,6 +146,13 @@ class Benchmark(ABC):
         parsed = self.parse(question, output)
         return Prediction(question.id, prompt, output, parsed, self.hit(question, parsed))
 
+    def published(self, question: Question, output: str) -> dict[str, Verdict]:
+        """Returns how published scorers read and score an answer, by their names; the benchmark's official one first.
+
+        Empty where they agree with ours in everything.
+        """
+        return {}
+
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall`` (0–1, None if nothing could be scored), ``groups`` and what belongs beside them."""
         pairs = [
@@ -181,6 +191,11 @@ def mean_by_groups(hits: Iterable[tuple[Mapping[str, str], float]]) -> dict[str,
         "overall": fmean(everything) if everything else None,
         "groups": {axis: {name: fmean(values) for name, values in names.items()} for axis, names in grouped.items()},
     }
+
+
+def equal(parsed: str | None, answer: str | None) -> Verdict:
+    """Returns the verdict of a scorer that wants what it read to be the answer."""
+    return parsed, None if answer is None else float(parsed == answer)
 
 
 def unique_ids(ids: Iterable[Any]) -> list[str]:

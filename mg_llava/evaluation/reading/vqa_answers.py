@@ -59,11 +59,12 @@ def normalise(answer: str) -> str:
     """Returns an answer as the challenge compares it."""
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
-    words = (_NUMBERS.get(word, word) for word in _without_punctuation(text).split())
+    words = (_NUMBERS.get(word, word) for word in without_punctuation(text).split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _without_punctuation(text: str) -> str:
+def without_punctuation(text: str) -> str:
+    """Returns a text without punctuation as the challenge takes it out, some of it for a space."""
     result = text
     for mark in _PUNCTUATION:
         at_word_end = f"{mark} " in text or f" {mark}" in text

@@ -81,6 +81,7 @@ def finish(
         **_counts(benchmark, judged),
         **judging,
     }
+    metrics |= _published_scores(benchmark, judged)
     if benchmark.strict_differs and not benchmark.strict_reference:
         metrics["overall_strict_reference"] = _strict_overall(benchmark, judged)
     incomplete = metrics.get("num_incomplete_groups")
@@ -123,6 +124,28 @@ def _strict_overall(benchmark: Benchmark, predictions: Sequence[Prediction]) -> 
     pairs = strict.pairs(predictions)
     read = [one if one.output is None else strict.predict(question, one.prompt, one.output) for question, one in pairs]
     return strict.score(read)["overall"]
+
+
+def _published_scores(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """The score as the benchmark's own scorer gives it for the same answers, and as other published ones do.
+
+    They credit groups that are not whole, as `strict_reference` does.
+    """
+    strict = replace(benchmark, strict_reference=True)
+    read: dict[str, list[Prediction]] = {}
+    for question, one in strict.pairs(predictions):
+        for name, (parsed, hit) in strict.published(question, one.output or "").items():
+            failed = one.output is None and hit is not None
+            read.setdefault(name, []).append(replace(one, parsed=parsed, hit=0.0 if failed else hit))
+    scores = {name: strict.score(answers)["overall"] for name, answers in read.items()}
+    if not scores:
+        return {}
+    official, *others = scores
+    return {
+        "official": scores[official],
+        "official_scorer": official,
+        "other_scorers": {name: scores[name] for name in others},
+    }
 
 
 def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, ClassVar
 
-from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
+from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_records
 from mg_llava.evaluation.benchmarks.labels import answers_of, is_nothing
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
@@ -15,6 +15,7 @@ from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST
 from mg_llava.evaluation.reading.answers import short_answer
 from mg_llava.evaluation.reading.metrics import relaxed_match
 from mg_llava.evaluation.reading.numbers import read_number
+from mg_llava.evaluation.reading.published import relaxed_correctness
 from mg_llava.evaluation.reading.vqa_answers import normalise
 
 
@@ -61,6 +62,14 @@ class ChartQA(Benchmark):
             relaxed_match(parsed or "", answer, strict_reference=self.strict_reference) for answer in question.answer
         )
         return float(any(matches))
+
+    def published(self, question: Question, output: str) -> dict[str, Verdict]:
+        """Returns what the relaxed correctness that all published scorers share says."""
+        if question.answer is None:
+            return {}
+        text = output.strip()
+        hit = any(relaxed_correctness(text, answer) for answer in question.answer)
+        return {"relaxed correctness (Pix2Struct, VLMEvalKit, lmms-eval)": (text, float(hit))}
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the mean of the files' accuracies as ``overall``."""

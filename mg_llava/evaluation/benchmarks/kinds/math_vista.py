@@ -9,12 +9,14 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+from mg_llava.evaluation.benchmarks.base import Verdict, equal
 from mg_llava.evaluation.benchmarks.files import read_json, require
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.judging.verdicts import JudgedBenchmark, with_verdict
 from mg_llava.evaluation.reading.answers import option_letter
 from mg_llava.evaluation.reading.metrics import edit_distance
 from mg_llava.evaluation.reading.numbers import find_numbers, read_number
+from mg_llava.evaluation.reading.published import math_vista_answer
 from mg_llava.evaluation.reading.text import final_part, unmarked
 from xtuner.errors import XTunerError
 
@@ -85,6 +87,13 @@ class MathVista(JudgedBenchmark):
             return None
         problem = question.answer
         return float(parsed is not None and _normal(parsed, problem) == _normal(problem["answer"], problem))
+
+    def published(self, question: Question, output: str) -> dict[str, Verdict]:
+        """Returns what MathVista's script says of an answer that it reads without a judge; others count as wrong."""
+        if question.answer is None:
+            return {}
+        read = math_vista_answer(output, question.answer, list(question.options.values()))
+        return {"MathVista without a judge": equal(read, question.answer["answer"].strip())}
 
     def judge_prompt(self, question: Question, output: str) -> str | None:
         """Returns the request to extract the final answer, where no rule could."""

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mg_llava.evaluation.benchmarks.base import mean_by_groups
+from mg_llava.evaluation.benchmarks.base import Verdict, equal, mean_by_groups
 from mg_llava.evaluation.benchmarks.labels import read_list
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST, TableBenchmark
 from mg_llava.evaluation.benchmarks.units import whole_units
 from mg_llava.evaluation.reading.answers import option_letter, strict_option_letter
-from mg_llava.evaluation.reading.mmmu import official_letter, open_answer_is_right
+from mg_llava.evaluation.reading.mmmu import official_letter, official_open_answer_is_right, open_answer_is_right
+from mg_llava.evaluation.reading.published import kit_letter, lmms_mmbench_letter
 from mg_llava.evaluation.reading.text import half_width
 from mg_llava.evaluation.results.spreadsheet import question_cells, write_rows
 from xtuner.errors import XTunerError
@@ -94,6 +95,18 @@ class MultipleChoice(TableBenchmark):
         if question.options or question.answer is None:
             return super().hit(question, parsed)
         return float(parsed is not None and open_answer_is_right(parsed, read_list(question.answer)))
+
+    def published(self, question: Question, output: str) -> dict[str, Verdict]:
+        """Returns what MMMU's script (with `open_questions`), VLMEvalKit and lmms-eval's MMBench say."""
+        if not question.options:
+            answers = None if question.answer is None else read_list(question.answer)
+            hit = None if answers is None else float(official_open_answer_is_right(output, answers))
+            return {"MMMU": (output, hit)}
+        kit = equal(kit_letter(output, question.options), question.answer)
+        if self.open_questions:
+            return {"MMMU": equal(official_letter(output, question.options), question.answer), "VLMEvalKit": kit}
+        lmms = equal(lmms_mmbench_letter(output, question.options), question.answer)
+        return {"VLMEvalKit": kit, "lmms-eval": lmms} if self.circular else {"VLMEvalKit": kit}
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the share of right answers; with `circular`, of questions right in all their rotations."""

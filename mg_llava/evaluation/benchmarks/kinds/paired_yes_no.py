@@ -9,12 +9,13 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, ClassVar
 
-from mg_llava.evaluation.benchmarks.base import mean_by_groups
+from mg_llava.evaluation.benchmarks.base import Verdict, equal, mean_by_groups
 from mg_llava.evaluation.benchmarks.labels import yes_no_labels
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.benchmarks.tables import TableBenchmark
 from mg_llava.evaluation.benchmarks.units import Scored, whole_units
 from mg_llava.evaluation.reading.answers import yes_or_no
+from mg_llava.evaluation.reading.published import kit_yes_or_no, mme_yes_or_no
 from xtuner.errors import XTunerError
 
 _COGNITION = frozenset(("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation"))
@@ -57,6 +58,13 @@ class MME(_YesNoTable):
         """Returns the question with the request that LLaVA's evaluation puts in the place of MME's own."""
         text = question.text.replace("Please answer yes or no.", "").strip()
         return f"{text} Please answer the question only a single word yes or no."
+
+    def published(self, question: Question, output: str) -> dict[str, Verdict]:
+        """Returns what MME's own script, which lmms-eval has too, and VLMEvalKit say."""
+        return {
+            "MME": equal(mme_yes_or_no(output), question.answer),
+            "VLMEvalKit": equal(kit_yes_or_no(output), question.answer),
+        }
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall``, ``perception``, ``cognition``, ``points`` and per category acc and acc+."""
@@ -136,6 +144,10 @@ class HallusionBench(_YesNoTable):
             "num_incomplete_figures": incomplete_figures,
             "num_incomplete_questions": incomplete_questions,
         }
+
+    def published(self, question: Question, output: str) -> dict[str, Verdict]:
+        """Returns what VLMEvalKit says, whose reading the authors' boards show."""
+        return {"VLMEvalKit": equal(kit_yes_or_no(output), question.answer)}
 
     def unit(self, question: Question) -> tuple[str, ...]:
         """Returns the set of figures and questions."""

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
+from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, equal, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_json, read_questions
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.reading.published import lmms_exact_match
 from mg_llava.evaluation.reading.vqa_answers import normalise, vqa_accuracy
 from xtuner.errors import XTunerError
 
@@ -187,6 +188,15 @@ class GQA(VQA):
     def hit(self, question: Question, parsed: str | None) -> float | None:
         """Returns whether the answer is the authors', word for word."""
         return None if question.answer is None else float(parsed == question.answer)
+
+    def published(self, question: Question, output: str) -> dict[str, Verdict]:
+        """Returns what GQA's own script (on LLaVA's predictions file) and lmms-eval say."""
+        if question.answer is None:
+            return {}
+        return {
+            "GQA": equal(self.parse(question, output), question.answer),
+            "lmms-eval": (output, float(lmms_exact_match(output, question.answer))),
+        }
 
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
         """Writes ``[{"questionId", "prediction"}]``."""

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, ClassVar
 
-from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
+from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, equal, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_questions
 from mg_llava.evaluation.benchmarks.labels import yes_no_labels
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.reading.answers import leading_yes_or_no
+from mg_llava.evaluation.reading.published import exact_yes_or_no, kit_yes_or_no, pope_yes_or_no
 
 
 class YesNo(Benchmark):
@@ -60,6 +61,14 @@ class YesNo(Benchmark):
         if not words:
             return None
         return "no" if {"no", "not"} & set(words) else "yes"
+
+    def published(self, question: Question, output: str) -> dict[str, Verdict]:
+        """Returns what POPE's own script, VLMEvalKit and lmms-eval say."""
+        return {
+            "POPE": equal(pope_yes_or_no(output), question.answer),
+            "VLMEvalKit": equal(kit_yes_or_no(output), question.answer),
+            "lmms-eval": equal(exact_yes_or_no(output), question.answer),
+        }
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the mean F1 as ``overall`` and, per file, F1, accuracy, precision, recall and share of yes."""
