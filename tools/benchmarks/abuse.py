@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,6 +100,42 @@ def _departed(folder: Path, seed: int) -> Outcome:
 @row("crowd", "16 clients 60 s", "memory flat, only 200 and 429")
 def _crowd(folder: Path, seed: int) -> Outcome:
     return Outcome(*hostile_clients.crowded(folder))
+
+
+_INPUTS = {
+    "records": 25_000,
+    "box_file": 5_000,
+    "benchmark": 15_000,
+    "picture": 25_000,
+    "request": 20_000,
+    "override": 10_000,
+}
+
+
+def _crashes(part: tuple[str, range]) -> list[str]:
+    import warnings
+
+    from fuzzing import crash
+
+    warnings.simplefilter("ignore")
+    door, seeds = part
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XTUNER_CACHE"] = folder
+        return [found for seed in seeds if (found := crash(door, seed, Path(folder)))]
+
+
+@row("fuzz", "fuzzed inputs", "0 crashes of 100,000")
+def _fuzzed(folder: Path, seed: int) -> Outcome:
+    parts = [
+        (door, range(seed + start, seed + min(start + 1000, count)))
+        for door, count in _INPUTS.items()
+        for start in range(0, count, 1000)
+    ]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        crashes = [found for part in pool.map(_crashes, parts, chunksize=1) for found in part]
+    counts = ", ".join(f"{door} {count:,}" for door, count in _INPUTS.items())
+    shown = "".join(f"\n{found}" for found in crashes[:5])
+    return Outcome(f"{len(crashes)} of {sum(_INPUTS.values()):,} ({counts}){shown}", not crashes)
 
 
 def main() -> int:

@@ -96,7 +96,16 @@ class Benchmark(ABC):
 
     @cached_property
     def _questions(self) -> list[Question]:
-        questions = self.read_questions()
+        try:
+            questions = self.read_questions()
+        except XTunerError:
+            raise
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+            # rows may hold values of any kind where their readers expect one
+            raise XTunerError(
+                f"benchmark '{self.name}': {', '.join(self.data_paths)} holds a value of another kind than expected "
+                f"({type(error).__name__}: {error}). Download the file again."
+            ) from error
         if not questions:
             raise XTunerError(f"benchmark '{self.name}': {', '.join(self.data_paths)} holds no question.")
         return questions

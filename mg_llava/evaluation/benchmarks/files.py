@@ -62,6 +62,9 @@ def require(rows: Iterable[tuple[str, Mapping[str, Any]]], keys: Sequence[str], 
     """
     problems = []
     for where, row in rows:
+        if not isinstance(row, Mapping):
+            problems.append(f"{where}: expected an object, found {type(row).__name__}")
+            continue
         absent = [key for key in keys if row.get(key) is None]
         if absent:
             present = ", ".join(str(key) for key, value in row.items() if value is not None) or "nothing"

@@ -1,0 +1,233 @@
+"""Random and half-right inputs for every reader, and the readers: each may raise `XTunerError` and nothing else.
+
+`tests/test_fuzz.py` runs a few hundred at each door, `abuse.py fuzz` a hundred thousand.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.boxes.store import BoxStore
+from mg_llava.evaluation import GQA, MathVista, MMVet, RefCOCO, ShortAnswer, TextVQA, YesNo
+from mg_llava.evaluation.benchmarks.base import Benchmark
+from mg_llava.inference.messages import read_messages
+from mg_llava.inference.prompts import as_picture_boxes
+from mg_llava.pictures.open import FORMATS, open_picture
+from mg_llava.serving.requests.body import read_body
+from mg_llava.serving.requests.fields import read_fields
+from mg_llava.serving.requests.pictures import read_picture_url
+from mg_llava.serving.requests.settings import Limits
+from xtuner.config import parse_overrides
+from xtuner.data.records.messages import picture_address
+from xtuner.data.text.conversations import iter_conversations
+from xtuner.errors import XTunerError
+
+RECORD = {
+    "id": "1",
+    "image": "a.jpg",
+    "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A bus."}],
+}
+OPENAI = {
+    "id": 7,
+    "messages": [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "a.jpg"}}, {"type": "text", "text": "?"}],
+        },
+        {"role": "assistant", "content": "Yes.", "weight": 1},
+    ],
+}
+BOXES = {"image": "a.jpg", "boxes": [[0, 0, 5.5, 9]], "labels": ["bus"], "scores": [0.9], "width": 10, "height": 10}
+ROW = {
+    "question_id": 1,
+    "id": "1",
+    "image": "a.jpg",
+    "text": "Is it?",
+    "question": "Is it?",
+    "answer": "yes",
+    "label": "yes",
+    "sent": "a bus",
+    "width": 10,
+    "height": 10,
+    "bbox": [0, 0, 5, 5],
+    "question_type": "free_form",
+    "answer_type": "integer",
+    "choices": None,
+    "imageId": "a",
+}
+REQUEST = {
+    "model": "tiny",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}, "boxes": [[0, 0, 5, 5]]},
+                {"type": "text", "text": "What is it?"},
+            ],
+        }
+    ],
+    "temperature": 0.5,
+    "top_p": 1,
+    "max_tokens": 5,
+    "stop": ["."],
+    "seed": 1,
+    "stream": False,
+    "stream_options": None,
+}
+_LIMITS = Limits()
+_BENCHMARKS: tuple[tuple[type[Benchmark], Any, bool], ...] = (
+    (GQA, [ROW, ROW], True),
+    (MMVet, [ROW, ROW], True),
+    (RefCOCO, [ROW, ROW], True),
+    (TextVQA, [ROW, ROW], True),
+    (YesNo, [ROW, ROW], True),
+    (ShortAnswer, [ROW, ROW], False),
+    (MathVista, {"1": ROW}, False),
+)
+"""With the content of their files, and whether each row of it stands on a line of its own."""
+_ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 1.5, 1e308, 10**30, "", "a", "\x00", "../../etc/passwd", "/dev/zero", "<image>", "\u2028", "🚌",
+    [], {}, [[]], [None], {"a": {}}, [[1, 2, 3, 4]] * 3, float("inf"), float("nan"), "x" * 5000,
+)  # fmt: skip
+_TEXTS = (
+    b"[" * 500,
+    b"9" * 5000,
+    b'"\\ud83d"',
+    b'{"a":1,"a":2}',
+    b"\xff\xfe",
+    b"\x00",
+    b"}",
+    b"]",
+    b",",
+    b"\xef\xbb\xbf",
+)
+
+
+def odd_json(draw: random.Random, examples: list[Any], lines: bool | None = None) -> bytes:
+    """Returns JSON, or nearly JSON, like one of `examples` with a few things in it changed.
+
+    Args:
+        draw: chooses.
+        examples: to begin with.
+        lines: write a list as JSONL; None = now and then.
+    """
+    value: Any = deepcopy(draw.choice(examples))
+    for _ in range(draw.randrange(4)):
+        value = _changed(draw, value)
+    lines = isinstance(value, list) and (draw.random() < 0.3 if lines is None else lines)
+    dumped = "\n".join(map(json.dumps, value)) if lines else json.dumps(value, ensure_ascii=draw.random() < 0.5)
+    text = bytearray(dumped.encode("utf-8", "surrogatepass"))
+    if draw.random() < 0.1:
+        return dumped.encode("utf-16")
+    for _ in range(draw.choice((0, 0, 1, 2))):
+        place = draw.randrange(len(text) + 1)
+        text[place : place + draw.randrange(3)] = draw.choice(_TEXTS)
+    return bytes(text[: draw.randrange(len(text) + 1)] if draw.random() < 0.1 else text)
+
+
+def _changed(draw: random.Random, value: Any) -> Any:
+    """Replaces, drops, repeats or adds something somewhere in `value`."""
+    inner = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    if not inner or draw.random() < 0.15:
+        return deepcopy(draw.choice(_ODD))
+    key = draw.choice(inner)
+    what = draw.random()
+    if what < 0.7:
+        value[key] = _changed(draw, value[key])
+    elif what < 0.8:
+        del value[key]
+    elif isinstance(value, dict):
+        value[draw.choice((*inner, "id", "image", "boxes", "weight"))] = deepcopy(draw.choice(_ODD))
+    else:
+        value.insert(key, deepcopy(value[key]))
+    return value
+
+
+@cache
+def _pictures() -> list[bytes]:
+    files = []
+    for name in FORMATS:
+        stream = io.BytesIO()
+        Image.effect_noise((24, 18), 60).convert("RGB").save(stream, name)
+        files.append(stream.getvalue())
+    return files
+
+
+def records(draw: random.Random, folder: Path) -> None:
+    """Training records."""
+    path = folder / "data.json"
+    path.write_bytes(odd_json(draw, [[RECORD, RECORD], [OPENAI], RECORD]))
+    for _ in iter_conversations(str(path), []):
+        pass
+
+
+def box_file(draw: random.Random, folder: Path) -> None:
+    """Box files."""
+    path = folder / "boxes.json"
+    path.write_bytes(odd_json(draw, [[BOXES, BOXES], {"a.jpg": BOXES}, [BOXES]]))
+    BoxStore(path, check=False).find("a.jpg", "1")
+
+
+def benchmark(draw: random.Random, folder: Path) -> None:
+    """Questions of benchmarks."""
+    kind, example, lines = draw.choice(_BENCHMARKS)
+    path = folder / "questions.json"
+    path.write_bytes(odd_json(draw, [example], lines))
+    bench = kind(name="odd", data_file=str(path), image_folder="")
+    for question in bench.questions():
+        bench.place_pictures(question, bench.prompt(question))
+
+
+def picture(draw: random.Random, folder: Path) -> None:
+    """Bytes changed in real files of every format."""
+    content = bytearray(draw.choice(_pictures()))
+    for _ in range(draw.randrange(1, 9)):
+        content[draw.randrange(len(content))] = draw.randrange(256)
+    open_picture(io.BytesIO(bytes(content)))
+
+
+def override(draw: random.Random, folder: Path) -> None:
+    """Options of ``--cfg-options``."""
+    key = draw.choice(("lr", "model.llm", "data_path", "", "a..b", "[0]", "lr.x", "\x00"))
+    text = odd_json(draw, [[RECORD], {"lr": 1}, [1, 2]]).decode("utf-8", "surrogateescape")
+    parse_overrides([f"{key}{draw.choice(('=', '', ' = '))}{text}"])
+
+
+def request(draw: random.Random, folder: Path) -> None:
+    """Bodies of ``/v1/chat/completions``, up to the prompt."""
+
+    def open_image(part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | None]:
+        return read_picture_url(picture_address(part), _LIMITS), as_picture_boxes(part.get("boxes"))
+
+    body = deepcopy(REQUEST)
+    encoded = base64.b64encode(_pictures()[1]).decode()
+    body["messages"][0]["content"][0]["image_url"]["url"] += encoded  # type: ignore[index]
+    fields = read_fields(read_body(odd_json(draw, [body]), _LIMITS), _LIMITS)
+    read_messages(fields.messages, open_image, bool(fields.continue_final_message))
+
+
+DOORS: dict[str, Callable[[random.Random, Path], None]] = {
+    door.__name__: door for door in (records, box_file, benchmark, picture, request, override)
+}
+
+
+def crash(door: str, seed: int, folder: Path) -> str | None:
+    """Tries one input; returns what it raised beside `XTunerError`, None where nothing."""
+    try:
+        DOORS[door](random.Random(seed), folder)
+    except XTunerError:
+        pass
+    except Exception as error:  # what is looked for
+        return f"{door} {seed}: {type(error).__name__}: {str(error)[:200]}"
+    return None
