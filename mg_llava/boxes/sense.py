@@ -43,7 +43,9 @@ def odd_boxes(boxes: np.ndarray, size: tuple[int, int] | None) -> dict[str, np.n
     inverted = ~valid
     none, every = np.zeros(len(boxes), bool), np.ones(len(boxes), bool)
     no_area = valid & ((boxes[:, 2] == boxes[:, 0]) | (boxes[:, 3] == boxes[:, 1]))
-    corners = bool(finite.all() and (boxes >= 0).all() and 2 * inverted.sum() > len(boxes) and _fits(boxes, size))
+    # one alone may be a slip
+    many = inverted.sum() > max(1, len(boxes) / 2)
+    corners = bool(many and finite.all() and (boxes >= 0).all() and _fits(boxes, size))
     # a single pixel is a box too, but not where the record has no other
     fractions = bool(len(boxes) and finite.all() and boxes.min() >= 0 and boxes.max() <= 1 and (boxes > 0).any())
     outside, larger = none.copy(), none

@@ -21,6 +21,8 @@ from xtuner.model.llm import resolve_dtype
 _VOCABULARY = "everyday_objects.txt"
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 """What loading raises for files that are absent, cut off, or of another shape."""
+_EXTREME = 4
+"""Longer side over shorter side."""
 _MOST_ABSENT = 0.1
 """Largest share of a model's weights that its checkpoint may lack."""
 
@@ -134,6 +136,23 @@ def to_picture_boxes(
     found = found.take((inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1]))
     found = found.take(np.argsort(-found.scores, kind="stable"))
     return found if max_boxes is None else found.take(np.arange(min(max_boxes, len(found.boxes))))
+
+
+def without_extremes(pictures: Sequence[Image.Image], side: int) -> list[Image.Image]:
+    """Returns the pictures, those of extreme shape shrunk until their longer side has `side` pixels.
+
+    A detector that pads to a square would make one of side x side pixels of the longer side. Boxes found in a shrunk
+    picture are fractions of it, so they hold for the whole one.
+    """
+    return [_shrunk(picture, side) for picture in pictures]
+
+
+def _shrunk(picture: Image.Image, side: int) -> Image.Image:
+    longer, shorter = max(picture.size), min(picture.size)
+    if longer <= side or longer <= _EXTREME * shorter:
+        return picture
+    width, height = (max(1, round(length * side / longer)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def sizes_of(pictures: Sequence[Image.Image]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes, no_boxes
-from mg_llava.detectors.base import load, load_model, read_vocabulary, sizes_of, to_picture_boxes
+from mg_llava.detectors.base import load, load_model, read_vocabulary, sizes_of, to_picture_boxes, without_extremes
 from xtuner.errors import XTunerError
 from xtuner.registry import build
 
@@ -68,7 +68,8 @@ class Owlv2Detector:
         if not any(names):
             return [no_boxes() for _ in pictures]
         queries, mask = self._queries(names)
-        pixels = self.processor.image_processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        shown = without_extremes(pictures, max(dict(self.processor.image_processor.size).values()))
+        pixels = self.processor.image_processor(images=shown, return_tensors="pt")["pixel_values"]
         feature_map, _ = self.model.image_embedder(pixel_values=pixels.to(self.model.device, self.model.dtype))
         features = feature_map.flatten(1, 2)
         logits, _ = self.model.class_predictor(features, queries, mask)

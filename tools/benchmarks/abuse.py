@@ -113,10 +113,12 @@ _INPUTS = {
 
 
 def _crashes(part: tuple[str, range]) -> list[str]:
+    import logging
     import warnings
 
     from fuzzing import crash
 
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
     door, seeds = part
     with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ def _parse_value(text: str) -> Any:
         return _WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         pass
     if text and _BRACKETS.get(text[0]) == text[-1]:  # [tensorboard,wandb]: a shell eats quotes, so words need none
         items = [_parse_value(item.strip()) for item in _split(text[1:-1]) if item.strip()]

@@ -36,7 +36,8 @@ class TestKinds:
     def test_width_and_height_as_corners(self) -> None:
         assert kinds([[50, 40, 20, 30], [60, 50, 10, 10], [5, 5, 20, 20]]) == {CORNERS: [True] * 3}
         # read so they would reach beyond the picture: just inverted
-        assert kinds([[95, 75, 60, 60]]) == {INVERTED: [True]}
+        assert kinds([[95, 75, 60, 60], [95, 75, 60, 60]]) == {INVERTED: [True, True]}
+        assert kinds([[50, 40, 20, 30]]) == {INVERTED: [True]}
         assert kinds([[50, 40, 20, 30], [6, 5, 10, 10]]) == {INVERTED: [True, False]}
 
     def test_without_area_and_elsewhere(self) -> None:

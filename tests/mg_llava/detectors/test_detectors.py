@@ -25,6 +25,7 @@ from mg_llava.detectors import (
     TagFile,
     read_vocabulary,
 )
+from mg_llava.detectors.base import without_extremes
 from tests.tiny_assistant import box_record, save_picture
 from tests.tiny_detectors import NAMES, tiny_florence2, tiny_grounding_dino, tiny_omdet_turbo, tiny_owlv2
 from tests.tiny_parts import tiny_clip_folder
@@ -277,3 +278,9 @@ class TestOthers:
         (tmp_path / "tags.json").write_text(content)
         with pytest.raises(XTunerError, match="tag file"):
             TagFile(str(tmp_path / "tags.json"))
+
+
+def test_extreme_shapes_are_shrunk_before_a_detector_pads_them() -> None:
+    pictures = [Image.new("RGB", size) for size in ((1, 20_000), (4000, 500), (3000, 2000), (20, 4))]
+    sizes = [picture.size for picture in without_extremes(pictures, 960)]
+    assert sizes == [(1, 960), (960, 120), (3000, 2000), (20, 4)]
