@@ -15,6 +15,7 @@ from mg_llava.boxes.selection import BoxSelection, PictureBoxes, drop_lowest
 from mg_llava.boxes.store import other_size_message
 from mg_llava.data.box_columns import PreparedBoxes, object_room, read_boxes
 from mg_llava.data.check import check_training_data, with_other_problems
+from mg_llava.data.originals import find_turns
 from mg_llava.data.prepared_sources import PreparedSources, make_samples, prepare_sources
 from mg_llava.data.sources import DataSource, Template, read_sources
 from mg_llava.pictures.preprocess import ImageProcessor
@@ -24,6 +25,7 @@ from xtuner.data.pictures.files import PictureFiles
 from xtuner.data.records.findings import Findings
 from xtuner.data.store.prepared import PreparedRow
 from xtuner.data.text.specials import Policy
+from xtuner.data.text.templates import Turn
 from xtuner.errors import ProblemsError, SampleError, XTunerError
 from xtuner.log import get_logger
 
@@ -191,6 +193,10 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
                 f"{len(picture.labels)} object tokens{f' ({labels})' if labels else ''}"
             )
         return "\n".join(lines)
+
+    def find_turns(self, numbers: Sequence[int]) -> dict[int, tuple[Turn, ...]]:
+        """Returns the turns of samples by their numbers; see `mg_llava.data.originals.find_turns`."""
+        return find_turns(self.samples, self.maker, numbers)
 
     def draw(self, index: int) -> list[Image.Image]:
         """Returns the pictures of sample `index` as the encoders see them, boxes and labels drawn in."""

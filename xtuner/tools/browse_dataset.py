@@ -13,8 +13,8 @@ from rich.console import Console
 
 from xtuner.config import load_config, parse_overrides
 from xtuner.registry import build
-from xtuner.tools.log_dataset import supervision_html
 from xtuner.tools.support.arguments import add_cfg_options
+from xtuner.tools.support.rows import as_html, read_row
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:14px sans-serif;margin:2em;max-width:1500px}} article{{border-top:1px solid #ccc;padding:1em 0}}
@@ -91,7 +91,7 @@ def _article(dataset: Any, number: int, tokenizer: Any, out: Path) -> str:
         name = f"{number:07d}_{place}.jpg"
         picture.save(out / name, quality=90)
         figures.append(f'<figure><img src="{name}"></figure>')
-    prompt = supervision_html(list(map(int, sample["input_ids"])), list(map(int, sample["labels"])), tokenizer)
+    prompt = as_html(read_row(sample["input_ids"].tolist(), sample["labels"].tolist(), tokenizer))
     head = f"sample {number}, id {html.escape(str(sample['sample_id']))}"
     described = html.escape(dataset.describe(number))
     text = f"<div><pre>{prompt}</pre><pre>{described}</pre></div>"

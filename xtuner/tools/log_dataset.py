@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import html
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
 from xtuner.config import load_config, parse_overrides
-from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.registry import build
 from xtuner.tools.support.arguments import add_cfg_options
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-_SUPERVISED = "bold green"
-_PICTURE = "bold magenta"
+from xtuner.tools.support.rows import PICTURE, STYLES, WITH_LOSS, read_row, styled
+from xtuner.tools.support.token_grid import OTHER, as_grid, print_tokens
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="path or name of the config whose train_dataset is shown")
     parser.add_argument("-n", "--num", type=int, default=3, help="number of samples to show (default: 3)")
     parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
+    parser.add_argument(
+        "--tokens",
+        action="store_true",
+        help="show one cell per token (text, spaces visible, and id), and the same conversation in the LLM's own chat "
+        "template with the differences marked",
+    )
     add_cfg_options(parser)
 
 
@@ -36,48 +35,28 @@ def run(args: argparse.Namespace) -> int:
     """Prints samples of the config's training data."""
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
     tokenizer = build(cfg.tokenizer)
-    dataset = build(cfg.train_dataset)
+    dataset: Any = build(cfg.train_dataset)
     out = Console(soft_wrap=True, highlight=False)
-    out.print(
-        f"{len(dataset):,} samples. ",
-        Text("With loss", _SUPERVISED),
-        " / without / ",
-        Text("picture", _PICTURE),
-    )
-    for index in range(args.start, min(args.start + args.num, len(dataset))):
+    legend = [Text("With loss", STYLES[WITH_LOSS]), " / without / ", Text("picture", STYLES[PICTURE])]
+    if args.tokens:
+        legend += [" / ", Text("≠ other than in the LLM's own chat template", OTHER)]
+    out.print(f"{len(dataset):,} samples. ", *legend)
+    numbers = range(args.start, min(args.start + args.num, len(dataset)))
+    turns = dataset.find_turns(numbers) if args.tokens else {}
+    for index in numbers:
         sample = dataset[index]
-        input_ids, labels = list(map(int, sample["input_ids"])), list(map(int, sample["labels"]))
+        input_ids, labels = sample["input_ids"].tolist(), sample["labels"].tolist()
         supervised = len(labels) - labels.count(IGNORE_INDEX)
         out.print(Rule(f"sample {index}, id {sample['sample_id']}"))
-        out.print(render_supervision(input_ids, labels, tokenizer))
+        row = read_row(input_ids, labels, tokenizer)
+        if not args.tokens:
+            out.print(styled(row))
+        elif sample["bad_samples"]:
+            out.print(as_grid(row, out.width))
+            out.print("It stands in for a sample that cannot be read.")
+        else:
+            print_tokens(row, turns.get(index), tokenizer, out)
         pictures = input_ids.count(IMAGE_TOKEN_INDEX)
         out.print(f"{len(input_ids)} ids, {supervised} with loss, {pictures} picture{'' if pictures == 1 else 's'}")
         out.print(dataset.describe(index), markup=False)
     return 0
-
-
-def render_supervision(input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Text:
-    """Decodes `input_ids`, special tokens included; what carries loss is coloured."""
-    text = Text()
-    for kind, words in _runs(input_ids, labels, tokenizer):
-        text.append(words, {"picture": _PICTURE, "with-loss": _SUPERVISED}.get(kind, ""))
-    return text
-
-
-def supervision_html(input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Like `render_supervision`, as HTML with the classes ``with-loss`` and ``picture``."""
-    runs = ((kind, html.escape(words)) for kind, words in _runs(input_ids, labels, tokenizer))
-    return "".join(f'<span class="{kind}">{words}</span>' if kind else words for kind, words in runs)
-
-
-def _runs(
-    input_ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[str, str]]:
-    """Yields (picture, with-loss or nothing; text) of ids of one kind that follow each other."""
-    kinds = [
-        "picture" if token == IMAGE_TOKEN_INDEX else "with-loss" if label != IGNORE_INDEX else ""
-        for token, label in zip(input_ids, labels, strict=True)
-    ]
-    for kind, run_of_ids in groupby(zip(input_ids, kinds, strict=True), key=lambda pair: pair[1]):
-        ids = [token for token, _ in run_of_ids]
-        yield kind, IMAGE_TOKEN * len(ids) if kind == "picture" else str(tokenizer.decode(ids))

@@ -396,6 +396,35 @@ class TestTextAsItWasWritten:
         {"id": "tag", "conversations": talk("What is <image>"), "source": "web"},
     )
 
+    def test_questions_and_answers_without_a_word_are_counted_and_named(
+        self, world: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        records = [
+            {"id": "asks nothing", "conversations": talk(" \n")},
+            {"id": "two answers", "conversations": [*talk("What"), {"from": "gpt", "value": "A"}]},
+            {"id": "a picture asks", "image": "a.png", "conversations": talk("<image>")},
+            {"id": "says nothing", "conversations": talk("What", "")},
+            {"id": "need not", "conversations": [*talk("What"), *talk("is", "")[:1], {"from": "gpt", "value": ""}]},
+            {"id": "blank", "conversations": [*talk("What"), *talk("is", "\u3000\u200b ")]},
+        ]
+        records[4]["conversations"][-1]["loss"] = False
+        node = world(records)
+        found = MGLLaVADataset.check_records(node)
+        assert found.problems == []
+        kinds = {
+            "records with an empty question": [1, 2],
+            "records with an empty answer, of which only the end is learned,": [4],
+            "records with an answer of spaces only": [6],
+        }
+        told = [note.removesuffix(". [data.json]") for note in found.notes]
+        names = {number: f"record '{record['id']}' (number {number})" for number, record in enumerate(records, start=1)}
+        expected = sorted(f"{kind}: {names[number]}" for kind, numbers in kinds.items() for number in numbers)
+        assert sorted(note for note in told if note.startswith("records")) == expected
+        with caplog.at_level("INFO"):
+            report = MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+        assert {kind: report[kind] for kind in kinds} == {kind: len(numbers) for kind, numbers in kinds.items()}
+        assert "2 records with an empty question: asks nothing, two answers" in caplog.text
+
     @pytest.mark.parametrize(("policy", "done"), [("split", "read as text"), ("keep", "kept as tokens")])
     def test_special_tokens_are_counted_and_named(
         self, world: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, policy: str, done: str

@@ -195,7 +195,7 @@ class TestLooking:
         )
         assert browse_dataset.run(arguments) == 0
         page = (tmp_path / "page" / "index.html").read_text()
-        assert page.count("<article>") == 3 and 'class="with-loss">A dog' in page and "c2, c1, c0" in page
+        assert page.count("<article>") == 3 and 'class="with-loss"> A dog .' in page and "c2, c1, c0" in page
         assert (tmp_path / "page" / "histograms.png").stat().st_size > 5000
         with Image.open(tmp_path / "page" / "0000000_0.jpg") as picture:
             # enlarged by a whole factor, so that labels can be read

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +20,7 @@ from xtuner import cli
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.data.records.findings import Findings
 from xtuner.data.text.conversations import parse_record
+from xtuner.data.text.templates import Turn
 from xtuner.tools import check_dataset, log_dataset, preprocess, process_untokenized_llava_data
 
 WORDS = ["<unk>", "a", "dog", "says", "yes"]
@@ -36,19 +38,25 @@ class FakeDataset:
     problems: list[str] = []
     notes: list[str] = []
     prepared: list[tuple[Any, str, int | None]] = []
+    turns: dict[int, tuple[Turn, ...]] = {}
+    bad: list[Any] = []
 
     def __len__(self) -> int:
         return 2
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         labels = [IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 3, 4]
-        return {"sample_id": f"s{index}", "input_ids": [IMAGE_TOKEN_INDEX, 1, 2, 3, 4], "labels": labels}
+        ids = torch.tensor([IMAGE_TOKEN_INDEX, 1, 2, 3, 4])
+        return {"sample_id": f"s{index}", "input_ids": ids, "labels": torch.tensor(labels), "bad_samples": self.bad}
+
+    def find_turns(self, numbers: Any) -> dict[int, tuple[Turn, ...]]:
+        return {number: turns for number, turns in self.turns.items() if number in numbers}
 
     def describe(self, index: int) -> str:
         return f"{index + 7} boxes"
 
     @classmethod
-    def check_records(cls, node: Any) -> Findings:
+    def check_records(cls, node: Any, fast: bool = False) -> Findings:
         return Findings(cls.problems, cls.notes)
 
     @classmethod
@@ -64,6 +72,8 @@ def config(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(FakeDataset, "problems", [])
     monkeypatch.setattr(FakeDataset, "notes", [])
     monkeypatch.setattr(FakeDataset, "prepared", [])
+    monkeypatch.setattr(FakeDataset, "turns", {})
+    monkeypatch.setattr(FakeDataset, "bad", [])
     return cfg
 
 
@@ -125,12 +135,41 @@ class TestLogDataset:
         assert "sample 1, id s1" in out
         assert "5 ids, 2 with loss, 1 picture\n8 boxes" in out
 
-    def test_what_carries_loss_is_coloured(self) -> None:
-        sample = FakeDataset()[0]
-        text = log_dataset.render_supervision(sample["input_ids"], sample["labels"], build_words())
-        assert text.plain == "<image>a dogsays yes"
-        styled = {text.plain[span.start : span.end]: span.style for span in text.spans}
-        assert styled == {"<image>": "bold magenta", "says yes": "bold green"}
+    def test_spaces_between_pieces_stay(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(log_dataset, "c.py", "-n", "1") == 0
+        assert "\n<image>a dog says yes\n" in capsys.readouterr().out
+
+    def test_tokens(self, capsys: pytest.CaptureFixture[str], config: SimpleNamespace) -> None:
+        def build_own() -> PreTrainedTokenizerFast:
+            tokenizer = build_words()
+            tokenizer.chat_template = "{% for message in messages %}{{ message.content + ' ' }}{% endfor %}"
+            return tokenizer
+
+        config.tokenizer = {"type": build_own}
+        FakeDataset.turns = {0: (Turn("<image>a dog", "says yes"),), 1: (Turn("<image>a yes dog", "says yes"),)}
+        assert run(log_dataset, "c.py", "--tokens", "-n", "1") == 0
+        out = capsys.readouterr().out
+        assert "<image>|a|␣dog|␣says|␣yes|\n       |1|2   |3    |4   |\n" in out
+        assert "The LLM's own chat template gives the same ids.\n5 ids, 2 with loss" in out
+        assert run(log_dataset, "c.py", "--tokens", "--start", "1") == 0
+        out = capsys.readouterr().out
+        assert "The LLM's own chat template:\n<image>|a|␣yes|␣dog|␣says|␣yes|\n       |1|≠4  |2   |3    |4   |\n" in out
+
+    @pytest.mark.parametrize(
+        ("turns", "bad", "told"),
+        [
+            ({}, [], "Not compared with the LLM's own chat template: its record is not in a data file."),
+            ({0: (Turn("a", "yes"),)}, [], "own chat template: the tokenizer has no chat template."),
+            ({0: (Turn("a", "yes"),)}, ["s7"], "It stands in for a sample that cannot be read."),
+        ],
+    )
+    def test_what_cannot_be_compared(
+        self, turns: Any, bad: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeDataset.turns, FakeDataset.bad = turns, bad
+        assert run(log_dataset, "c.py", "--tokens", "-n", "1") == 0
+        out = capsys.readouterr().out
+        assert told in out and "<image>|a|␣dog|␣says|␣yes|" in out
 
 
 class TestPreprocess:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unicodedata import category
 
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.records.formats import RecordContent, read_record
@@ -85,6 +86,7 @@ def parse_record(record: Any, index: int) -> Conversation:
         notes += ["a last question without an answer, left out"] if turns else []
     if turns:
         _check_counts(turns, content, where)
+    notes += _empty(turns)
     return Conversation(name, content.images, turns, index, tuple(notes))
 
 
@@ -105,6 +107,22 @@ def iter_conversations(
             yield parse_record(item.value, item.index)
         except RecordError as error:
             problems.append(str(error))
+
+
+def _empty(turns: Sequence[Turn]) -> Iterator[str]:
+    """What the turns teach without a word being asked or said."""
+    if any(not turn.num_pictures and _is_blank("".join(map(str, turn.parts))) for turn in turns):
+        yield "an empty question"
+    answers = {turn.output for turn in turns if turn.supervised and turn.output is not None}
+    if "" in answers:
+        yield "an empty answer, of which only the end is learned,"
+    if any(answer and _is_blank(answer) for answer in answers):
+        yield "an answer of spaces only"
+
+
+def _is_blank(text: str) -> bool:
+    """White space, and characters without width (U+200B, U+FEFF)."""
+    return not text.strip() or all(one.isspace() or category(one) == "Cf" for one in text)
 
 
 def _check_counts(turns: Sequence[Turn], content: RecordContent, where: str) -> None:

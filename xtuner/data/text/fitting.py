@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
+from xtuner.constants import IMAGE_TOKEN_INDEX
 from xtuner.data.text.probing import NoTemplate, messages_of, own_rendering, probe_template
 from xtuner.data.text.templates import TEMPLATES, PromptTemplate, Turn, get_template
 from xtuner.data.text.tokenizer_files import backend_ids
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _CONVERSATION = (Turn("What is in the picture?", "A red bus."), Turn("And what else?"))
 _CONTEXT = 24
 """Characters told on either side of a difference."""
+_PICTURE = "\U000f8a11\U000fc3d7\U000f1e59"
+"""Place of a picture in what a chat template renders: private characters, which no text holds."""
 
 
 def build_template(
@@ -62,14 +65,30 @@ def misfits(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) -> lis
     if cut:
         problems.append(f"prompt template '{template.name}': the tokenizer cuts its marker {cut[0]} into pieces")
     try:
-        text = own_rendering(tokenizer, messages_of(_CONVERSATION), True)
+        wanted = own_ids(_CONVERSATION, tokenizer)
     except NoTemplate:
         return problems
-    wanted, ours = encode(text), encode_prompt(_CONVERSATION, tokenizer, template)
+    ours = encode_prompt(_CONVERSATION, tokenizer, template)
     if wanted != ours:
         told = _difference(tokenizer, ours, wanted) + "." + _better(template, tokenizer, wanted)
         problems.append(f"prompt template '{template.name}': {told}")
     return problems
+
+
+def own_ids(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the ids that the tokenizer's own chat template gives a conversation, open where its last turn is.
+
+    `IMAGE_TOKEN_INDEX` stands at the place of each picture. What a text holds becomes whatever it becomes there.
+
+    Raises:
+        NoTemplate: it has none, or its template refuses the conversation.
+    """
+    encode = backend_ids(tokenizer)
+    text = own_rendering(tokenizer, messages_of(turns, _PICTURE), turns[-1].output is None)
+    ids: list[int] = []
+    for number, part in enumerate(text.split(_PICTURE)):
+        ids += ([IMAGE_TOKEN_INDEX] if number else []) + (encode(part) if part else [])
+    return ids
 
 
 def _difference(tokenizer: PreTrainedTokenizerBase, ours: list[int], wanted: list[int]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from typing import TYPE_CHECKING
 
+from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.text.templates import PieceKind, PromptTemplate, Turn
 from xtuner.errors import XTunerError
 
@@ -54,12 +55,13 @@ def own_rendering(
         ) from error
 
 
-def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """Returns turns as messages of roles system, user and assistant."""
+def messages_of(turns: Sequence[Turn], picture: str = IMAGE_TOKEN) -> list[dict[str, str]]:
+    """Returns turns as messages of roles system, user and assistant; `picture` stands at the place of each picture."""
     messages: list[dict[str, str]] = []
     for turn in turns:
         messages += [{"role": "system", "content": turn.system}] if turn.system else []
-        messages.append({"role": "user", "content": str(turn.input)})
+        words = (part if isinstance(part, str) else picture for part in turn.parts)
+        messages.append({"role": "user", "content": "".join(words)})
         messages += [{"role": "assistant", "content": turn.output}] if turn.output is not None else []
     return messages
 
