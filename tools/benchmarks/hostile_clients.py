@@ -25,6 +25,7 @@ from tools.benchmarks.serving import GROWTH, Load, picture, resident, wait  # no
 CLIENTS = 16
 NEW_TOKENS = 32
 SECONDS = 30.0
+ROUNDS = 3
 BOXES = 250_000
 DEPARTED = 4
 
@@ -117,12 +118,17 @@ def departed(folder: Path) -> Found:
     """What a crowd gets after clients sent a flood of boxes and left, against what it gets without."""
     with server(folder, "--max-queue", str(2 * CLIENTS)) as (_, url):
         answers_a_second(url, 3)
-        before = answers_a_second(url, SECONDS)
-        for count in (BOXES, 1000):
-            for _ in range(DEPARTED):
-                _leave(url, count)
-        after = answers_a_second(url, SECONDS)
-    return Found(f"{after:.1f} of {before:.1f} answers/s ({after / before:.0%})", after >= 0.9 * before)
+        # in turns, so that what else the machine does falls on both
+        before, after = [], []
+        for _ in range(ROUNDS):
+            before.append(answers_a_second(url, SECONDS / ROUNDS))
+            for count in (BOXES, 1000):
+                for _ in range(DEPARTED):
+                    _leave(url, count)
+            after.append(answers_a_second(url, SECONDS / ROUNDS))
+    share = sum(after) / sum(before)
+    found = f"{sum(after) / ROUNDS:.1f} of {sum(before) / ROUNDS:.1f} answers/s ({share:.0%})"
+    return Found(found, share >= 0.9)
 
 
 def crowded(folder: Path) -> Found:
