@@ -3,12 +3,14 @@
 They find it by the name of the package: an exported folder's ``model_type``, or a config's model class.
 """
 
+from mg_llava.evaluation import OwnRecords
 from mg_llava.hf import load_assistant, load_model, published_weights, save_checkpoint, save_pretrained
 from mg_llava.inference.chat import ChatSession
 from mg_llava.model.checkpoint_names import to_published_names
 
 __all__ = [
     "ChatSession",
+    "OwnRecords",
     "load_assistant",
     "load_model",
     "published_weights",

@@ -18,7 +18,7 @@ EVERYWHERE = {"xtuner.errors", "xtuner.log", "xtuner.constants", "xtuner.registr
 
 # the rooms and modules at the top of xtuner that a room uses, besides EVERYWHERE
 WAYS = {
-    "mg_llava": {"mg_llava.hf", "mg_llava.inference", "mg_llava.model"},
+    "mg_llava": {"mg_llava.evaluation", "mg_llava.hf", "mg_llava.inference", "mg_llava.model"},
     "mg_llava.boxes": {"xtuner.data.records", "xtuner.data.store"},
     "mg_llava.data": {
         "mg_llava.boxes",
@@ -43,12 +43,15 @@ WAYS = {
         "mg_llava.evaluation.reading",
         "mg_llava.pictures",
         "xtuner.data.records",
+        "xtuner.data.text",
     },
     "mg_llava.evaluation.benchmarks.kinds": {
         "mg_llava.evaluation.benchmarks",
         "mg_llava.evaluation.judging",
         "mg_llava.evaluation.reading",
         "mg_llava.evaluation.results",
+        "xtuner.data.pictures",
+        "xtuner.data.text",
     },
     "mg_llava.evaluation.judging": {"mg_llava.evaluation.benchmarks", "xtuner.evaluation"},
     "mg_llava.evaluation.lmms_eval": {

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "benchmarks.kinds.mmvp": ["MMVP"],
         "benchmarks.kinds.multiple_choice": ["MultipleChoice"],
         "benchmarks.kinds.open_answers": ["LLaVABench", "MMVet"],
+        "benchmarks.kinds.own_records": ["OwnRecords"],
         "benchmarks.kinds.paired_yes_no": ["MME", "HallusionBench"],
         "benchmarks.kinds.ref_coco": ["RefCOCO"],
         "benchmarks.kinds.short_answer": ["ShortAnswer"],

@@ -169,6 +169,10 @@ class Benchmark(ABC):
         ]
         return {**mean_by_groups((question.groups, prediction.hit or 0.0) for question, prediction in pairs)}
 
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """Returns what the page of the results says above the answers, beside the overall score; "" = no more."""
+        return ""
+
     def pairs(self, predictions: Iterable[Prediction]) -> list[tuple[Question, Prediction]]:
         """Joins predictions with their questions, in the order of the questions."""
         by_id = {prediction.id: prediction for prediction in predictions}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mg_llava.pictures.open import open_base64
 from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError
 
 
@@ -56,6 +57,7 @@ class Question:
         answer: what `Benchmark.hit` compares with; None where the authors keep the answer to themselves.
         options: letter → text of a multiple-choice question.
         groups: names under which scores are broken down, e.g. ``{"category": "color"}``.
+        turns: the conversation that the question ends, the question last and unanswered; empty = `text` alone.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Question:
     answer: Any = None
     options: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)

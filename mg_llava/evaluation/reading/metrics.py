@@ -11,8 +11,8 @@ from mg_llava.evaluation.reading.text import ascii_minus, half_width
 _ANLS_THRESHOLD = 0.5
 
 
-def edit_distance(first: str, second: str) -> int:
-    """Returns the Levenshtein distance: insertions, deletions and substitutions from one text to the other."""
+def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Returns the Levenshtein distance: insertions, deletions and substitutions of letters, or of words in lists."""
     previous = list(range(len(second) + 1))
     for row, letter in enumerate(first, start=1):
         current = [row]
@@ -28,7 +28,7 @@ def anls(output: str, answers: Sequence[str]) -> float:
     1 − distance / length of the longer text, for the nearest of the right answers, in lower case with single spaces;
     0 where that is below 0.5.
     """
-    similarities = [_similarity(_plain(output), _plain(answer)) for answer in answers]
+    similarities = [similarity(_plain(output), _plain(answer)) for answer in answers]
     best = max(similarities, default=0.0)
     return best if best >= _ANLS_THRESHOLD else 0.0
 
@@ -37,7 +37,8 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _similarity(first: str, second: str) -> float:
+def similarity(first: Sequence[str], second: Sequence[str]) -> float:
+    """Returns 1 − `edit_distance` / length of the longer; 1 where both are empty."""
     longer = max(len(first), len(second))
     return 1.0 if longer == 0 else 1 - edit_distance(first, second) / longer
 

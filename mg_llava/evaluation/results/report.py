@@ -77,7 +77,12 @@ def write_report(benchmark: Benchmark, folder: str | Path, image_processor: Imag
         for number, (question, one) in enumerate(pairs)
     ]
     score = "not scored" if metrics["overall"] is None else f"{metrics['overall']:.1%}"
-    facts = [f"overall {score}", f"{len(pairs)} questions", str(metrics.get("config")), str(metrics.get("checkpoint"))]
+    facts = [
+        benchmark.summary(metrics) or f"overall {score}",
+        f"{len(pairs)} questions",
+        str(metrics.get("config")),
+        str(metrics.get("checkpoint")),
+    ]
     page = folder / "report.html"
     text = _PAGE.format(
         title=html.escape(benchmark.name), summary=html.escape(" · ".join(facts)), articles="\n".join(articles)

@@ -151,7 +151,7 @@ class _Prompts(Dataset):
         records = [find_boxes(self.benchmark.boxes, question, one) for one in pictures]
         found = [no_boxes() if record is None else record.found for record in records]
         try:
-            return question, words, self.assistant.prepare([Turn(words)], opened, found)
+            return question, words, self.assistant.prepare(question.turns or [Turn(words)], opened, found)
         except SampleError as error:
             # its text cannot be asked; the other questions can
             return question, words, str(error)
