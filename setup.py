@@ -42,10 +42,10 @@ setup(
     ],
     python_requires=">=3.10",
     # the configs travel inside xtuner, so that an installed package finds them; top-level names stay free for the user
-    packages=[*find_packages(include=["mg_llava*", "xtuner*"]), "xtuner._configs"],
-    package_dir={"xtuner._configs": "configs"},
+    packages=[*find_packages(include=["mg_llava*", "xtuner*"]), "xtuner.configs"],
+    package_dir={"xtuner.configs": "configs"},
     package_data={
-        "xtuner._configs": ["**/*.py", "**/*.json"],
+        "xtuner.configs": ["**/*.py", "**/*.json"],
         "mg_llava": ["py.typed", "detectors/*.txt"],
         "xtuner": ["py.typed"],
     },

@@ -29,6 +29,7 @@ COMMANDS = {
     "chat": "ask a checkpoint questions about pictures",
     "convert": "convert checkpoints to other formats",
     "list-cfg": "list the shipped configs",
+    "new": "write the configs of both stages for your own data",
     "copy-cfg": "copy a config to edit it",
     "check-cfg": "report a config's mistakes, or its parts and the memory it needs",
     "log-dataset": "show samples of a config's data set as the model sees them",

@@ -6,6 +6,7 @@ holds into data that can be dumped, ``overrides`` applies ``--cfg-options``, ``r
 """
 
 from xtuner.config.check import check_config
+from xtuner.config.joining import join_config
 from xtuner.config.loading import dump_config, load_config
 from xtuner.config.overrides import parse_overrides
 from xtuner.config.paths import config_name, config_root, find_config, list_configs
@@ -16,6 +17,7 @@ __all__ = [
     "config_root",
     "dump_config",
     "find_config",
+    "join_config",
     "list_configs",
     "load_config",
     "parse_overrides",

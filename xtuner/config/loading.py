@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
 
 from xtuner.compat import mend
 from xtuner.config.check import check_plain, unused_names
+from xtuner.config.joining import base_path, read_bases
 from xtuner.config.overrides import apply_overrides
-from xtuner.config.paths import config_name, find_config
+from xtuner.config.paths import config_name, config_root, find_config
 from xtuner.config.plain import to_plain
 from xtuner.config.references import resolve_references
 from xtuner.config.schema import RESOLVED_FROM, UNUSED
-from xtuner.errors import ProblemsError, XTunerError
+from xtuner.errors import ProblemsError, XTunerError, nearest
 from xtuner.registry import current_types
 
 mend("mmengine.config")
@@ -77,12 +79,36 @@ def _read(path: Path) -> Config:
     try:
         # always lazily, also a dumped file without imports: mmengine's other way replaces text in braces
         return Config.fromfile(str(path), lazy_import=True)
+    except ConfigParsingError as error:
+        raise XTunerError(_missing_base(path) or f"Config {path} cannot be read: {error}") from error
     except Exception as error:  # a config is Python code and may fail in any way
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".py")]
         inside = [frame for frame in frames if frame.name == "<module>" and Path(frame.filename).is_file()]
         last = inside[-1] if inside else None
         place = f" ({last.filename}, line {last.lineno})" if last and last.filename != __file__ else ""
         raise XTunerError(f"Config {path} cannot be read{place}: {type(error).__name__}: {error}") from error
+
+
+def _missing_base(path: Path, seen: tuple[Path, ...] = ()) -> str | None:
+    """Names the base that a config, or one of its bases, reads and that is not there; None if all are."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for base in read_bases(node):
+            file = base_path(base.module or "", base.level, path)
+            if not file.is_file():
+                return (
+                    f"Config {path}, line {base.lineno}: the base '{'.' * base.level}{base.module}' does not exist "
+                    f"({file}).{_nearest_base(base.module or '')} "
+                    "Read a shipped config as `from xtuner.configs.FOLDER.NAME import *`."
+                )
+            if file not in seen and (found := _missing_base(file, (*seen, file))):
+                return found
+    return None
+
+
+def _nearest_base(module: str) -> str:
+    root = config_root()
+    names = [".".join(file.relative_to(root).with_suffix("").parts) for file in sorted(root.rglob("*.py"))]
+    return nearest(f"xtuner.configs.{module.removeprefix('xtuner.configs.')}", [f"xtuner.configs.{n}" for n in names])
 
 
 def dump_config(cfg: Config, path: str | Path) -> None:

@@ -13,14 +13,11 @@ _NOT_CONFIGS = {"_base_", "deepspeed", "architectures"}
 
 
 def config_root() -> Path:
-    """Returns the folder of the shipped configs: a checkout's ``configs/``, else the installed copy."""
-    package = Path(xtuner.__file__).resolve().parent
-    checkout = package.parent / "configs"
-    # a folder `configs` beside an installed package may be anyone's: only a checkout has our setup.py beside
-    # it
-    if checkout.is_dir() and (package.parent / "setup.py").is_file():
-        return checkout
-    return package / "_configs"
+    """Returns the folder of the shipped configs, which configs read as ``xtuner.configs``.
+
+    In a checkout that is a link to ``configs/`` at its top; a wheel holds the files there.
+    """
+    return (Path(xtuner.__file__).resolve().parent / "configs").resolve()
 
 
 def config_name(name: str | Path) -> str:

@@ -39,9 +39,5 @@ def architecture_file(name_or_path: str) -> Path | None:
     These files hold the published sizes of the models that our configs name, so that a config can be checked
     on a machine that has neither the weights nor a network.
     """
-    package = Path(__file__).resolve().parents[1]
-    name = Path(name_or_path).name + ".json"
-    for folder in (package / "_configs", package.parent / "configs"):
-        if (folder / "architectures" / name).is_file():
-            return folder / "architectures" / name
-    return None
+    file = Path(__file__).resolve().parents[1] / "configs" / "architectures" / f"{Path(name_or_path).name}.json"
+    return file if file.is_file() else None

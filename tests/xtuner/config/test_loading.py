@@ -225,7 +225,7 @@ class TestFilesThatCannotBeRead:
 
     def test_missing_base(self, tmp_path):
         (tmp_path / "leaf.py").write_text("with read_base():\n    from .bass import *\n")
-        with pytest.raises(XTunerError, match="bass.py not found"):
+        with pytest.raises(XTunerError, match="the base '.bass' does not exist"):
             load_config(tmp_path / "leaf.py")
 
     def test_standard_library_import_is_real_and_not_dumped(self, write_config):

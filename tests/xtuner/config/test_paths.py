@@ -67,4 +67,4 @@ class TestRoot:
         package = tmp_path / "site-packages" / "xtuner"
         (package.parent / "configs").mkdir(parents=True)  # someone else's
         monkeypatch.setattr(xtuner, "__file__", str(package / "__init__.py"))
-        assert config_root() == package / "_configs"
+        assert config_root() == package / "configs"

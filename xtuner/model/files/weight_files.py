@@ -14,6 +14,8 @@ from xtuner.errors import XTunerError
 from xtuner.model.files.pickles import check_pickles, damaged, load_pickle
 from xtuner.model.files.zero_files import open_zero_files
 
+LAST_CHECKPOINT = "last_checkpoint"
+"""File of a run's folder that holds the path of its newest checkpoint."""
 _WRAPPERS = ("state_dict", "module", "model")
 _HF_NAMES = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {
@@ -54,7 +56,8 @@ def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
     """Finds the weights below `path` and reads none before it is asked for: memory for one at a time is enough.
 
     Args:
-        path: a .safetensors, .pth, .pt or .bin file, a checkpoint of a run (its weights are taken), a folder as
+        path: a .safetensors, .pth, .pt or .bin file, a checkpoint of a run (its weights are taken) or the run's folder
+            or ``last_checkpoint`` (its newest), a folder as
             transformers saves it (one file or shards), or a DeepSpeed checkpoint folder (ZeRO 1–3: float32
             weights are put together from the ranks' pieces).
         prefix: only names that begin so are returned, without it.
@@ -62,7 +65,7 @@ def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
     Raises:
         XTunerError: nothing there, an unknown or damaged format, or a pickle that holds more than tensors.
     """
-    path = Path(path)
+    path = _pointed_at(Path(path))
     if not path.exists():
         raise XTunerError(
             f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()})."
@@ -71,6 +74,15 @@ def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _pointed_at(path: Path) -> Path:
+    """Returns the newest checkpoint where `path` is a run's folder or its file ``last_checkpoint``."""
+    pointer = path / LAST_CHECKPOINT if path.is_dir() else path
+    if pointer.name != LAST_CHECKPOINT or not pointer.is_file():
+        return path
+    # by name: the run's folder may have moved since
+    return pointer.parent / Path(pointer.read_text(encoding="utf-8", errors="replace").strip()).name
 
 
 def _held(tensor: torch.Tensor) -> Weight:

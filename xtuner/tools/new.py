@@ -1,0 +1,190 @@
+"""``xtuner new NAME``: the configs of both stages for one's own data, a few commented lines each."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+HELP = "Write the configs of both stages for your own data into the current folder."
+
+_STAGES = {
+    "pretrain": "Stage 1 of {name}: the connecting parts learn from captions or conversations.",
+    "sft": "Stage 2 of {name}: the language model learns too, from the checkpoint of stage 1.",
+}
+_LORA_RANK = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's arguments."""
+    parser.add_argument("name", help="name of the configs: NAME_pretrain.py and NAME_sft.py")
+    parser.add_argument("--llm", help="language model: a folder, or a name on the Hugging Face hub")
+    parser.add_argument(
+        "--data", required=True, help="records: a JSON or JSONL file (see `xtuner list-dataset-format`)"
+    )
+    parser.add_argument("--images", required=True, help="folder of the pictures that the records name, or an archive")
+    parser.add_argument("--boxes", help="box file of the pictures; without it the model sees no objects in training")
+    parser.add_argument(
+        "--from",
+        dest="base",
+        metavar="MODEL",
+        help="take the settings of a shipped model, e.g. vicuna7b or phi3 (default: the common settings)",
+    )
+    parser.add_argument("--template", help="prompt template (default: that of --from, else 'auto', made from the LLM)")
+    parser.add_argument(
+        "--low-res", metavar="PATH", help="low-resolution encoder (default: CLIP-L/14-336 from the hub)"
+    )
+    parser.add_argument("--high-res", metavar="PATH", help="high-resolution encoder, an open_clip folder")
+    parser.add_argument("--lora", action="store_true", help="train adapters in stage 2 instead of the whole LLM")
+    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write to (default: the current one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes both files and their paths; refuses to replace one."""
+    from xtuner.config import load_config
+
+    # 1. everything that is wrong with the arguments, at once
+    _check(args)
+    base = _base_of(args.base)
+    targets = {stage: args.dir / f"{args.name}_{stage}.py" for stage in _STAGES}
+
+    # 2. the files, under other names until both load
+    args.dir.mkdir(parents=True, exist_ok=True)
+    partial = {stage: target.with_name(f".{target.stem}.partial.py") for stage, target in targets.items()}
+    try:
+        for stage, file in partial.items():
+            file.write_text(config_text(args, stage, base), encoding="utf-8")
+            load_config(file)
+        for stage, file in partial.items():
+            file.replace(targets[stage])
+    finally:
+        for file in partial.values():
+            file.unlink(missing_ok=True)
+    sys.stdout.write("".join(f"{target}\n" for target in targets.values()))
+    return 0
+
+
+def config_text(args: argparse.Namespace, stage: str, base: str | None) -> str:
+    """Returns the source of one stage's config.
+
+    Args:
+        args: of the command.
+        stage: ``pretrain`` or ``sft``.
+        base: dotted module of the shipped config it reads, up to the stage's name (``{stage}`` in its place).
+    """
+    module = (base or "xtuner.configs._base_.{stage}").format(stage=stage)
+    adapters = args.lora and stage == "sft"
+    lines = [
+        f'"""{_STAGES[stage].format(name=args.name)}"""',
+        "",
+        "from mmengine.config import read_base",
+        *(["from peft import LoraConfig"] if adapters else []),
+        "",
+        "with read_base():",
+        f"    from {module} import *",
+        "",
+    ]
+    lines += _block("the language model, and how its conversations are written", _llm_settings(args, base))
+    lines += _block(
+        "encoders of the two resolutions",
+        {
+            "visual_encoder_name_or_path": _path(args.low_res),
+            "visual_encoder_aux_path": _path(args.high_res),
+        },
+    )
+    lines += _block(
+        "your data",
+        {
+            "data_path": _path(args.data),
+            "image_folder": _path(args.images),
+            "box_json_path": _path(args.boxes) if args.boxes else "None",
+        },
+    )
+    if stage == "sft":
+        lines += _block(
+            "the checkpoint of stage 1: `xtuner train` takes it by --cfg-options pretrained_pth=..., too",
+            {"pretrained_pth": repr(f"work_dirs/{args.name}_pretrain/last_checkpoint")},
+        )
+    if adapters:
+        lora = f"dict(type=LoraConfig, r={_LORA_RANK}, lora_alpha={2 * _LORA_RANK}, lora_dropout=0.05)"
+        lines += _block(
+            "adapters instead of all weights: less memory, usually as good on little data", {"llm_lora": lora}
+        )
+    lines += ["# change what you like below: `xtuner check-cfg` lists every mistake, docs/configs.md every setting"]
+    return "\n".join(lines) + "\n"
+
+
+def _llm_settings(args: argparse.Namespace, base: str | None) -> dict[str, str | None]:
+    own = args.template or (None if base and not args.llm else "auto")
+    return {"llm_name_or_path": _path(args.llm), "prompt_template": repr(own) if own else None}
+
+
+def _block(comment: str, settings: dict[str, str | None]) -> list[str]:
+    given = [f"{name} = {value}" for name, value in settings.items() if value is not None]
+    return [f"# {comment}", *given, ""] if given else []
+
+
+def _path(text: str | None) -> str | None:
+    """Source of a path, absolute where something is there, so that the config works from any folder."""
+    if text is None:
+        return None
+    return repr(str(Path(text).resolve()) if Path(text).exists() else text)
+
+
+def _check(args: argparse.Namespace) -> None:
+    from xtuner.errors import ProblemsError
+
+    problems = []
+    if not re.fullmatch(r"\w[\w.-]*", args.name):
+        problems.append(f"the name '{args.name}' cannot be a file's: use letters, digits, '_' and '-'.")
+    for stage in _STAGES:
+        target = args.dir / f"{args.name}_{stage}.py"
+        if target.exists():
+            problems.append(f"{target} exists and may hold your changes: choose another name or --dir.")
+    for option, path in (("--data", args.data), ("--images", args.images), ("--boxes", args.boxes)):
+        if path is not None and not Path(path).exists() and not any(letter in path for letter in "*?["):
+            problems.append(f"{option} '{path}' does not exist: give the path as seen from {Path.cwd()}.")
+    if args.llm is None and args.base is None:
+        problems.append("no language model: give --llm (a folder or a hub name), or --from a shipped model.")
+    if args.template is None and args.llm is not None and Path(args.llm).is_dir():
+        problems += _template_problem(args.llm)
+    if problems:
+        raise ProblemsError("xtuner new", problems)
+
+
+def _template_problem(llm: str) -> list[str]:
+    """Says where no template can be made from a language model's own chat template."""
+    from xtuner.data.text.probing import probe_template
+    from xtuner.data.text.tokenizer import build_tokenizer
+    from xtuner.errors import XTunerError
+
+    try:
+        probe_template(build_tokenizer(llm))
+    except XTunerError as error:
+        return [f"--llm {llm}: {error} Name one with --template; docs/configs.md lists them."]
+    return []
+
+
+def _base_of(model: str | None) -> str | None:
+    """Returns the module of a shipped model's configs with ``{stage}`` in it.
+
+    Raises:
+        XTunerError: there is none for `model`.
+    """
+    if model is None:
+        return None
+    from xtuner.config import config_root, list_configs
+    from xtuner.errors import XTunerError, nearest
+
+    found = {}
+    for name, path in list_configs().items():
+        match = re.fullmatch(r"fuse_(.+?)_clip_L_14_336_pretrain_padding", name)
+        if match:
+            inner = ".".join(path.relative_to(config_root()).with_suffix("").parts)
+            found[match[1]] = f"xtuner.configs.{inner.replace('_pretrain_', '_{stage}_')}"
+    if model not in found:
+        raise XTunerError(
+            f"--from {model}: no such model.{nearest(model, found)} There are {', '.join(sorted(found))}."
+        )
+    return found[model]
