@@ -162,6 +162,7 @@ WAYS = {
         "xtuner.cli",
         "xtuner.config",
         "xtuner.data.records",
+        "xtuner.data.text",
         "xtuner.engine",
         "xtuner.engine.checkpoints",
         "xtuner.engine.processes",
