@@ -10,12 +10,15 @@ Exit codes: 0 done, 1 a mistake in what was given, 2 wrong usage, 130 interrupte
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +31,7 @@ COMMANDS = {
     "test": "run a config's benchmarks on a checkpoint",
     "chat": "ask a checkpoint questions about pictures",
     "convert": "convert checkpoints to other formats",
-    "list-cfg": "list the shipped configs",
+    "list-cfg": "list the shipped configs, each with a line that says what it is",
     "new": "write the configs of both stages for your own data",
     "copy-cfg": "copy a config to edit it",
     "check-cfg": "report a config's mistakes, or its parts and the memory it needs",
@@ -88,6 +91,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _plugin_line(point: importlib.metadata.EntryPoint) -> str:
+    """The first sentence of a plugin's ``HELP``, read from its file; who made it where there is none to read."""
+    package, *rest = point.module.split(".")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder).joinpath(*rest).with_suffix(".py")
+        if file.is_file():
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "HELP":
+                    line = str(ast.literal_eval(node.value)).split(". ")[0].rstrip(".")
+                    return line[:1].lower() + line[1:]
+    return f"from {point.dist.name if point.dist else point.value}"
+
+
 class _Parser(argparse.ArgumentParser):
     """Suggests the nearest where a value is none of an argument's choices."""
 
@@ -116,10 +133,10 @@ def run_command(command: str, module: ModuleType, words: Sequence[str]) -> int:
 
 
 def help_text(plugins: dict[str, importlib.metadata.EntryPoint]) -> str:
-    """Returns the list of commands. Plugins are named, not imported: help must come at once."""
-    rows = [f"  {name:<15}{line}" for name, line in COMMANDS.items()]
-    for name, point in sorted(plugins.items()):
-        rows.append(f"  {name:<15}from {point.dist.name if point.dist else point.value}")
+    """Returns the list of commands. Plugins are read, not imported: help must come at once."""
+    lines = {**COMMANDS, **{name: _plugin_line(point) for name, point in sorted(plugins.items())}}
+    width = max(map(len, lines)) + 2
+    rows = [f"  {name:<{width}}{line}" for name, line in lines.items()]
     return "\n".join(
         [
             f"xtuner {__version__}: assembles vision-language models from configs and trains them.",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _SHORTEST_PART = 4
+_PLURAL = re.compile(r"\b(?:(box)es|(quer|entr)ies|([a-z]{3,})s)\b")
 
 
 class XTunerError(ValueError):
@@ -59,3 +61,19 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if not close and len(name) >= _SHORTEST_PART:
         close = sorted((choice for choice in known if name in choice), key=len)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns a number with what it counts: ``3 pictures without boxes``, ``1 picture without boxes``.
+
+    Args:
+        count: of things.
+        noun: their name in the plural, with words around it; its first plural is the one that one thing changes.
+    """
+    one = _PLURAL.sub(_singular, noun, count=1) if count == 1 else noun
+    return f"{count:,} {one}"
+
+
+def _singular(found: re.Match[str]) -> str:
+    box, other, plain = found.groups()
+    return box or plain or f"{other}y"

@@ -26,7 +26,7 @@ from xtuner.data.records.findings import Findings
 from xtuner.data.store.prepared import PreparedRow
 from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import Turn
-from xtuner.errors import ProblemsError, SampleError, XTunerError
+from xtuner.errors import ProblemsError, SampleError, XTunerError, counted
 from xtuner.log import get_logger
 
 if TYPE_CHECKING:
@@ -278,8 +278,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def _log_report(self) -> None:
         told = {kind: count for kind, count in self.report.items() if count and kind not in ("records", "kept")}
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in told.items())
-        get_logger().info("Training data: %s samples%s", f"{len(self):,}", f"; {counts}" if counts else "")
+        counts = ", ".join(counted(count, kind) for kind, count in told.items())
+        get_logger().info("Training data: %s%s", counted(len(self), "samples"), f"; {counts}" if counts else "")
 
 
 def _fault(error: Exception) -> tuple[str, str]:

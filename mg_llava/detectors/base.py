@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from mg_llava.boxes.selection import PictureBoxes, clip_boxes, no_boxes
 from xtuner.errors import XTunerError
 from xtuner.model.files.pickles import pickles_in, restricted_loading
+from xtuner.model.files.quiet import quiet_transformers
 from xtuner.model.llm import resolve_dtype
 
 _VOCABULARY = "everyday_objects.txt"
@@ -79,7 +80,7 @@ def load(kind: Any, path: str, **arguments: Any) -> Any:
         XTunerError: the detector's checkpoint is absent or cannot be read.
     """
     try:
-        with restricted_loading(pickles_in(path)):
+        with restricted_loading(pickles_in(path)), quiet_transformers():
             return kind.from_pretrained(path, **arguments)
     except _UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

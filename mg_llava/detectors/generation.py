@@ -21,7 +21,7 @@ from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.pictures.open import open_picture
 from xtuner.data.records.records import read_records
 from xtuner.engine.processes.environment import Collective
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.log import console, get_logger
 from xtuner.registry import build
 
@@ -186,7 +186,12 @@ class BoxGeneration:
         count = sum(len(record["boxes"]) for record in good)
         without = sum(not record["boxes"] for record in good)
         get_logger().info(
-            "%s: %d boxes in %d pictures, %d without any, %d unreadable", out, count, len(good), without, len(broken)
+            "%s: %s in %s, %d without any, %d unreadable",
+            out,
+            counted(count, "boxes"),
+            counted(len(good), "pictures"),
+            without,
+            len(broken),
         )
         # pictures that could not be read are tried again by the next run
         shutil.rmtree(parts)

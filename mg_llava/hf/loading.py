@@ -16,6 +16,7 @@ from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import XTunerError
 from xtuner.model.files.pickles import pickles_in, restricted_loading
+from xtuner.model.files.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +58,7 @@ def load_model(folder: str | Path, **kwargs: Any) -> Any:
             f'"model_type": "{MODEL_TYPE}", as `xtuner convert pth_to_hf` writes it.'
         )
     try:
-        with restricted_loading(pickles_in(folder)):
+        with restricted_loading(pickles_in(folder)), quiet_transformers():
             return MGLLaVAForConditionalGeneration.from_pretrained(str(folder), **kwargs)
     except OSError as error:
         raise XTunerError(

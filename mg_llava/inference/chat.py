@@ -21,7 +21,7 @@ from mg_llava.pictures.open import num_frames, open_picture
 from xtuner.data.records.messages import read_message
 from xtuner.data.text.templates import Turn
 from xtuner.data.text.turns import read_turns
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 
 if TYPE_CHECKING:
     from mg_llava.inference.assistant import Assistant
@@ -145,7 +145,7 @@ class ChatSession:
         chosen, outside = self.assistant.choose_boxes(found, shown.picture.size)
         if outside:
             width, height = shown.picture.size
-            self.notes.append(f"{outside} boxes lie outside '{shown.name}' ({width} x {height}) and are left out")
+            self.notes.append(f"left out: {counted(outside, 'boxes')} outside '{shown.name}' ({width} x {height})")
         return chosen
 
     def ask(self, text: str, max_new_tokens: int = 512, on_text: Callable[[str], None] | None = None) -> str:

@@ -15,7 +15,6 @@ _NEUTRAL = {
     "no_repeat_ngram_size": 0,
     "length_penalty": 1.0,
     "min_length": 0,
-    "min_new_tokens": 0,
     "early_stopping": False,
     "use_cache": True,
 }

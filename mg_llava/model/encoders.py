@@ -15,6 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from mg_llava.pictures.encoder_config import read_clip_config
 from xtuner.errors import XTunerError
 from xtuner.model.files.pickles import pickles_in, restricted_loading
+from xtuner.model.files.quiet import quiet_transformers
 from xtuner.model.files.weight_files import read_state_dict
 from xtuner.model.meta import in_meta_init
 
@@ -75,7 +76,7 @@ class LowResEncoder(nn.Module):
 
 def _load_clip(name_or_path: str) -> CLIPVisionModel:
     try:
-        with restricted_loading(pickles_in(name_or_path)):
+        with restricted_loading(pickles_in(name_or_path)), quiet_transformers():
             loaded: Any = CLIPVisionModel.from_pretrained(name_or_path, output_loading_info=True)
     except OSError as error:
         raise XTunerError(

@@ -29,7 +29,7 @@ from mg_llava.serving.generation.text import TextAssembler
 from mg_llava.serving.requests.body import check_boxes, check_size
 from mg_llava.serving.requests.settings import Limits
 from xtuner.data.records.json_values import JSONFault, parse_json
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 
 _CLEAN_SECONDS = 600
 _HEIGHT = 420
@@ -59,9 +59,9 @@ class Page:
         if not path:
             return None, "no picture"
         picture, found, outside = self._open(path, typed, use_boxes)
-        notes = [f"{picture.width} x {picture.height} px", f"{0 if found is None else len(found.boxes)} boxes"]
+        notes = [f"{picture.width} x {picture.height} px", counted(0 if found is None else len(found.boxes), "boxes")]
         if outside:
-            notes.append(f"{outside} boxes lie outside and are left out")
+            notes.append(f"left out: {counted(outside, 'boxes')} outside")
         if (frames := num_frames(path)) > 1:
             notes.append(f"an animation of {frames} frames: the first is shown")
         return (picture if found is None else draw_boxes(picture, found)), ", ".join(notes)

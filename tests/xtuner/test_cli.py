@@ -121,7 +121,8 @@ class TestPlugins:
     @pytest.fixture
     def plugin(self, monkeypatch):
         module = command(lambda args: 5)
-        point = SimpleNamespace(name="boxes", dist=SimpleNamespace(name="family"), load=lambda: module)
+        dist = SimpleNamespace(name="family")
+        point = SimpleNamespace(name="boxes", module="family.boxes", dist=dist, load=lambda: module)
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
 
     def test_runs(self, plugin):
@@ -129,7 +130,22 @@ class TestPlugins:
 
     def test_is_in_the_help(self, plugin, capsys):
         cli.main(["--help"])
-        assert "boxes          from family" in capsys.readouterr().out
+        assert "  boxes                 from family\n" in capsys.readouterr().out
+
+    def test_its_own_line_is_read_and_not_imported(self, plugin, capsys, tmp_path, monkeypatch):
+        package = tmp_path / "family"
+        package.mkdir()
+        (package / "__init__.py").write_text("raise RuntimeError('imported')")
+        (package / "boxes.py").write_text('HELP = "Find boxes of " "objects. And more."\nraise RuntimeError')
+        monkeypatch.syspath_prepend(tmp_path)
+        cli.main(["--help"])
+        assert "  boxes                 find boxes of objects\n" in capsys.readouterr().out
+
+    def test_columns_are_apart(self, plugin, capsys):
+        cli.main(["--help"])
+        rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        assert len(rows) == len(cli.COMMANDS) + 1
+        assert all(row[2:].split("  ")[0] in {*cli.COMMANDS, "boxes"} for row in rows)
 
 
 def test_every_command_has_a_module():

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from tools.tiny_world.tokenizer import build_tokenizer
+from xtuner.model.files.quiet import quiet_transformers
 
 PART_NAMES = ("llm", "clip", "convnext")
 PARTS_VERSION = 1
@@ -54,7 +55,8 @@ def make_llm(folder: Path) -> None:
         # uniform guess, whatever the first stage trains (measured loss after 60 steps: 5.9 against 3.8).
         initializer_range=0.08,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    with quiet_transformers():
+        LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -70,7 +72,8 @@ def make_clip(folder: Path) -> None:
         projection_dim=32,
         hidden_act="quick_gelu",
     )
-    CLIPVisionModel(config).save_pretrained(folder)
+    with quiet_transformers():
+        CLIPVisionModel(config).save_pretrained(folder)
     preprocessor = {
         "crop_size": LOW_RES_SIZE,
         "do_center_crop": True,

@@ -17,7 +17,7 @@ from xtuner.engine.steps.loader import build_train_dataloader
 from xtuner.engine.steps.optim import StepOptimizer
 from xtuner.engine.steps.precision import resolve_precision
 from xtuner.engine.strategies.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.log import get_logger
 from xtuner.model.files.base import describe_base
 from xtuner.model.llm import layout_advice
@@ -149,11 +149,11 @@ def _say_layout(model: Any) -> None:
 
 def _say_plan(plan: RunPlan, sampler: Any, optimizer: StepOptimizer) -> None:
     get_logger().info(
-        "%d samples, %d%s per step, %d steps (%d an epoch), precision %s",
-        len(sampler.lengths),
+        "%s, %d%s per step, %s (%d an epoch), precision %s",
+        counted(len(sampler.lengths), "samples"),
         plan.global_batch,
         "" if sampler.max_tokens_per_batch is None else " tokens at most",
-        plan.max_iters,
+        counted(plan.max_iters, "steps"),
         sampler.steps_per_epoch,
         optimizer.precision.name,
     )

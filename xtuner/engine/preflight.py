@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from xtuner.config.schema import UNUSED
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 from xtuner.engine.checkpoints.former import check_work_dir
 from xtuner.engine.hooks.validation import chosen_benchmarks
@@ -46,7 +47,19 @@ def missing_files(settings: Mapping[str, Any]) -> list[str]:
 
 def missing_training_files(cfg: Mapping[str, Any]) -> list[str]:
     """`missing_files` without those of benchmarks: a training does not need them, and `xtuner test` names them."""
-    return missing_files({key: value for key, value in cfg.items() if not key.startswith("benchmark")})
+    return missing_files({key: value for key, value in used_settings(cfg).items() if not key.startswith("benchmark")})
+
+
+def used_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the top-level settings of a config that its nodes refer to, or that stand in it for themselves.
+
+    A config that replaces a node leaves the settings of the old one without use, though with their values.
+
+    Args:
+        cfg: resolved; `xtuner.config.load_config` lists in it what nothing uses.
+    """
+    unused = cfg.get(UNUSED) or ()
+    return {key: value for key, value in cfg.items() if key not in unused}
 
 
 def preflight(

@@ -141,6 +141,10 @@ class TrainingMixin:
         )
         if self.plan.resume is not None:
             self.resume_run(self.plan.resume, loop)
+            if loop.iter >= self.plan.max_iters:
+                get_logger().info("%s is finished (step %d): nothing to do", self.plan.work_dir, loop.iter)
+                self.visualizer.close()
+                return self.module
         self.call_hook("before_run")
         try:
             loop.run()

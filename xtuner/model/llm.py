@@ -20,9 +20,11 @@ from transformers import (
 from transformers.utils import cached_file
 
 from xtuner.errors import XTunerError, nearest
+from xtuner.log import get_logger
 from xtuner.model.files.frozen import remember_values
 from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.files.quantized import quantized_layers
+from xtuner.model.files.quiet import quiet_transformers
 from xtuner.model.files.weight_files import open_weights
 from xtuner.model.generation import read_generation
 from xtuner.model.meta import architecture_file, in_meta_init
@@ -158,12 +160,13 @@ def build_llm(
         llm.asked_generation = read_generation(name_or_path) if Path(name_or_path).is_dir() else {}
         return llm
     try:
-        with restricted_loading(pickles_in(name_or_path)):
-            llm = AutoModelForCausalLM.from_pretrained(
+        with restricted_loading(pickles_in(name_or_path)), quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name_or_path,
                 config=config,
                 dtype=torch_dtype,
                 attn_implementation=attention,
+                output_loading_info=True,
                 **{"generation_config": GenerationConfig(), **extra},
             )
     except OSError as error:
@@ -171,11 +174,30 @@ def build_llm(
             f"the weights of '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
             "Download all of its files (config.json, *.safetensors)."
         ) from error
+    llm, info = loaded
+    _check_complete(info, name_or_path)
     llm.asked_generation = read_generation(name_or_path)  # type: ignore[assignment]
     if quantization is not None:
         _keep_gradients(llm)
         _remember_files(llm, name_or_path)
     return llm
+
+
+def _check_complete(info: Mapping[str, Any], name_or_path: str) -> None:
+    """Refuses files that lack weights, which transformers fills with random numbers."""
+    missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if missing:
+        raise XTunerError(
+            f"'{name_or_path}' lacks {len(missing)} weights of its language model, {missing[0]} for one: download all "
+            "of its files (config.json, *.safetensors)."
+        )
+    if unused:
+        get_logger().info(
+            "%s: %d weights that its config.json has no place for are not used, e.g. %s",
+            name_or_path,
+            len(unused),
+            unused[0],
+        )
 
 
 def _remember_files(llm: PreTrainedModel, name_or_path: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from xtuner.config import load_config, parse_overrides
+from xtuner.errors import counted
 from xtuner.registry import build
 from xtuner.tools.support.arguments import add_cfg_options
 from xtuner.tools.support.rows import as_html, read_row
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     articles = [_article(dataset, number, dataset.tokenizer, out) for number in numbers]
     text = _PAGE.format(
         title=html.escape(Path(str(args.config)).stem),
-        summary=f"{len(dataset):,} samples, {len(articles)} shown",
+        summary=f"{counted(len(dataset), 'samples')}, {len(articles)} shown",
         histograms=_HISTOGRAMS,
         articles="\n".join(articles),
     )

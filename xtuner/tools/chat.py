@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import XTunerError, nearest
+from xtuner.errors import XTunerError, counted, nearest
 from xtuner.log import console
 from xtuner.tools.support.arguments import add_base, add_cfg_options
 
@@ -195,11 +195,11 @@ def _obey(session: Any, command: str, rest: str, box_file: str | None) -> bool:
     words = _paths(rest) if command == "/image" else []
     if words:
         count = session.add_picture(words[0], words[1] if len(words) > 1 else box_file)
-        console.print(f"{words[0]}: added with {count} box{'' if count == 1 else 'es'}", style="dim", markup=False)
+        console.print(f"{words[0]}: added with {counted(count, 'boxes')}", style="dim", markup=False)
         _tell(session)
     elif command == "/boxes" and rest:
         count = session.detect() if rest == _DETECTOR else session.set_boxes(None if rest == _NONE else rest)
-        console.print(f"{count} boxes", style="dim")
+        console.print(counted(count, "boxes"), style="dim")
         _tell(session)
     elif command == "/explain" and rest:
         if not session.turns:

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from xtuner.config import load_config, parse_overrides
-    from xtuner.engine.preflight import missing_files
+    from xtuner.engine.preflight import missing_files, used_settings
+    from xtuner.errors import counted
     from xtuner.tools.support.memory import build_parts, estimate
     from xtuner.tools.support.templates import check_templates
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     output.print(f"{cfg.filename}: no mistakes")
 
     # 2. files that training will need; a config is not wrong because they are elsewhere
-    for line in missing_files(cfg):
+    for line in missing_files(used_settings(cfg)):
         output.print(f"  not on this machine yet: {line}")
     for line in notes:
         output.print(f"  {line}")
@@ -72,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
     deepspeed = cfg.get("deepspeed") if args.deepspeed is None else args.deepspeed
     deepspeed = None if deepspeed in ("", "none") else deepspeed
     batch = args.micro_batch or cfg.get("train_dataloader", {}).get("batch_size", 1)
-    title = (
-        f"memory per GPU: {args.gpus} x {batch} sample{'' if batch == 1 else 's'}, {deepspeed or 'without DeepSpeed'}"
-    )
+    samples = counted(batch, "samples")
+    title = f"memory per GPU: {args.gpus} x {samples}, {deepspeed or 'without DeepSpeed'}"
     output.print(memory_table(estimate(cfg, parts, deepspeed, args.gpus, batch), title))
     return 0
 

@@ -130,7 +130,7 @@ class TestPictures:
         (tmp_path / "boxes.json").write_text(json.dumps([record]))
         session = ChatSession(assistant)
         assert session.add_picture(str(picture), str(tmp_path / "boxes.json")) == 1
-        assert "1 boxes lie outside" in session.notes[0] and "(40 x 30)" in session.notes[0]
+        assert "1 box outside" in session.notes[0] and "(40 x 30)" in session.notes[0]
 
 
 class TestContext:

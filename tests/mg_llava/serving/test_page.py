@@ -51,7 +51,7 @@ def page(assistant: Assistant) -> Iterator[Page]:
 class TestButtons:
     def test_boxes_are_found_drawn_and_counted(self, page: Page, picture: str) -> None:
         drawn, note = page.show(picture, "", True)
-        assert drawn is not None and max(drawn.size) >= 640 and note == "40 x 30 px, 1 boxes"
+        assert drawn is not None and max(drawn.size) >= 640 and note == "40 x 30 px, 1 box"
         assert page.show(picture, "[[1, 1, 9, 9], [2, 2, 30, 20]]", True)[1] == "40 x 30 px, 2 boxes"
         assert page.show(picture, "", False)[1] == "40 x 30 px, 0 boxes"
         assert page.show(None, "", True) == (None, "no picture")
@@ -73,7 +73,7 @@ class TestButtons:
 
     def test_boxes_outside_are_said_and_left_out(self, page: Page, picture: str) -> None:
         typed = "[[500, 500, 600, 600], [2, 2, 30, 20], [-10, 5, 20, 90]]"
-        assert page.show(picture, typed, True)[1] == "40 x 30 px, 2 boxes, 1 boxes lie outside and are left out"
+        assert page.show(picture, typed, True)[1] == "40 x 30 px, 2 boxes, left out: 1 box outside"
         _, _, rows = page.explain(picture, typed, "Is it red")
         assert {label for label, _ in rows} == {"1", "2"}
 
@@ -134,7 +134,7 @@ def test_in_a_browser(assistant: Assistant, picture: str, tmp_path: Path) -> Non
                 return _until(lambda: driver.find_element("css selector", css))
 
             find("#picture input[type=file]").send_keys(picture)
-            _until(lambda: find("#note").text == "40 x 30 px, 1 boxes")
+            _until(lambda: find("#note").text == "40 x 30 px, 1 box")
             assert _until(lambda: driver.find_element("css selector", "#drawn img").get_attribute("src"))
             find("#question textarea").send_keys("Is it red")
             find("#ask").click()
@@ -187,10 +187,10 @@ def test_examples_and_what_visitors_leave(
             shown = _until(lambda: driver.find_elements("css selector", "#examples img"))
             assert len(shown) == 1
             shown[0].click()
-            _until(lambda: note() == "50 x 20 px, 1 boxes")
+            _until(lambda: note() == "50 x 20 px, 1 box")
             driver.get(url)
             _until(lambda: driver.find_element("css selector", "#picture input[type=file]")).send_keys(picture)
-            _until(lambda: note() == "40 x 30 px, 1 boxes")
+            _until(lambda: note() == "40 x 30 px, 1 box")
             assert any(file.name == "noise.png" for file in uploads.rglob("*"))
             _until(lambda: not any(file.name == "noise.png" for file in uploads.rglob("*")))
             assert {file.name for file in examples.iterdir()} == {"a.png", "readme.txt"}

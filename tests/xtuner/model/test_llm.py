@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils.logging import is_progress_bar_enabled
 
 from tests.tiny_parts import tiny_llm, tiny_llm_folder
 from xtuner.errors import XTunerError
@@ -27,6 +29,21 @@ class TestFromAFolder:
         built = build_llm(str(tiny_llm_folder(tmp_path)))
         for name, value in tiny_llm().state_dict().items():
             assert torch.equal(built.state_dict()[name], value)
+
+    def test_absent_weights_are_refused(self, tmp_path: Path) -> None:
+        file = tiny_llm_folder(tmp_path) / "model.safetensors"
+        save_file({n: t for n, t in load_file(file).items() if "layers.0.mlp" not in n}, file, {"format": "pt"})
+        with pytest.raises(XTunerError, match=r"lacks 3 weights of its language model, model\.layers\.0\.mlp"):
+            build_llm(str(file.parent))
+
+    def test_no_bars_and_no_report(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        file = tiny_llm_folder(tmp_path) / "model.safetensors"
+        save_file({**load_file(file), "tower.weight": torch.zeros(2)}, file, {"format": "pt"})
+        capfd.readouterr()
+        build_llm(str(file.parent))
+        told = capfd.readouterr().err
+        assert "Loading weights" not in told and "LOAD REPORT" not in told
+        assert is_progress_bar_enabled()
 
     def test_dtype(self, tmp_path: Path) -> None:
         assert build_llm(str(tiny_llm_folder(tmp_path)), dtype="bfloat16").dtype == torch.bfloat16

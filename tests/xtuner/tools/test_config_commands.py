@@ -13,11 +13,19 @@ from xtuner.tools.support.templates import check_templates
 
 class TestListCfg:
     def test_all(self, capsys):
-        assert cli.main(["list-cfg"]) == 0
+        assert cli.main(["list-cfg", "--names"]) == 0
         assert capsys.readouterr().out.split() == list(list_configs())
 
+    def test_groups_with_what_each_is(self, capsys):
+        assert cli.main(["list-cfg", "-p", "tiny"]) == 0
+        head, *rows = capsys.readouterr().out.splitlines()
+        assert head == "tiny"
+        row = next(row for row in rows if row.split()[:1] == ["tiny_sft"])
+        assert row.removeprefix("  tiny_sft").strip() in list_configs()["tiny_sft"].read_text(encoding="utf-8")
+        assert all(len(row.split()) > 3 for row in rows if row)
+
     def test_pattern(self, capsys):
-        assert cli.main(["list-cfg", "-p", "LLaVA*sft"]) == 0
+        assert cli.main(["list-cfg", "--names", "-p", "LLaVA*sft"]) == 0
         names = capsys.readouterr().out.split()
         assert names and all("llava" in name and "sft" in name for name in names)
 
@@ -69,7 +77,7 @@ class TestCheckCfg:
             *("--gpus", "4", "--micro-batch", "1000000", "--deepspeed", "deepspeed_zero2"),
             *("--cfg-options", "model.activation_checkpointing=True"),
         )
-        assert "4 x 1000000 samples, deepspeed_zero2" in text["text"][0]
+        assert "4 x 1,000,000 samples, deepspeed_zero2" in text["text"][0]
         # n = 1e6 * (64 text + 4 image) tokens of 2 bytes: two layers' inputs of width 8, one whole layer
         # of 6*8 + 2*4 + 4*16 = 120; head: 32e6 positions * 10 * (2 + 8)
         expected = (68e6 * (2 * 8 * 2 + 2 * 120) + 32e6 * 10 * 10) / 2**30

@@ -21,7 +21,7 @@ from xtuner.data.store.prepared import SETTINGS, PreparedData, check_settings
 from xtuner.data.store.progress import FileProgress
 from xtuner.data.store.shards import ShardWriter, write_json
 from xtuner.data.text.encoder import NAMED, EncodedBatch, RecordEncoder
-from xtuner.errors import ProblemsError, XTunerError
+from xtuner.errors import ProblemsError, XTunerError, counted
 from xtuner.log import get_logger, tell_from_any_rank
 
 _SHOWN_PROBLEMS = 50
@@ -78,7 +78,7 @@ def prepare(
                 f"the prepared data cannot be written to '{out}': {error}. Free some space and start again (finished "
                 "work is kept), or choose another folder (XTUNER_CACHE sets the folder of the automatic cache)."
             ) from error
-    told = ", ".join(f"{count:,} {kind}" for kind, count in report.items() if count)
+    told = ", ".join(counted(count, kind) for kind, count in report.items() if count)
     # whichever process had the lock first
     tell_from_any_rank("Prepared '%s': %s", out, told)
     return report

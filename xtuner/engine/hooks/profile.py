@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
+from xtuner.errors import counted
 from xtuner.log import get_logger
 
 
@@ -46,7 +47,9 @@ class ProfileHook(Hook):
             sort = "cuda_time_total" if len(activities) > 1 else "cpu_time_total"
             (folder / "operators.txt").write_text(profiler.key_averages().table(sort_by=sort, row_limit=-1))
             get_logger().info(
-                "Profile of %d steps in %s (open trace.json at https://ui.perfetto.dev)", self.steps, folder
+                "Profile of %s in %s (open trace.json at https://ui.perfetto.dev)",
+                counted(self.steps, "steps"),
+                folder,
             )
 
         self._profiler = torch.profiler.profile(activities=activities, schedule=schedule, on_trace_ready=write)

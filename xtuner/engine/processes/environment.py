@@ -126,6 +126,9 @@ def setup_environment(launcher: str | None = None, always_group: bool = False) -
     if launcher == "none" and always_group:
         _adopt_single(os.environ)
     rank, world_size, local_rank = place_among(launcher)
+    if launcher != "none":
+        # mmengine would set it to 1 and warn
+        os.environ.setdefault("MKL_NUM_THREADS", os.environ.setdefault("OMP_NUM_THREADS", "1"))
     # the logger may be older than these numbers (Slurm)
     get_logger().setLevel(logging.INFO if rank == 0 else logging.WARNING)
     device = torch.device("cpu")

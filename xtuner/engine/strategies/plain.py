@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,29 @@ def wrap_plain(model: nn.Module, optimizer: StepOptimizer, environment: Environm
     model = model.to(environment.device)
     if environment.world_size == 1:
         return model
+    keep_gradient_layout(model)
     devices = [environment.device] if environment.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # renamed in torch 2.14
+    named = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    own_buffers: dict[str, Any] = {"forward_sync_buffers" if named else "broadcast_buffers": False}
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **own_buffers)
+
+
+def keep_gradient_layout(model: nn.Module) -> None:
+    """Gives gradients the strides of their parameters, as the views of DDP's buckets have them.
+
+    Autograd sees to that but for dimensions of size 1, whose stride means nothing and is whatever the kernel wrote,
+    after a convolution in ``channels_last`` say. DDP compares all strides, and copies more slowly where one differs.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(partial(_restride, parameter.stride()))
+
+
+def _restride(strides: tuple[int, ...], gradient: torch.Tensor) -> torch.Tensor:
+    told = zip(gradient.shape, gradient.stride(), strides, strict=True)
+    same = all(size == 1 or found == wanted for size, found, wanted in told)
+    return gradient.as_strided(gradient.shape, strides) if same else gradient
 
 
 class PlainBackend:

@@ -19,6 +19,8 @@ from xtuner.model.files.writing import disk_errors, write_safetensors
 
 _SHOWN = 12
 _ADAPTERS = " adapters"
+_NO_LLM = ("the part 'llm' is absent", f"the part 'llm{_ADAPTERS}' is absent")
+"""How the only problems of a checkpoint of stage 1, which trains all but the language model, begin."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,13 @@ def _refusal(source: str, problems: list[str], state: Mapping[str, torch.Tensor]
     shown = [f"  - {line}" for line in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         shown.append(f"  - and {len(problems) - _SHOWN} more")
-    held = ", ".join(sorted({name.split(".")[0] for name in state})) or "nothing"
+    parts = sorted({name.split(".")[0] for name in state})
+    held = ", ".join(parts) or "nothing"
+    if parts and all(line.startswith(_NO_LLM) for line in problems):
+        return (
+            f"{source} does not fit this model: this is a stage-1 checkpoint. It holds {held}, but not the language "
+            "model, which this config trains. Use a checkpoint of stage 2, or the config of stage 1 (pretrain)."
+        )
     return "\n".join(
         [
             f"{source} does not fit this model:",

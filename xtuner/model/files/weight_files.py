@@ -65,24 +65,35 @@ def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
     Raises:
         XTunerError: nothing there, an unknown or damaged format, or a pickle that holds more than tensors.
     """
-    path = _pointed_at(Path(path))
-    if not path.exists():
-        raise XTunerError(
-            f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()})."
-        )
+    path = pointed_at(path)
+    check_exists(path)
     state = _open_folder(path, prefix) if path.is_dir() else _open_file(path)
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def _pointed_at(path: Path) -> Path:
+def pointed_at(path: str | Path) -> Path:
     """Returns the newest checkpoint where `path` is a run's folder or its file ``last_checkpoint``."""
+    path = Path(path)
     pointer = path / LAST_CHECKPOINT if path.is_dir() else path
     if pointer.name != LAST_CHECKPOINT or not pointer.is_file():
         return path
     # by name: the run's folder may have moved since
     return pointer.parent / Path(pointer.read_text(encoding="utf-8", errors="replace").strip()).name
+
+
+def check_exists(path: str | Path) -> None:
+    """Refuses a checkpoint that is not there: commands ask before they build anything.
+
+    Raises:
+        XTunerError: nothing at `path`.
+    """
+    path = pointed_at(path)
+    if not path.exists():
+        raise XTunerError(
+            f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()})."
+        )
 
 
 def _held(tensor: torch.Tensor) -> Weight:

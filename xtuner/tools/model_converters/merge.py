@@ -79,12 +79,13 @@ def _load_base(base: Path) -> tuple[Any, bool]:
     from transformers import AutoModelForCausalLM
 
     from xtuner.model.files.pickles import pickles_in, restricted_loading
+    from xtuner.model.files.quiet import quiet_transformers
     from xtuner.tools.support.families import family_of, is_exported
 
     if is_exported(base):
         return family_of(base).load_model(base), True
     try:
-        with restricted_loading(pickles_in(base)):
+        with restricted_loading(pickles_in(base)), quiet_transformers():
             return AutoModelForCausalLM.from_pretrained(base, dtype="auto"), False
     except (OSError, ValueError) as error:
         raise XTunerError(f"the base '{base}' cannot be read: {str(error).splitlines()[0]}") from error
@@ -125,9 +126,10 @@ def _merged(part: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     from xtuner.model.files.pickles import pickles_in, restricted_loading
+    from xtuner.model.files.quiet import quiet_transformers
 
     try:
-        with restricted_loading(pickles_in(folder)):
+        with restricted_loading(pickles_in(folder)), quiet_transformers():
             return PeftModel.from_pretrained(part, str(folder)).merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError) as error:
         values = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     from xtuner.config import load_config, parse_overrides
     from xtuner.log import get_logger
+    from xtuner.model.files.weight_files import check_exists
     from xtuner.model.meta import meta_init
     from xtuner.registry import build
     from xtuner.tools.support.families import family_of_config
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     # 1. the model's shape, which takes no memory
     start = time.perf_counter()
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    check_exists(args.checkpoint)
     dtype = None if args.dtype == "auto" else getattr(torch, _DTYPES[args.dtype])
     if any(cfg.model.get(name) for name in _ADAPTERS):
         return _convert_adapted(args, cfg)

@@ -12,6 +12,7 @@ from xtuner.data.text import build_template
 from xtuner.engine.steps.precision import resolve_precision
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
+from xtuner.model.files.weight_files import check_exists
 from xtuner.registry import build
 from xtuner.tools.support.families import family_of
 
@@ -36,6 +37,8 @@ def build_trained(
     Raises:
         XTunerError: a part cannot be built, the checkpoint does not fit, or it stands on other weights than these.
     """
+    if checkpoint:
+        check_exists(checkpoint)
     # what training started from is in the checkpoint, or in what that says it stands on
     model = build(cfg.model, pretrained_pth=None) if checkpoint else build(cfg.model)
     precision = precision or cfg.get("precision") or "auto"

@@ -125,6 +125,12 @@ class TestPreflight:
         assert len(missing_files(settings)) == 2
         assert [problem.split(":")[0] for problem in missing_training_files(settings)] == ["data_path"]
 
+    def test_settings_that_nothing_uses_are_no_part(self, tmp_path: Path) -> None:
+        settings = {"data_path": str(tmp_path / "none.json"), "box_json_path": str(tmp_path / "none.json")}
+        unused = {**settings, "unused_settings": ("box_json_path",)}
+        assert len(missing_training_files(settings)) == 2
+        assert [problem.split(":")[0] for problem in missing_training_files(unused)] == ["data_path"]
+
     def test_nodes(self) -> None:
         with pytest.raises(ProblemsError, match="(?s)model: missing.*runtime: missing"):
             preflight({}, "empty")

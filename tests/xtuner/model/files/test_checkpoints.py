@@ -50,6 +50,15 @@ class TestLoadParts:
         assert "the part 'head' is incomplete: it lacks weights (1), e.g. head.bias" in message
         assert torch.equal(target["head"].weight, before)
 
+    def test_stage_1_is_named(self) -> None:
+        parts = {**two_parts(), "llm": nn.Linear(2, 2)}
+        state = state_of(two_parts())
+        with pytest.raises(XTunerError, match=r"this is a stage-1 checkpoint\. It holds encoder, head, but not"):
+            load_parts(parts, state, required=list(parts))
+        with pytest.raises(XTunerError) as error:
+            load_parts(parts, {name: state[name] for name in state if name.startswith("head")}, required=list(parts))
+        assert "stage-1" not in str(error.value)
+
     def test_long_lists_are_cut(self) -> None:
         parts = {f"part{i}": nn.Linear(1, 1) for i in range(20)}
         with pytest.raises(XTunerError, match="and 8 more"):
