@@ -128,6 +128,7 @@ WAYS = {
     "xtuner.data.text": {"xtuner.data.records"},
     "xtuner.engine": {
         "xtuner",
+        "xtuner.config",
         "xtuner.engine.checkpoints",
         "xtuner.engine.hooks",
         "xtuner.engine.processes",
@@ -186,6 +187,7 @@ WAYS = {
         "xtuner.engine.strategies",
         "xtuner.memory_estimate",
         "xtuner.model",
+        "xtuner.model.files",
     },
 }
 
