@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -14,8 +15,12 @@ from typing import Any, ClassVar
 from mg_llava.boxes.store import BoxStore
 from mg_llava.evaluation.benchmarks.pictures import pictures_first
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
+from mg_llava.evaluation.benchmarks.requests import AS_IN_FILE, SHORT_ANSWER_REQUEST, Requests, find_request
 from mg_llava.evaluation.benchmarks.units import first_units
 from xtuner.errors import XTunerError
+from xtuner.log import get_logger
+
+_REPEATED = re.compile(r"(.+)#\d+", re.DOTALL)
 
 Verdict = tuple["str | None", "float | None"]
 """What a scorer read from an answer, and how right that is."""
@@ -35,9 +40,12 @@ class Benchmark(ABC):
         box_json_path: box file, relative to `data_root`; None = no object tokens, unless there is a `box_folder`.
         box_folder: folder of ``<name>.json`` box files, for a table of benchmarks; None = none.
         max_new_tokens: answers are cut there; choose what the benchmark's answers need.
-        strict_reference: read and score answers as the original did, faults and all, to compare with its numbers.
+        strict_reference: ask, read and score as the original did, faults and all, to compare with its numbers.
+        request: the sentence after the question: a name of `requests`, or a sentence of your own; None = the first.
     """
 
+    requests: ClassVar[Requests] = AS_IN_FILE
+    """Wordings of the sentence after the question, by whose they are."""
     strict_differs: ClassVar[bool] = False
     """Whether `strict_reference` changes anything for this kind."""
 
@@ -49,6 +57,15 @@ class Benchmark(ABC):
     box_folder: str | None = None
     max_new_tokens: int = 16
     strict_reference: bool = False
+    request: str | None = None
+
+    def __post_init__(self) -> None:
+        find_request(self.request, self.requests, self.name)
+
+    @property
+    def wording(self) -> tuple[str, str]:
+        """Whose wording the request has, and the sentence."""
+        return find_request(self.request, self.requests, self.name)
 
     def path(self, path: str) -> str:
         """Returns a path below `data_root`."""
@@ -108,6 +125,11 @@ class Benchmark(ABC):
             ) from error
         if not questions:
             raise XTunerError(f"benchmark '{self.name}': {', '.join(self.data_paths)} holds no question.")
+        if repeated := repeated_ids(questions):
+            get_logger().info(
+                "%s: %d ids stand in its files more than once, the later ones are called '%s', …",
+                *(self.name, len(repeated), repeated[0]),
+            )
         return questions
 
     def questions(self) -> list[Question]:
@@ -131,8 +153,12 @@ class Benchmark(ABC):
         """
 
     def prompt(self, question: Question) -> str:
-        """Returns the words to ask with, without the picture's place."""
-        return question.text
+        """Returns the words to ask with, without the picture's place: the question and the request."""
+        sentence = self.wording[1]
+        if not sentence:
+            return question.text
+        # some files hold a request already; another takes its place
+        return f"{question.text.removesuffix(SHORT_ANSWER_REQUEST).rstrip()}\n{sentence}"
 
     def place_pictures(self, question: Question, words: str) -> tuple[str, list[Picture]]:
         """Returns the words with ``<image>`` at each picture's place, and the pictures in that order.
@@ -154,6 +180,10 @@ class Benchmark(ABC):
         """Returns the prediction that an answer of the model amounts to."""
         parsed = self.parse(question, output)
         return Prediction(question.id, prompt, output, parsed, self.hit(question, parsed))
+
+    def rules(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """Returns what ``metrics.json`` says of how these questions are scored, where their files decide that."""
+        return {}
 
     def published(self, question: Question, output: str) -> dict[str, Verdict]:
         """Returns how published scorers read and score an answer, by their names; the benchmark's official one first.
@@ -211,11 +241,22 @@ def equal(parsed: str | None, answer: str | None) -> Verdict:
     return parsed, None if answer is None else float(parsed == answer)
 
 
+def repeated_ids(questions: Sequence[Question]) -> list[str]:
+    """Returns the ids that `unique_ids` made unique."""
+    ids = {question.id for question in questions}
+    return [question.id for question in questions if (match := _REPEATED.fullmatch(question.id)) and match[1] in ids]
+
+
+def id_text(value: Any) -> str:
+    """Returns an id as text; 7.0 is 7, which programs make of it that take a column for numbers."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def unique_ids(ids: Iterable[Any]) -> list[str]:
     """Returns the ids as text; a repeated one gets ``#2``, ``#3``, …, because authors' files do repeat ids."""
     seen: dict[str, int] = defaultdict(int)
     result = []
-    for value in map(str, ids):
+    for value in map(id_text, ids):
         seen[value] += 1
         result.append(value if seen[value] == 1 else f"{value}#{seen[value]}")
     return result

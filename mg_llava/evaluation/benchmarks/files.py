@@ -50,7 +50,7 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
 
 
 def require(rows: Iterable[tuple[str, Mapping[str, Any]]], keys: Sequence[str], path: str) -> None:
-    """Checks that all rows have a value under all `keys`; JSON's null is none.
+    """Checks that all rows have a value under all `keys`; JSON's null and NaN are none.
 
     Args:
         rows: (where it stands, e.g. "row 3", the row).
@@ -65,7 +65,7 @@ def require(rows: Iterable[tuple[str, Mapping[str, Any]]], keys: Sequence[str], 
         if not isinstance(row, Mapping):
             problems.append(f"{where}: expected an object, found {type(row).__name__}")
             continue
-        absent = [key for key in keys if row.get(key) is None]
+        absent = [key for key in keys if row.get(key) is None or row[key] != row[key]]
         if absent:
             present = ", ".join(str(key) for key, value in row.items() if value is not None) or "nothing"
             problems.append(f"{where}: no {', '.join(absent)} among {present}; every row needs it")

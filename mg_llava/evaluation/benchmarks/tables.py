@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,22 @@ from mg_llava.evaluation.benchmarks.records import Picture, Question
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
-SHORT_ANSWER_REQUEST = "Answer the question using a single word or phrase."
+_WHOLE_AS_DECIMAL = re.compile(r"\s*\d+\.0+\s*")
 _LONGEST_REFERENCE = 64
 """An image cell this short is the index of the row that holds the picture."""
+
+
+def _split_name(split: str | None) -> str:
+    name = (split or "").strip().lower()
+    return {"val": "validation"}.get(name, name)
+
+
+def _with_whole_indices(row: dict[str, str]) -> dict[str, str]:
+    """The row with "7" where a program that took the column for numbers wrote "7.0"."""
+    for column in ("index", "image"):
+        if _WHOLE_AS_DECIMAL.fullmatch(row.get(column, "")):
+            row[column] = row[column].split(".")[0]
+    return row
 
 
 @dataclass(kw_only=True, eq=False)
@@ -28,7 +42,7 @@ class TableBenchmark(Benchmark):
     whose picture it is, and for a row of several pictures by ``<index>_1``, ``<index>_2``, ….
 
     Args:
-        split: ask only the rows whose `split` is this; None = all.
+        split: ask only the rows whose `split` is this, whatever the case ("val" is "validation"); None = all.
         (others): see `Benchmark`.
     """
 
@@ -47,10 +61,12 @@ class TableBenchmark(Benchmark):
         empty = [where for where, row in rows if not row]
         if empty:
             get_logger().warning("'%s': %d empty rows are left out, first %s", self.data_path, len(empty), empty[0])
-        rows = [(where, row) for where, row in rows if row]
+        rows = [(where, _with_whole_indices(row)) for where, row in rows if row]
         require(rows, needed, self.data_path)
         cells = {row["index"]: row["image"] for _, row in rows if len(row.get("image", "")) > _LONGEST_REFERENCE}
-        chosen = [row for _, row in rows if self.split is None or row.get("split") == self.split]
+        chosen = [
+            row for _, row in rows if self.split is None or _split_name(row.get("split")) == _split_name(self.split)
+        ]
         if rows and not chosen:
             found = ", ".join(sorted({row.get("split", "none") for _, row in rows}))
             raise XTunerError(f"'{self.data_path}' has no row of split '{self.split}'; it has: {found}.")

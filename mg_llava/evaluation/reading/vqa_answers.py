@@ -19,6 +19,7 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),+(?=\d)")
 # the challenge's expression, `(?!<=\d)` and all: it was meant as a lookbehind, so a full stop after a digit goes too
 _FULL_STOP = re.compile(r"(?!<=\d)\.(?!\d)")
+_EQUAL_ANSWERS = 3
 _FULL_STOPS_STRIPPED = 32
 """The challenge's code passes a flag where a count belongs: only so many full stops go. Kept, scores depend on it."""
 
@@ -76,10 +77,24 @@ def without_punctuation(text: str) -> str:
 def vqa_accuracy(parsed: str, answers: Sequence[str]) -> float:
     """Returns the VQA accuracy, 0–1.
 
+    With fewer than four answers, three equal ones cannot be among those left: all of them must be equal then, and a
+    single answer must be met.
+
     Args:
         parsed: a `normalise`d answer.
-        answers: what people answered, usually ten; not yet normalised.
+        answers: what people answered, usually ten, one at least; not yet normalised.
     """
     given = [normalise(answer) for answer in answers]
     equal = given.count(parsed)
-    return fmean(min(1.0, (equal - (answer == parsed)) / 3) for answer in given)
+    if len(given) == 1:
+        return float(equal)
+    wanted = min(_EQUAL_ANSWERS, len(given) - 1)
+    return fmean(min(1.0, (equal - (answer == parsed)) / wanted) for answer in given)
+
+
+def vqa_formula(answers: int) -> str:
+    """Returns in words by which formula a question with so many answers is scored."""
+    if answers == 1:
+        return "equal to the only answer"
+    wanted = min(_EQUAL_ANSWERS, answers - 1)
+    return f"mean over leaving out one of {answers} answers of min(1, equal answers / {wanted})"

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mg_llava.evaluation.benchmarks.base import Benchmark
+from mg_llava.evaluation.benchmarks.base import Benchmark, repeated_ids
 from mg_llava.evaluation.benchmarks.pictures import find_boxes
 from mg_llava.evaluation.benchmarks.records import Prediction
 from mg_llava.evaluation.judging.verdicts import judge as judge_predictions
@@ -79,6 +79,7 @@ def finish(
         **scores,
         "uncertainty": uncertainties(benchmark, judged, clusters, scores),
         **_counts(benchmark, judged),
+        **benchmark.rules([question for question, _ in benchmark.pairs(judged)]),
         **judging,
     }
     metrics |= _published_scores(benchmark, judged)
@@ -99,7 +100,9 @@ def finish(
     metrics |= {
         **files.facts,
         "strict_reference": benchmark.strict_reference,
+        "request": _request_facts(benchmark),
         "prompt_example": judged[0].prompt,
+        **_strict_prompts(benchmark, judged),
         "prompts_sha256": _prompts_hash(judged),
         "versions": {
             "xtuner": __version__,
@@ -111,6 +114,24 @@ def finish(
     text = json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
     (files.folder / "metrics.json").write_text(text, encoding="utf-8")
     return metrics
+
+
+def _request_facts(benchmark: Benchmark) -> dict[str, Any]:
+    """Whose wording was asked with, the sentence, and who else has the same."""
+    name, sentence = benchmark.wording
+    same = [other for other, words in benchmark.requests.items() if words == sentence and other != name]
+    return {"wording": name, "sentence": sentence, "same_as": same}
+
+
+def _strict_prompts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """The first question that the original asks otherwise, in both wordings; nothing where it asks the same."""
+    sound, strict = (replace(benchmark, strict_reference=value) for value in (False, True))
+    differing = [
+        {"id": question.id, "prompt": sound.prompt(question), "strict_reference": strict.prompt(question)}
+        for question, _ in benchmark.pairs(predictions)
+        if sound.prompt(question) != strict.prompt(question)
+    ]
+    return {"num_prompts_strict_differs": len(differing), "prompts_strict": differing[0]} if differing else {}
 
 
 def _prompts_hash(predictions: Sequence[Prediction]) -> str:
@@ -171,6 +192,7 @@ def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str
         "num_failed": len(failed),
         "num_without_answer": sum(question.answer is None for question, _ in pairs),
         "num_without_boxes": without_boxes,
+        "num_repeated_ids": len(repeated_ids([question for question, _ in pairs])),
     }
 
 

@@ -11,7 +11,7 @@ from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_records
 from mg_llava.evaluation.benchmarks.labels import answers_of, is_nothing
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
-from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST
+from mg_llava.evaluation.benchmarks.requests import CHART, SHORT_ANSWER, Requests
 from mg_llava.evaluation.reading.answers import short_answer
 from mg_llava.evaluation.reading.metrics import relaxed_match
 from mg_llava.evaluation.reading.numbers import read_number
@@ -25,6 +25,7 @@ class ChartQA(Benchmark):
     Each file is a group named as the file; overall = mean over the files. `label` may be a list of right answers.
     """
 
+    requests: ClassVar[Requests] = CHART
     strict_differs: ClassVar[bool] = True
 
     def read_questions(self) -> list[Question]:
@@ -45,10 +46,6 @@ class ChartQA(Benchmark):
                     )
                 )
         return questions
-
-    def prompt(self, question: Question) -> str:
-        """Returns the question and the request for a short answer."""
-        return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
 
     def parse(self, question: Question, output: str) -> str | None:
         """Returns the answer without outer spaces."""
@@ -81,6 +78,8 @@ class ChartQA(Benchmark):
 class TallyQA(Benchmark):
     """``test.json``: a list of ``{image, question, answer, question_id, issimple?}``; exact match of the count."""
 
+    requests: ClassVar[Requests] = SHORT_ANSWER
+
     def read_questions(self) -> list[Question]:
         """Reads the list; a record without its fields is named."""
         rows = read_records(self.data_path, ("image", "question", "question_id"))
@@ -95,10 +94,6 @@ class TallyQA(Benchmark):
             )
             for unique_id, row in zip(unique_ids(row["question_id"] for row in rows), rows, strict=True)
         ]
-
-    def prompt(self, question: Question) -> str:
-        """Returns the question and the request for a short answer."""
-        return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
 
     def parse(self, question: Question, output: str) -> str | None:
         """Returns the count in digits, see `numbers.read_number`; else the words."""

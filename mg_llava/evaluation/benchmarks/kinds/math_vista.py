@@ -11,6 +11,7 @@ from typing import Any
 
 from mg_llava.evaluation.benchmarks.base import Verdict, equal
 from mg_llava.evaluation.benchmarks.files import read_json, require
+from mg_llava.evaluation.benchmarks.labels import is_nothing
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.judging.verdicts import JudgedBenchmark, with_verdict
 from mg_llava.evaluation.reading.answers import option_letter
@@ -58,7 +59,7 @@ class MathVista(JudgedBenchmark):
                     text=_query(problem),
                     pictures=(self.picture(problem["image"]),),
                     box_id=str(key),
-                    answer=None if answer in (None, "") else {**problem, "answer": str(answer)},
+                    answer=None if is_nothing(answer) else {**problem, "answer": str(answer)},
                     options=dict(zip(_LETTERS, map(str, choices), strict=False)),
                     groups={axis: str(problem[axis]) for axis in ("question_type", "answer_type") if problem.get(axis)},
                 )

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mg_llava.evaluation.benchmarks.base import Verdict, equal, mean_by_groups
+from mg_llava.evaluation.benchmarks.files import refuse
 from mg_llava.evaluation.benchmarks.labels import read_list
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
-from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST, TableBenchmark
+from mg_llava.evaluation.benchmarks.requests import (
+    CHINESE_LETTER_REQUEST,
+    LETTER,
+    LETTER_REQUEST,
+    OWN,
+    SHORT_ANSWER_REQUEST,
+    Requests,
+)
+from mg_llava.evaluation.benchmarks.tables import TableBenchmark
 from mg_llava.evaluation.benchmarks.units import whole_units
 from mg_llava.evaluation.reading.answers import option_letter, strict_option_letter
 from mg_llava.evaluation.reading.mmmu import official_letter, official_open_answer_is_right, open_answer_is_right
@@ -23,6 +32,8 @@ from xtuner.errors import XTunerError
 
 _LETTERS = string.ascii_uppercase
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_MADE_UP_OPTIONS = {"A": "Yes", "B": "No", "C": "Other", "D": "None"}
+"""What the original asks a question without options to choose from; no recording of it was at hand."""
 _ROTATION = 1_000_000
 """MMBench numbers the rotations of question n as n, n + 1,000,000, n + 2,000,000, …"""
 
@@ -41,6 +52,7 @@ class MultipleChoice(TableBenchmark):
         (others): see `TableBenchmark`.
     """
 
+    requests: ClassVar[Requests] = LETTER
     strict_differs: ClassVar[bool] = True
 
     circular: bool = False
@@ -50,6 +62,7 @@ class MultipleChoice(TableBenchmark):
         """Reads the table; a row without index, question or options is named by its number."""
         needed = ("index", "question") if self.open_questions else ("index", "question", "A")
         questions = [self._question(*row) for row in self.rows(needed)]
+        refuse([found for question in questions if (found := _fault(question))], self.data_path)
         if self.circular:
             for question in questions:
                 self._index(question)
@@ -58,25 +71,29 @@ class MultipleChoice(TableBenchmark):
     def _question(self, unique_id: str, row: dict[str, str], pictures: tuple[Picture, ...]) -> Question:
         hint = row.get("hint")
         answer = row.get("answer")
+        options = {letter: row[letter] for letter in _LETTERS if letter in row}
         return Question(
             id=unique_id,
             text=f"{hint}\n{row['question']}" if hint else row["question"],
             pictures=pictures,
             box_id=row["index"],
-            answer=None if answer is None else answer.strip().upper() if "A" in row else answer,
-            options={letter: row[letter] for letter in _LETTERS if letter in row},
+            answer=None if answer is None else _answer_letter(answer, options) if options else answer,
+            options=options,
             groups={axis: row[axis] for axis in ("category", "l2-category", "split") if axis in row},
         )
 
     def prompt(self, question: Question) -> str:
-        """Returns question, options and the request for a letter, in Chinese where the question is."""
-        if not question.options:
-            return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
-        lines = [question.text, *(f"{letter}. {text}" for letter, text in question.options.items())]
-        chinese = _CHINESE.search("\n".join(lines))
-        request = (
-            "请直接回答选项字母。" if chinese else "Answer with the option's letter from the given choices directly."
-        )
+        """Returns question, options and the request for a letter, in Chinese where the question is.
+
+        A question without options asks for a short answer; `strict_reference` makes up options, as the original does.
+        """
+        name, request = self.wording
+        options = question.options or (_MADE_UP_OPTIONS if self.strict_reference else {})
+        if not options:
+            return f"{question.text}\n{request if name == OWN else SHORT_ANSWER_REQUEST}"
+        lines = [question.text, *(f"{letter}. {text}" for letter, text in options.items())]
+        if request == LETTER_REQUEST and _CHINESE.search("\n".join(lines)):
+            request = CHINESE_LETTER_REQUEST
         return "\n".join([*lines, request])
 
     def parse(self, question: Question, output: str) -> str | None:
@@ -144,3 +161,22 @@ class MultipleChoice(TableBenchmark):
             for question, prediction in self.pairs(predictions)
         ]
         return [str(write_rows(Path(folder) / f"{self.name}.xlsx", rows))]
+
+
+def _answer_letter(cell: str, options: Mapping[str, str]) -> str:
+    """The letter that an answer cell means: "b", "(B)", or the text of an option; else what stands there."""
+    text = half_width(cell).strip()
+    letter = text.strip("().[] ").upper()
+    if letter in options:
+        return letter
+    same = [letter for letter, option in options.items() if option.strip() == cell.strip()]
+    return same[0] if len(same) == 1 else text
+
+
+def _fault(question: Question) -> str | None:
+    if question.answer is None or not question.options or question.answer in question.options:
+        return None
+    return (
+        f"row with index {question.box_id}: its answer is {question.answer!r}, expected one of its options "
+        f"{', '.join(question.options)}"
+    )

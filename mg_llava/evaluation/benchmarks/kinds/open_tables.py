@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mg_llava.evaluation.benchmarks.labels import read_list
 from mg_llava.evaluation.benchmarks.records import Question
-from mg_llava.evaluation.benchmarks.tables import SHORT_ANSWER_REQUEST, TableBenchmark
+from mg_llava.evaluation.benchmarks.requests import SHORT_ANSWER, Requests
+from mg_llava.evaluation.benchmarks.tables import TableBenchmark
 from mg_llava.evaluation.reading.answers import same_short_answer, short_answer
 from mg_llava.evaluation.reading.metrics import anls
 
@@ -15,16 +17,14 @@ from mg_llava.evaluation.reading.metrics import anls
 class DocVQA(TableBenchmark):
     """A TSV of ``index, image, question, answer?, split?``, scored by ANLS; `answer` may be a list of answers."""
 
+    requests: ClassVar[Requests] = SHORT_ANSWER
+
     def read_questions(self) -> list[Question]:
         """Reads the table; a row without index or question is named by its number."""
         return [
             self.question(place, (read_list(place[1]["answer"]) or None) if "answer" in place[1] else None, "split")
             for place in self.rows(("index", "question"))
         ]
-
-    def prompt(self, question: Question) -> str:
-        """Returns the question and the request for a short answer."""
-        return f"{question.text}\n{SHORT_ANSWER_REQUEST}"
 
     def parse(self, question: Question, output: str) -> str | None:
         """Returns the answer without outer spaces."""

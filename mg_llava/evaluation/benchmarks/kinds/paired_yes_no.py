@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from mg_llava.evaluation.benchmarks.base import Verdict, equal, mean_by_groups
 from mg_llava.evaluation.benchmarks.labels import yes_no_labels
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.benchmarks.requests import HALLUSION, SHORT_ANSWER_REQUEST, Requests
+from mg_llava.evaluation.benchmarks.requests import MME as MME_REQUESTS
 from mg_llava.evaluation.benchmarks.tables import TableBenchmark
 from mg_llava.evaluation.benchmarks.units import Scored, whole_units
 from mg_llava.evaluation.reading.answers import yes_or_no
@@ -50,14 +52,16 @@ class MME(_YesNoTable):
     ``num_incomplete_groups``.
     """
 
+    requests: ClassVar[Requests] = MME_REQUESTS
+
     def unit(self, question: Question) -> tuple[str, str]:
         """Returns category and picture."""
         return question.groups["category"], _picture_name(question)
 
     def prompt(self, question: Question) -> str:
-        """Returns the question with the request that LLaVA's evaluation puts in the place of MME's own."""
-        text = question.text.replace("Please answer yes or no.", "").strip()
-        return f"{text} Please answer the question only a single word yes or no."
+        """Returns the question with the request in the place of MME's own; one for a short answer has its own line."""
+        text, sentence = question.text.replace("Please answer yes or no.", "").strip(), self.wording[1]
+        return f"{text}\n{sentence}" if sentence == SHORT_ANSWER_REQUEST else f"{text} {sentence}"
 
     def published(self, question: Question, output: str) -> dict[str, Verdict]:
         """Returns what MME's own script, which lmms-eval has too, and VLMEvalKit say."""
@@ -104,6 +108,7 @@ class HallusionBench(_YesNoTable):
     asked without one; `strict_reference` leaves it out.
     """
 
+    requests: ClassVar[Requests] = HALLUSION
     strict_differs: ClassVar[bool] = True
     _index = re.compile(r".*_(\d+)_(\d+)_(\d+)")
 
@@ -119,10 +124,6 @@ class HallusionBench(_YesNoTable):
         if self.strict_reference:
             return [question for question in questions if question.pictures]
         return questions
-
-    def prompt(self, question: Question) -> str:
-        """Returns the question and the request for yes or no."""
-        return f"{question.text}\nPlease answer the question with yes or no."
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns ``overall`` (aAcc), ``aAcc``, ``fAcc``, ``qAcc``, each also by category."""

@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mg_llava.evaluation.benchmarks.base import Benchmark
 from mg_llava.evaluation.benchmarks.files import read_questions
 from mg_llava.evaluation.benchmarks.records import Question
+from mg_llava.evaluation.benchmarks.requests import BOX, Requests
 from mg_llava.evaluation.reading.metrics import box_iou
 from xtuner.errors import XTunerError
 
@@ -30,6 +31,8 @@ class RefCOCO(Benchmark):
             has it; False: in shares of the picture's own width and height.
         (others): see `Benchmark`.
     """
+
+    requests: ClassVar[Requests] = BOX
 
     max_new_tokens: int = 48
     square_frame: bool = True
@@ -70,8 +73,8 @@ class RefCOCO(Benchmark):
         return [(box[0] + left) / side, (box[1] + top) / side, (box[2] + left) / side, (box[3] + top) / side]
 
     def prompt(self, question: Question) -> str:
-        """Returns the request as LLaVA-1.5's training data has it."""
-        return f"Please provide the bounding box coordinate of the region this sentence describes: {question.text}"
+        """Returns the request, by default as LLaVA-1.5's training data has it, and the phrase."""
+        return f"{self.wording[1]} {question.text}"
 
     def parse(self, question: Question, output: str) -> str | None:
         """Returns the first four numbers in brackets, or None."""

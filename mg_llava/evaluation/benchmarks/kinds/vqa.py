@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, equal, unique_ids
+from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, equal, id_text, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_json, read_questions
+from mg_llava.evaluation.benchmarks.labels import is_nothing
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.benchmarks.requests import LLAVA_FILE, Requests
 from mg_llava.evaluation.reading.published import lmms_exact_match
-from mg_llava.evaluation.reading.vqa_answers import normalise, vqa_accuracy
+from mg_llava.evaluation.reading.vqa_answers import normalise, vqa_accuracy, vqa_formula
 from xtuner.errors import XTunerError
 
 _OCR_HINT = "Reference OCR token:"
@@ -30,6 +32,8 @@ class VQA(Benchmark):
         answer_file: the authors' answers, relative to `data_root`; None = not scored.
         (others): see `Benchmark`.
     """
+
+    requests: ClassVar[Requests] = LLAVA_FILE
 
     answer_file: str | None = None
 
@@ -56,7 +60,7 @@ class VQA(Benchmark):
         try:
             annotations = read_json(path)["annotations"]
             return {
-                str(row["question_id"]): _texts(one["answer"] for one in row["answers"])
+                id_text(row["question_id"]): _texts(one["answer"] for one in row["answers"])
                 for row in annotations
                 if row["answers"]
             }
@@ -69,9 +73,14 @@ class VQA(Benchmark):
             id=unique_id,
             text=str(row["text"]),
             pictures=(self.picture(row["image"]),),
-            box_id=str(row["question_id"]),
-            answer=answers.get(str(row["question_id"])),
+            box_id=id_text(row["question_id"]),
+            answer=answers.get(id_text(row["question_id"])) or None,
         )
+
+    def rules(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """Returns by which formula so many questions score: that of ten answers fits ten only."""
+        counts = Counter(vqa_formula(len(one.answer)) for one in questions if isinstance(one.answer, list))
+        return {"formulas": dict(counts)} if counts else {}
 
     def parse(self, question: Question, output: str) -> str | None:
         """Returns the answer as the challenge normalises it; "" is an answer too."""
@@ -104,7 +113,7 @@ class VQAv2(VQA):
         path = self.data_path if self.upload_questions is None else self.path(self.upload_questions)
         rows = read_questions(path, ("question_id",))
         upload = [
-            {"question_id": row["question_id"], "answer": answers.get(str(row["question_id"]), "")} for row in rows
+            {"question_id": row["question_id"], "answer": answers.get(id_text(row["question_id"]), "")} for row in rows
         ]
         return [_write_json(os.path.join(folder, "upload.json"), upload)]
 
@@ -141,8 +150,8 @@ class TextVQA(VQA):
             id=unique_id,
             text=str(row["text"]) if self.ocr_hints else "\n".join(lines),
             pictures=(self.picture(row["image"]),),
-            box_id=str(row["question_id"]),
-            answer=answers.get(key),
+            box_id=id_text(row["question_id"]),
+            answer=answers.get(key) or None,
         )
 
 
@@ -151,7 +160,7 @@ def _textvqa_key(image_id: Any, question: Any) -> str:
 
 
 def _texts(answers: Iterable[Any]) -> list[str]:
-    return [str(answer) for answer in answers if answer is not None]
+    return [str(answer) for answer in answers if not is_nothing(answer)]
 
 
 class GQA(VQA):
@@ -171,13 +180,13 @@ class GQA(VQA):
 
     def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
         """Returns the question with its answer and the axes that GQA's script breaks scores down by."""
-        known = answers.get(str(row["question_id"]))
+        known = answers.get(id_text(row["question_id"]))
         return Question(
             id=unique_id,
             text=str(row["text"]),
             pictures=(self.picture(row["image"]),),
-            box_id=str(row["question_id"]),
-            answer=None if known is None else str(known["answer"]),
+            box_id=id_text(row["question_id"]),
+            answer=None if known is None or is_nothing(known.get("answer")) else str(known["answer"]),
             groups={} if known is None else _gqa_groups(known),
         )
 

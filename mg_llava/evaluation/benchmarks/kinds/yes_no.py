@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, ClassVar
 
-from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, equal, unique_ids
+from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, equal, id_text, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_questions
 from mg_llava.evaluation.benchmarks.labels import yes_no_labels
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.benchmarks.requests import POPE, Requests
 from mg_llava.evaluation.reading.answers import leading_yes_or_no
 from mg_llava.evaluation.reading.published import exact_yes_or_no, kit_yes_or_no, pope_yes_or_no
 
@@ -23,6 +24,7 @@ class YesNo(Benchmark):
     Each file is a group named as the file; a label is yes or no in any usual writing, see `answers.yes_no_label`.
     """
 
+    requests: ClassVar[Requests] = POPE
     strict_differs: ClassVar[bool] = True
 
     def read_questions(self) -> list[Question]:
@@ -39,16 +41,12 @@ class YesNo(Benchmark):
                         id=f"{category}/{unique_id}",
                         text=str(row["text"]),
                         pictures=(self.picture(row["image"]),),
-                        box_id=str(row["question_id"]),
+                        box_id=id_text(row["question_id"]),
                         answer=label,
                         groups={"category": category},
                     )
                 )
         return questions
-
-    def prompt(self, question: Question) -> str:
-        """Returns the question and the request for yes or no."""
-        return f"{question.text}\nPlease answer the question with yes or no."
 
     def parse(self, question: Question, output: str) -> str | None:
         """Returns the yes or no that the answer begins with, else what POPE's own rule reads; None without words.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mg_llava.evaluation import GQA, VQA, Benchmark, MultipleChoice, ShortAnswer, TextVQA, VQAv2, YesNo
-from mg_llava.evaluation.reading.answers import option_letter, short_answer
+from mg_llava.evaluation.reading.answers import option_letter, same_short_answer, short_answer, yes_or_no
 from mg_llava.evaluation.reading.vqa_answers import normalise, vqa_accuracy
 from xtuner.errors import XTunerError
 
@@ -51,6 +51,43 @@ class TestOptionLetter:
     def test_forms(self, output: str, letter: str | None) -> None:
         assert option_letter(output, ANIMALS) == letter
 
+    @pytest.mark.parametrize(
+        ("output", "letter"),
+        [
+            ("B\nBecause A is a cat.", "B"),
+            ("It barks.\n\nB", "B"),
+            ("Answer: B. A is wrong because it purrs.", "B"),
+            ("**Answer:** **B**", "B"),
+            ("The answer is **B**, not A.", "B"),
+            ("The answer is A or B", None),
+            ("The answer is not A", None),
+            ("A is wrong. C is small. So the answer is B.", "B"),
+            ("A. a cat\nB. a dog\nC. a big dog\nThe answer is B", "B"),
+            ("A. a cat\nB. a dog\nC. a big dog", None),
+            ("\\boxed{B}", "B"),
+            ("A is wrong, so $\\boxed{\\text{B}}$", "B"),
+            ("<answer>B</answer>", "B"),
+            ("（Ｂ）", "B"),
+            ("答案：Ｂ", "B"),
+            ("A不对，故选B。", "B"),
+            ("It must be 'B'", "B"),
+            ("B - a dog", "B"),
+            ("It is a big dog, not a dog", None),
+            ("C#", None),
+            ("C++ and more", None),
+        ],
+    )
+    def test_with_reasons(self, output: str, letter: str | None) -> None:
+        assert option_letter(output, ANIMALS) == letter
+
+    def test_signs_and_marks_belong_to_options(self) -> None:
+        numbers = {"A": "-3", "B": "3", "C": ".5", "D": "5"}
+        given = ["-3", "\u22123", "3", "0.5", ".5", "5.0", "The value is 5.", "x = -3"]
+        assert "".join(option_letter(text, numbers) or "?" for text in given) == "AABCCDDA"
+        assert option_letter("12.50", {"A": "$12.50", "B": "$1.25"}) == "A"
+        languages = {"A": "C#", "B": "C++", "C": "C"}
+        assert [option_letter(text, languages) for text in ("C#", "It is C++.", "C")] == ["A", "B", "C"]
+
     def test_letters_up_to_i(self) -> None:
         options = {letter: f"text {letter}" for letter in "ABCDEFGHI"}
         assert [option_letter(f"Answer: {letter}", options) for letter in "EFGHI"] == list("EFGHI")
@@ -68,6 +105,20 @@ class TestOptionLetter:
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
+        *(("Yes, and there is no other one.", "yes"), ("No. A yes would need a dog.", "no"), ("**Yes**", "yes")),
+        *(("Answer: no, yes is wrong", "no"), ("\\boxed{Yes}", "yes"), ("Ｙｅｓ", "yes"), ("The answer is no.", "no")),
+        *(("yes or no", None), ("yes/no", None), ("Yes, no", None), ("maybe", None), ("", None)),
+        *(("是的", "yes"), ("不是", "no"), ("没有", "no"), ("There is no dog? Yes.", None)),
+    ],
+)
+def test_yes_or_no_with_reasons(output: str, expected: str | None) -> None:
+    assert yes_or_no(output) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        *(("-3", "-3"), ("\u22123", "-3"), (".5", ".5"), ("C#", "c#"), ("50%", "50%"), ("- a dog -", "dog")),
         ("The Red.", "red"),
         ("  a  red   circle! ", "red circle"),
         ("2", "2"),
@@ -78,6 +129,14 @@ class TestOptionLetter:
 )
 def test_short_answer(output: str, expected: str) -> None:
     assert short_answer(output) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "right", "same"),
+    [("1,000", "1000", True), ("three", "3", True), (".5", "0.5", True), ("-3", "3", False), ("50%", "50", False)],
+)
+def test_same_short_answer(output: str, right: str, same: bool) -> None:
+    assert same_short_answer(output, right) is same
 
 
 class TestVqaAccuracy:
