@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint of the standard library, for tests of judges."""
+"""An OpenAI-compatible endpoint of the standard library, for tests of judges and of models at an endpoint."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ class Stub:
         requests: bodies of the requests, in order.
         keys: their Authorization headers.
         statuses: HTTP status of the coming replies, first to last; 200 when used up.
+        refusal: body of replies that are not 200.
+        headers: of these.
+        answers_as: the model that replies name; None = the one that was asked.
+        models: what ``/models`` lists, id and owner; None = it is not there.
     """
 
     def __init__(self, reply: Callable[[str], str]) -> None:
@@ -26,6 +30,10 @@ class Stub:
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.statuses: list[int] = []
+        self.refusal: dict[str, Any] = {"error": {"message": "no"}}
+        self.headers: dict[str, str] = {}
+        self.answers_as: str | None = None
+        self.models: dict[str, str] | None = None
         self.lock = threading.Lock()
 
 
@@ -41,9 +49,24 @@ def stub_endpoint(reply: Callable[[str], str]) -> Iterator[Stub]:
                 stub.requests.append({"path": self.path, **body})
                 stub.keys.append(self.headers["Authorization"])
                 status = stub.statuses.pop(0) if stub.statuses else 200
-            content = stub.reply(body["messages"][0]["content"])
-            payload = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
+            content = stub.reply(body["messages"][0]["content"]) if status == 200 else ""
+            message = {"message": {"role": "assistant", "content": content}}
+            reply = stub.refusal if status >= 400 else {"model": stub.answers_as or body["model"], "choices": [message]}
+            payload = json.dumps(reply).encode()
             self.send_response(status)
+            for name, value in stub.headers.items() if status >= 400 else ():
+                self.send_header(name, value)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def do_GET(self) -> None:
+            known = stub.models is not None and self.path == "/v1/models"
+            listed = [{"id": key, "object": "model", "owned_by": owner} for key, owner in (stub.models or {}).items()]
+            payload = json.dumps({"object": "list", "data": listed}).encode()
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)

@@ -226,3 +226,14 @@ class BoxSelection:
         found = found.take(nms_per_class(*found, iou_threshold=self.iou_threshold))
         tight = training and max_length is not None and num_ids >= max_length - _TIGHT_MARGIN
         return found.take(limit_boxes(found.labels, self.limit_num, self.limit_mode, tight))
+
+    def choose(self, found: PictureBoxes, size: tuple[int, int]) -> tuple[PictureBoxes, int]:
+        """Returns the boxes that become object tokens, and how many of the chosen lie outside and are left out.
+
+        Args:
+            found: of a picture.
+            size: its (width, height) in pixels.
+        """
+        chosen = self(*found, training=False)
+        _, inside = clip_boxes(chosen.boxes, *size)
+        return chosen.take(inside), len(chosen.boxes) - int(inside.sum())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mg_llava.boxes.selection import BoxSelection, PictureBoxes, clip_boxes
+from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.inference.generation import greedy_config
 from mg_llava.inference.prompts import Prompt, PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
@@ -71,9 +71,7 @@ class Assistant:
             found: of a picture.
             size: its (width, height) in pixels.
         """
-        chosen = self.boxes(*found, training=False)
-        _, inside = clip_boxes(chosen.boxes, *size)
-        return chosen.take(inside), len(chosen.boxes) - int(inside.sum())
+        return self.boxes.choose(found, size)
 
     def room(self, prompt: Prompt) -> int:
         """Returns how many new tokens fit into the language model's context after `prompt`.

@@ -1,27 +1,19 @@
-"""Asking a language model behind an OpenAI-compatible endpoint: cached, retried, resumable, its cost shown first."""
+"""Letting a language model judge: each reply is kept and none is asked for twice, the cost is shown first."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
-from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
+from xtuner.evaluation.endpoint import Endpoint, RefusedError, in_parallel
 from xtuner.log import get_logger
 
 _CHARACTERS_PER_TOKEN = 4
-_LONGEST_REPLY = 16 << 20
 """Of English text, near enough to tell a bill of one dollar from one of a hundred."""
-_RETRIED = (408, 409, 429, 500, 502, 503, 504)
 
 
 class JudgementFile:
@@ -66,8 +58,7 @@ class Judge:
 
     Args:
         model: its name at the endpoint.
-        retries: further tries of a request that failed for a passing reason, with growing pauses.
-        pause: seconds before the first of them; it doubles.
+        retries: see `Endpoint`.
         timeout: seconds that a reply may take.
         parallel: requests at a time.
         price: dollars per million tokens, for the cost that is shown; None shows tokens only.
@@ -77,27 +68,17 @@ class Judge:
     """
 
     def __init__(
-        self,
-        model: str,
-        retries: int = 3,
-        pause: float = 2.0,
-        timeout: float = 60.0,
-        parallel: int = 4,
-        price: float | None = None,
+        self, model: str, retries: int = 3, timeout: float = 60.0, parallel: int = 4, price: float | None = None
     ) -> None:
-        self.model = model
-        self.url = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1").rstrip("/") + "/chat/completions"
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
             raise XTunerError(
                 "a judge needs its key in the environment variable OPENAI_API_KEY (any text for a local endpoint) and "
                 "its endpoint in OPENAI_BASE_URL: set both. Neither is written to a file."
             )
-        self._key = key
-        self.retries = retries
-        self.pause = pause
-        self.timeout = timeout
-        self.parallel = parallel
+        url = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
+        self.endpoint = Endpoint(url, model, key, retries, timeout, parallel)
+        self.model = self.endpoint.model
         self.price = price
 
     def cost(self, prompts: Sequence[str], max_tokens: int) -> str:
@@ -119,29 +100,27 @@ class Judge:
         get_logger().info(
             "%s: judgements that exist already: %d; %s", name, len(prompts) - len(to_ask), self.cost(to_ask, max_tokens)
         )
-        pool = ThreadPoolExecutor(self.parallel)
-        futures = {pool.submit(self.ask, prompt, max_tokens): prompt for prompt in to_ask}
         done = 0
         try:
-            for future in as_completed(futures):
-                file.add(self.model, futures[future], future.result())
-                done += 1
+            replies = in_parallel(lambda one: self._try(one, max_tokens, name), to_ask, self.endpoint.parallel)
+            for prompt, reply in replies:
+                if reply is not None:
+                    file.add(self.model, prompt, reply)
+                    done += 1
         except XTunerError as error:
             get_logger().warning(
                 "%s: %d of %d judgements are missing. The others are kept; run the command again to continue: %s",
-                name,
-                len(to_ask) - done,
-                len(prompts),
-                error,
+                *(name, len(to_ask) - done, len(prompts), error),
             )
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for future, prompt in futures.items():
-                # replies that came while the first failure ended the wait
-                came = future.done() and not future.cancelled() and future.exception() is None
-                if came and prompt not in file.replies(self.model):
-                    file.add(self.model, prompt, future.result())
-        return sum(prompt not in file.replies(self.model) for prompt in prompts)
+        return len(to_ask) - done
+
+    def _try(self, prompt: str, max_tokens: int, name: str) -> str | None:
+        """The reply, or None where this prompt alone is refused."""
+        try:
+            return self.ask(prompt, max_tokens)
+        except RefusedError as error:
+            get_logger().warning("%s: the judge leaves out one answer: %s", name, error)
+            return None
 
     def ask(self, prompt: str, max_tokens: int) -> str:
         """Returns the model's reply, at temperature 0.
@@ -149,36 +128,4 @@ class Judge:
         Raises:
             XTunerError: the endpoint does not answer, refuses, or answers something else.
         """
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_tokens": max_tokens,
-        }
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        for attempt in range(self.retries + 1):
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return _content(parse_json(response.read(_LONGEST_REPLY)), self.url)
-            except urllib.error.HTTPError as error:
-                reason, passing = f"HTTP {error.code} {error.reason}", error.code in _RETRIED
-            except (OSError, http.client.HTTPException, JSONFault) as error:
-                reason, passing = str(error) or type(error).__name__, True
-            if not passing or attempt == self.retries:
-                break
-            time.sleep(self.pause * 2**attempt)
-        raise XTunerError(
-            f"the judge at {self.url} does not reply ({reason}): check OPENAI_BASE_URL, the key, the model's name "
-            f"'{self.model}' and your limits there."
-        )
-
-
-def _content(reply: Any, url: str) -> str:
-    try:
-        return str(reply["choices"][0]["message"]["content"] or "")
-    except (KeyError, IndexError, TypeError) as error:
-        raise XTunerError(
-            f"{url} replied {json.dumps(reply)[:200]}: expected choices[0].message.content in the format of OpenAI's "
-            "chat completions."
-        ) from error
+        return self.endpoint.complete([{"role": "user", "content": prompt}], max_tokens, temperature=0)

@@ -19,14 +19,27 @@ EXIT_MISSING = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner test``."""
     parser.description = (
-        "Evaluate a checkpoint on the config's benchmarks. An interrupted evaluation continues where it stopped. With "
-        f"NPROC_PER_NODE > 1 that many processes share the questions. Exit code: 0 when done, {EXIT_MISSING} when "
-        "benchmarks were skipped because their files are absent, 1 on an error."
+        "Evaluate a checkpoint, or a model behind an endpoint, on the config's benchmarks. An interrupted evaluation "
+        "continues where it stopped. With NPROC_PER_NODE > 1 that many processes share the questions. Exit code: 0 "
+        f"when done, {EXIT_MISSING} when benchmarks were skipped because their files are absent, 1 on an error."
     )
     parser.add_argument("config", nargs="?", help="name or path of a config; 'xtuner list-cfg' shows the shipped ones")
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="weights to evaluate: a file, a DeepSpeed folder or a folder of shards"
     )
+    parser.add_argument("--endpoint", metavar="URL", help="ask this OpenAI-compatible server instead of a checkpoint")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model at --endpoint (default: the only one there); NAME=OTHER where it answers as OTHER",
+    )
+    parser.add_argument(
+        "--endpoint-boxes",
+        choices=("auto", "send", "omit"),
+        default="auto",
+        help="send boxes with the pictures, as this project's server takes them (default: to that server only)",
+    )
+    parser.add_argument("--parallel", type=int, default=8, metavar="N", help="requests to --endpoint at a time")
     parser.add_argument("--benchmarks", metavar="A,B", help="run only these benchmarks of the config")
     parser.add_argument(
         "--limit", type=int, metavar="N", help="ask the first N questions of each benchmark, no group cut in two"
@@ -76,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     # 1. several processes asked for by environment variables: start them by torchrun
     from xtuner.launch import run_ranks, torchrun_command
 
-    if args.launcher != "slurm" and not args.check_files and not args.score_only:
+    if args.launcher != "slurm" and not args.check_files and not args.score_only and not args.endpoint:
         command = torchrun_command(_to_argv(args), os.environ)
         if command is not None:
             return run_ranks(command, os.environ)
@@ -120,11 +133,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.checkpoint is None and not args.score_only:
+    given = [name for name in ("checkpoint", "endpoint", "score_only") if getattr(args, name)]
+    if not given:
         raise XTunerError(
-            "no --checkpoint given: name the weights to evaluate, e.g. work_dirs/<config name>/iter_500.pth, or score "
-            "an earlier run's answers again with --score-only."
+            "no --checkpoint given: name the weights to evaluate, e.g. work_dirs/<config name>/iter_500.pth, or a "
+            "server by --endpoint, or score an earlier run's answers again with --score-only."
         )
+    if len(given) > 1:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise XTunerError(f"{options} are given: answers come from one of them, so leave the others out.")
+    if args.parallel < 1:
+        raise XTunerError(f"--parallel is {args.parallel}: expected at least 1 request at a time.")
     if args.limit is not None and args.limit < 1:
         raise XTunerError(f"--limit is {args.limit}: expected at least 1 question.")
 
@@ -132,22 +151,42 @@ def _check(args: argparse.Namespace) -> None:
 def _evaluate(
     cfg: Any, args: argparse.Namespace, benchmarks: Sequence[Any], work_dir: Path, judge: Any
 ) -> dict[str, dict[str, Any]]:
-    """Builds the model and asks it all questions; returns metrics by benchmark, on rank 0."""
+    """Asks the model or the endpoint all questions; returns metrics by benchmark, on rank 0."""
     from xtuner.engine.processes.environment import Collective, close_environment, setup_environment
     from xtuner.evaluation.benchmarks import checkpoint_facts, run_facts
     from xtuner.registry import build
-    from xtuner.tools.support.trained_model import build_trained
 
-    environment = setup_environment(args.launcher)
-    model = build_trained(cfg, args.checkpoint, environment.device, base=args.base)
-    runner = build(cfg.evaluation, model=model, collective=Collective())
-    facts = checkpoint_facts(args.checkpoint)
+    if args.endpoint:
+        runner = build(cfg.evaluation, **_endpoint(args))
+        facts: dict[str, Any] = {}
+    else:
+        from xtuner.tools.support.trained_model import build_trained
+
+        environment = setup_environment(args.launcher)
+        model = build_trained(cfg, args.checkpoint, environment.device, base=args.base)
+        runner = build(cfg.evaluation, model=model, collective=Collective())
+        facts = checkpoint_facts(args.checkpoint)
     results = {
         one.name: runner.run(one, work_dir / one.name, {**run_facts(cfg, one.name), **facts}, args.limit, judge)
         for one in benchmarks
     }
-    close_environment()
+    if not args.endpoint:
+        close_environment()
     return results
+
+
+def _endpoint(args: argparse.Namespace) -> dict[str, Any]:
+    """What a runner needs to ask an endpoint; the key comes from the environment and is written nowhere."""
+    from xtuner.evaluation.endpoint import Endpoint, find_model, without_login
+
+    key = os.environ.get("OPENAI_API_KEY")
+    model, takes_boxes = find_model(args.endpoint, args.model, key)
+    sends = takes_boxes if args.endpoint_boxes == "auto" else args.endpoint_boxes == "send"
+    get_logger().info(
+        "asking %s at %s, %s boxes, %d requests at a time",
+        *(model, without_login(args.endpoint), "with" if sends else "without", args.parallel),
+    )
+    return {"endpoint": Endpoint(args.endpoint, model, key, parallel=args.parallel), "endpoint_boxes": sends}
 
 
 def show_comparison(first: str, second: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -43,6 +45,17 @@ class Picture:
         except XTunerError as error:
             where = f"picture '{self.key}'" if self.key else "a picture"
             raise XTunerError(f"{where} in the benchmark file: {error} Download the file again.") from error
+
+    def content(self) -> bytes:
+        """Returns the bytes of the picture's file.
+
+        Raises:
+            XTunerError: the file cannot be read, or the text is not base64.
+        """
+        try:
+            return base64.b64decode(self.encoded or "") if self.path is None else Path(self.path).read_bytes()
+        except (OSError, ValueError) as error:
+            raise XTunerError(f"the picture '{self.key}' cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset
 
-from mg_llava.boxes.selection import no_boxes
 from mg_llava.evaluation.benchmarks.base import Benchmark
-from mg_llava.evaluation.benchmarks.pictures import find_boxes
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
+from mg_llava.evaluation.run.showing import show, unanswered
 from mg_llava.inference.assistant import Assistant, Prompt
-from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.text.templates import Turn
 from xtuner.engine.processes.environment import Collective
 from xtuner.engine.processes.work_queue import WorkQueue
 from xtuner.engine.steps.loader import SteadyLoader
-from xtuner.errors import SampleError, XTunerError
+from xtuner.errors import SampleError
 
 _PACKAGES_PER_WORKER = 4
 """Loading ahead takes packages out of the queue: with fewer than so many for each worker, others would go idle."""
@@ -25,44 +25,69 @@ Asked = tuple[Question, str, "Prompt | str"]
 """A question, its words, and the prompt made of them or the fault that prevented it."""
 
 
-def ask(
-    assistant: Assistant,
-    benchmark: Benchmark,
-    questions: Sequence[Question],
-    stop: Callable[[], bool],
-    *,
-    batch_size: int,
-    num_workers: int = 0,
-    collective: Collective,
-    lockstep: bool = False,
-) -> Iterator[list[Prediction]]:
-    """Yields the predictions of this process's share, batch by batch.
+class Asker(Protocol):
+    """What answers the questions of a benchmark: a model in this process, or an endpoint."""
 
-    The longest prompts come first, so that a batch holds little padding and the last batches are short.
+    def facts(self, benchmark: Benchmark) -> dict[str, Any]:
+        """Returns what answers depend on besides checkpoint and config, as JSON values."""
+
+    def ask(
+        self, benchmark: Benchmark, questions: Sequence[Question], stop: Callable[[], bool]
+    ) -> Iterator[list[Prediction]]:
+        """Yields the predictions of this process's share, some at a time.
+
+        Args:
+            benchmark: of the questions.
+            questions: the same on all processes.
+            stop: asked before each batch; once it is True on this process, no process begins another batch.
+        """
+
+
+@dataclass
+class ModelAsker:
+    """Asks an assistant in batches; the longest prompts come first, so that a batch holds little padding.
 
     Args:
         assistant: answers.
-        benchmark: of the questions.
-        questions: the same on all processes.
-        stop: asked before each batch; once it is True on this process, no process begins another batch.
-        batch_size, num_workers, collective, lockstep: see `EvaluationRunner`.
+        batch_size: see `EvaluationRunner`, as for all that follow.
+        num_workers: see there.
+        collective: see there.
+        lockstep: see there.
     """
-    # few questions are shared by all processes rather than asked by one
-    size = max(1, min(batch_size, -(-len(questions) // collective.world_size)))
-    ordered = sorted(range(len(questions)), key=lambda number: -_length(benchmark, questions[number]))
-    packages = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    takes = _Rounds(packages, collective) if lockstep else _Packages(packages, collective)
-    loader = SteadyLoader(
-        _Prompts(assistant, benchmark, questions),
-        batch_sampler=takes,  # type: ignore[arg-type]  # any iterable of lists of indices will do
-        num_workers=min(num_workers, len(packages) // (_PACKAGES_PER_WORKER * collective.world_size)),
-        prefetch_factor=None,
-        collate_fn=list,
-    )
-    for batch in loader:
-        yield _answer(assistant, benchmark, batch, lockstep)
-        if takes.ends(stop()):
-            return
+
+    assistant: Assistant
+    batch_size: int
+    num_workers: int
+    collective: Collective
+    lockstep: bool
+
+    def facts(self, benchmark: Benchmark) -> dict[str, Any]:
+        """Returns the template and how answers are generated."""
+        return {
+            "prompt_template": self.assistant.template.name,
+            "generation": self.assistant.generation_facts(benchmark.max_new_tokens),
+        }
+
+    def ask(
+        self, benchmark: Benchmark, questions: Sequence[Question], stop: Callable[[], bool]
+    ) -> Iterator[list[Prediction]]:
+        """See `Asker.ask`."""
+        # few questions are shared by all processes rather than asked by one
+        size = max(1, min(self.batch_size, -(-len(questions) // self.collective.world_size)))
+        ordered = sorted(range(len(questions)), key=lambda number: -_length(benchmark, questions[number]))
+        packages = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        takes = _Rounds(packages, self.collective) if self.lockstep else _Packages(packages, self.collective)
+        loader = SteadyLoader(
+            _Prompts(self.assistant, benchmark, questions),
+            batch_sampler=takes,  # type: ignore[arg-type]  # any iterable of lists of indices will do
+            num_workers=min(self.num_workers, len(packages) // (_PACKAGES_PER_WORKER * self.collective.world_size)),
+            prefetch_factor=None,
+            collate_fn=list,
+        )
+        for batch in loader:
+            yield _answer(self.assistant, benchmark, batch, self.lockstep)
+            if takes.ends(stop()):
+                return
 
 
 def _length(benchmark: Benchmark, question: Question) -> int:
@@ -124,7 +149,7 @@ def _answer(assistant: Assistant, benchmark: Benchmark, batch: Sequence[Asked], 
     return [
         benchmark.predict(question, words, answers[question.id])
         if isinstance(prompt, Prompt)
-        else _unanswered(question, words, prompt)
+        else unanswered(question, words, prompt)
         for question, words, prompt in batch
     ]
 
@@ -142,20 +167,12 @@ class _Prompts(Dataset):
 
     def __getitem__(self, index: int) -> Asked:
         question = self.questions[index]
-        words = self.benchmark.prompt(question)
+        shown = show(self.benchmark, question, self.assistant.image_processor)
+        if shown.error is not None:
+            return question, shown.words, shown.error
         try:
-            words, pictures = self.benchmark.place_pictures(question, words)
-            opened = [picture.open(self.assistant.image_processor) for picture in pictures]
-        except XTunerError as error:
-            return question, f"{IMAGE_TOKEN}\n{words}" if IMAGE_TOKEN not in words else words, str(error)
-        records = [find_boxes(self.benchmark.boxes, question, one) for one in pictures]
-        found = [no_boxes() if record is None else record.found for record in records]
-        try:
-            return question, words, self.assistant.prepare(question.turns or [Turn(words)], opened, found)
+            turns = question.turns or [Turn(shown.words)]
+            return question, shown.words, self.assistant.prepare(turns, shown.opened, shown.found)
         except SampleError as error:
             # its text cannot be asked; the other questions can
-            return question, words, str(error)
-
-
-def _unanswered(question: Question, words: str, error: str) -> Prediction:
-    return Prediction(question.id, words, None, None, None if question.answer is None else 0.0, error)
+            return question, shown.words, str(error)

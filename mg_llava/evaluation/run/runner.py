@@ -14,7 +14,8 @@ from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.results.predictions import PredictionFiles
 from mg_llava.evaluation.results.report import write_report
 from mg_llava.evaluation.results.spreadsheet import write_spreadsheet
-from mg_llava.evaluation.run.asking import ask
+from mg_llava.evaluation.run.asking import Asker, ModelAsker
+from mg_llava.evaluation.run.remote import EndpointAsker
 from mg_llava.evaluation.run.scoring import finish, rescore
 from mg_llava.inference.assistant import Assistant
 from mg_llava.pictures.preprocess import ImageProcessor
@@ -22,6 +23,8 @@ from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.engine.processes.environment import Collective
+from xtuner.errors import XTunerError
+from xtuner.evaluation.endpoint import Endpoint
 from xtuner.evaluation.judge import Judge
 from xtuner.log import console, get_logger
 from xtuner.registry import build
@@ -33,13 +36,13 @@ if TYPE_CHECKING:
 
 
 class EvaluationRunner:
-    """Runs benchmarks on a model: left-padded batches, greedy, resumable, shared by all processes.
+    """Runs benchmarks on a model: left-padded batches, greedy, resumable, shared by all processes; or on an endpoint.
 
     Args:
         tokenizer: the model's, or its config node.
         image_processor: as in training, or its config node.
         prompt_template: as in training.
-        model: supplied by the command: in eval mode, on its device.
+        model: supplied by the command: in eval mode, on its device; None where an endpoint is asked.
         collective: supplied by the command: this process among the others; None = alone.
         lockstep: supplied by the command: the model's weights are spread over the processes (ZeRO-3), so that all
             must call it equally often.
@@ -48,16 +51,22 @@ class EvaluationRunner:
         system_prompt: of conversations without one; None = the template's own.
         num_workers: processes that read and resize pictures; 0 = none besides this one.
         special_tokens_in_text: as in training, see `xtuner.data.text.specials.Policy`.
+        endpoint: supplied by the command: is asked in the model's place; it has its own tokenizer and template.
+        endpoint_boxes: supplied by the command: send boxes to the endpoint, in the form of this project's server.
+        endpoint_settings: supplied by the command: of the requests to the endpoint, see `EndpointAsker`.
     """
 
-    provided_by_parent: ClassVar[tuple[str, ...]] = ("model", "collective", "lockstep")
+    provided_by_parent: ClassVar[tuple[str, ...]] = (
+        *("model", "collective", "lockstep"),
+        *("endpoint", "endpoint_boxes", "endpoint_settings"),
+    )
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase | Mapping[str, Any],
         image_processor: ImageProcessor | Mapping[str, Any],
         prompt_template: str | PromptTemplate,
-        model: MGLLaVA,
+        model: MGLLaVA | None = None,
         collective: Collective | None = None,
         lockstep: bool = False,
         boxes: BoxSelection | Mapping[str, Any] | None = None,
@@ -65,10 +74,21 @@ class EvaluationRunner:
         num_workers: int = 0,
         special_tokens_in_text: Policy = "split",
         system_prompt: str | None = None,
+        endpoint: Endpoint | None = None,
+        endpoint_boxes: bool = True,
+        endpoint_settings: Mapping[str, Any] | None = None,
     ) -> None:
-        selection = None if boxes is None else build(boxes)
+        selection = BoxSelection() if boxes is None else build(boxes)
+        self.collective = collective or Collective()
+        self.asker: Asker
+        if endpoint is not None:
+            sent = selection if endpoint_boxes else None
+            self.asker = EndpointAsker(endpoint, build(image_processor), sent, endpoint_settings or {"temperature": 0})
+            return
+        if model is None:
+            raise XTunerError("there is neither a model nor an endpoint to ask: give one of the two.")
         built = build(tokenizer)
-        self.assistant = Assistant(
+        assistant = Assistant(
             model,
             built,
             build(image_processor),
@@ -76,10 +96,7 @@ class EvaluationRunner:
             selection,
             check_policy(special_tokens_in_text),
         )
-        self.collective = collective or Collective()
-        self.lockstep = lockstep
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.asker = ModelAsker(assistant, batch_size, num_workers, self.collective, lockstep)
 
     def run(
         self,
@@ -112,23 +129,13 @@ class EvaluationRunner:
         """
         questions = benchmark.first_questions(limit)
         rank = self.collective.rank
-        facts = {**facts, "benchmark": benchmark.name, "prompt_template": self.assistant.template.name}
-        facts["generation"] = self.assistant.generation_facts(benchmark.max_new_tokens)
+        facts = {**facts, "benchmark": benchmark.name, **self.asker.facts(benchmark)}
         files = PredictionFiles(folder, facts, rank)
         # 1. what an earlier evaluation left
         to_ask = self._open_questions(questions, files, benchmark.name)
         # 2. this process's share, once all have read what stands
         self.collective.barrier()
-        answers = ask(
-            self.assistant,
-            benchmark,
-            to_ask,
-            should_stop or _never,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collective=self.collective,
-            lockstep=self.lockstep,
-        )
+        answers = self.asker.ask(benchmark, to_ask, should_stop or _never)
         bar = progress and rank == 0 and bool(to_ask)
         # the others are about as fast as this process
         share = -(-len(to_ask) // self.collective.world_size)

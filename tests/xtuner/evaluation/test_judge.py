@@ -21,7 +21,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 
 
 def judge(**arguments: object) -> Judge:
-    return Judge("tiny-judge", **{"pause": 0.0, "parallel": 1, **arguments})  # type: ignore[arg-type]
+    return Judge("tiny-judge", **{"parallel": 1, **arguments})  # type: ignore[arg-type]
 
 
 def test_asks_as_openai_has_it(stub: Stub) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.stub_endpoint import stub_endpoint
 from tests.xtuner.tools.conftest import Trained
 from xtuner.cli import main
 from xtuner.evaluation.benchmarks import checkpoint_facts
@@ -67,6 +68,22 @@ def test_a_copied_checkpoint_is_the_same_and_another_is_not(trained: Trained, tm
     other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     hashes = [checkpoint_facts(str(path))["checkpoint_sha256"] for path in (trained.checkpoint, copy, other)]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_an_endpoint_in_the_place_of_a_checkpoint(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stub_endpoint(lambda content: "yes") as stub:
+        stub.models = {"far": "someone"}
+        command = ["test", trained.config, "--benchmarks", "pope", "--work-dir", str(tmp_path)]
+        assert main([*command, "--endpoint", stub.url, *trained.options]) == 0
+        metrics = json.loads((tmp_path / "pope" / "metrics.json").read_text())
+        assert metrics["model"] == "far" and metrics["yes_ratio"] == 1.0 and len(stub.requests) == 6
+        assert "boxes" not in json.dumps(stub.requests)
+        assert main([*command, "--endpoint", stub.url, "--endpoint-boxes", "send", *trained.options]) == 0
+        assert len(stub.requests) == 12 and stub.requests[-1]["messages"][0]["content"][0]["boxes"]["boxes"]
+        both = [*command, "--endpoint", stub.url, "--checkpoint", "x.pth", *trained.options]
+        assert main(both) == 1 and "--checkpoint and --endpoint are given" in capsys.readouterr().err
 
 
 class TestMissingFiles:

@@ -50,7 +50,7 @@ def run(bench: Benchmark, folder: Path, outputs: list[str], judge: Judge | None)
 
 @pytest.fixture
 def judge(stub: Stub) -> Judge:
-    return Judge("tiny", retries=0, pause=0.0)
+    return Judge("tiny", retries=0)
 
 
 @pytest.fixture

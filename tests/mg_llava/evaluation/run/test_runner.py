@@ -64,7 +64,7 @@ class TestRun:
             return generate(prompts, *arguments, **more)
 
         run = runner(assistant)
-        run.assistant.generate = spy  # type: ignore[method-assign]
+        run.asker.assistant.generate = spy  # type: ignore[attr-defined]
         run.run(bench(world), tmp_path / "out", FACTS)
         assert sorted(seen) == [0, 0, 2, 2, 2, 2, 2]
 
@@ -89,13 +89,13 @@ class TestResume:
         (cut / "predictions.rank1.jsonl").write_bytes(written[written.index(b'{"id": "q5"') :])
         run = runner(assistant)
         asked: list[int] = []
-        generate = run.assistant.generate
+        generate = run.asker.assistant.generate  # type: ignore[attr-defined]
 
         def spy(prompts: list[Any], *arguments: Any, **more: Any) -> list[str]:
             asked.append(len(prompts))
             return generate(prompts, *arguments, **more)
 
-        run.assistant.generate = spy  # type: ignore[method-assign]
+        run.asker.assistant.generate = spy  # type: ignore[attr-defined]
         assert run.run(bench(world), cut, FACTS) == metrics
         assert sum(asked) == 2
         assert (cut / "predictions.jsonl").read_bytes() == written
