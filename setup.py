@@ -46,7 +46,7 @@ setup(
     package_dir={"xtuner.configs": "configs"},
     package_data={
         "xtuner.configs": ["**/*.py", "**/*.json"],
-        "mg_llava": ["py.typed", "detectors/*.txt"],
+        "mg_llava": ["py.typed", "detectors/*.txt", "evaluation/results/*.html"],
         "xtuner": ["py.typed"],
     },
     install_requires=requirements("runtime"),

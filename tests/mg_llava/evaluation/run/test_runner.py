@@ -174,11 +174,14 @@ class TestAfterwards:
         runner(assistant).run(bench(world), tmp_path / "out", FACTS)
         page = EvaluationRunner.report(bench(world), tmp_path / "out", assistant.image_processor)
         text = page.read_text(encoding="utf-8")
-        assert "&lt;b&gt;bold&lt;/b&gt; &amp; 狗 ?" in text and "<b>bold" not in text
-        # 6 questions have a picture, 5 of these have two boxes each
-        assert text.count("<img ") == 6 and text.count("<rect ") == 2 * 5
-        assert sorted(path.name for path in (tmp_path / "out" / "report_images").iterdir())[0] == "0.jpg"
-        assert "http" not in text
+        assert "<b>bold" not in text and "https:" not in text and text.count("</script>") == 2
+        shown = json.loads(text.split('id="data">')[1].split("</script>")[0])
+        assert shown[0]["cells"]["prompt"].startswith("<image>\n<b>bold</b> & 狗 ?")
+        # 6 questions have a picture, of which there are 3; 5 of these have two boxes each
+        assert sum(len(row["figures"]) for row in shown) == 6
+        assert sum(len(figure["boxes"]) for row in shown for figure in row["figures"]) == 2 * 5
+        made = {f"report_images/{path.name}" for path in (tmp_path / "out" / "report_images").iterdir()}
+        assert len(made) == 3 and made == {figure["src"] for row in shown for figure in row["figures"]}
 
     def test_no_results_to_report(self, assistant: Assistant, world: Path, tmp_path: Path) -> None:
         with pytest.raises(XTunerError, match="no metrics.json"):
