@@ -19,7 +19,7 @@ def version() -> str:
     return text.split('__version__ = "')[1].split('"')[0]
 
 
-tests = requirements("tests")
+IN_ALL = ("tests", "serve", "docs")
 extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "lmms", "docs")}
 
 setup(
@@ -50,9 +50,9 @@ setup(
         "xtuner": ["py.typed"],
     },
     install_requires=requirements("runtime"),
-    # bitsandbytes and flash-attn need a GPU to be of use, so `all` leaves them to the extra `gpu`, and Gradio, which
-    # is large and wants an older Pillow, to `serve`; lmms-eval brings dozens of packages along and is wanted by few
-    extras_require={**extras, "all": tests},
+    # `all` is everything that needs no GPU: web page and endpoint, tests, docs. lmms-eval, which brings dozens of
+    # packages along and is wanted by few, stays an extra of its own
+    extras_require={**extras, "all": sorted({line for name in IN_ALL for line in extras[name]})},
     entry_points={
         "console_scripts": ["xtuner=xtuner.cli:main"],
         "xtuner.plugins": ["serve=mg_llava.serving.command"],

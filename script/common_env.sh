@@ -32,7 +32,7 @@ setup_environment() {
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "==> installing the packages into $venv (once; several minutes, mostly torch)"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
-        "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e '.[all]' |
+        "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e '.[tests]' |
             awk '/^(Collecting|Installing|Successfully)/ { print substr($0, 1, 150) }'
         echo "$wanted" >"$stamp"
     fi

@@ -41,6 +41,7 @@ COMMANDS = {
     "check-custom-dataset": "same as check-dataset, under XTuner's name",
     "list-dataset-format": "show the record formats that training reads",
     "preprocess": "prepare data before training",
+    "doctor": "show what this machine offers: versions, GPUs, threads, optional parts, cache",
     "version": "show the versions of xtuner and its libraries",
 }
 """The built-in commands, in the order of the help, each with its one line."""

@@ -39,13 +39,16 @@ In the terminal: `xtuner chat FOLDER --image picture.jpg`. As a web page and Ope
 `xtuner serve FOLDER`.
 """
 
+_UNSET = "not set"
+
 
 def model_card(config: MGLLaVAConfig, assistant: Assistant, num_bytes: int) -> str:
     """Returns the text of README.md.
 
     Args:
-        config: of the folder; ``source`` may hold ``config``, ``checkpoint``, ``training`` (settings) and ``results``
-            (metrics by benchmark).
+        config: of the folder; ``source`` may hold ``config``, ``checkpoint``, ``training`` (settings),
+            ``training_from`` (where these were read), ``passed`` (settings of the config passed to convert where they
+            differ) and ``results`` (metrics by benchmark).
         assistant: what is saved.
         num_bytes: of all weights.
     """
@@ -70,7 +73,8 @@ def model_card(config: MGLLaVAConfig, assistant: Assistant, num_bytes: int) -> s
             parts,
             "",
             _USE,
-            *_section("Training", source.get("training")),
+            *_section("Training", _both(source.get("training") or {}, source.get("passed") or {})),
+            *_note(source.get("training_from")),
             *_section("Results", source.get("results")),
             "## Made by",
             "",
@@ -80,6 +84,20 @@ def model_card(config: MGLLaVAConfig, assistant: Assistant, num_bytes: int) -> s
             "",
         ]
     )
+
+
+def _both(training: Mapping[str, Any], passed: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's settings, with those beside them that the config passed to convert has otherwise."""
+    told = dict(training)
+    for name, value in passed.items():
+        told[name] = (
+            f"{training.get(name, _UNSET)} (the config passed to convert: {_UNSET if value is None else value})"
+        )
+    return told
+
+
+def _note(training_from: str | None) -> list[str]:
+    return [f"Settings from {training_from}.", ""] if training_from else []
 
 
 def _section(title: str, values: Mapping[str, Any] | None) -> list[str]:

@@ -29,11 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes one ``name version`` a line; imports no library, so that it also works where one is broken."""
-    rows = {"xtuner": xtuner.__version__, "python": platform.python_version()}
+    rows = library_versions()
+    sys.stdout.write("".join(f"{name:<16} {version or 'not installed'}\n" for name, version in rows.items()))
+    return 0
+
+
+def library_versions() -> dict[str, str | None]:
+    """Returns the versions of xtuner, Python and `LIBRARIES`; None for one that is not installed."""
+    rows: dict[str, str | None] = {"xtuner": xtuner.__version__, "python": platform.python_version()}
     for library in LIBRARIES:
         try:
             rows[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            rows[library] = "not installed"
-    sys.stdout.write("".join(f"{name:<16} {version}\n" for name, version in rows.items()))
-    return 0
+            rows[library] = None
+    return rows

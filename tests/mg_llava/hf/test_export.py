@@ -74,10 +74,15 @@ class TestRoundTrip:
 
     def test_the_card_tells_parts_settings_and_results(self, tmp_path: Path) -> None:
         assistant, node = tiny_assistant(tmp_path / "parts")
-        facts = {"config": "tiny_sft", "training": {"lr": 1e-3}, "results": {"pope": 0.87}}
+        facts = {"config": "tiny_sft", "training": {"lr": 1e-3, "seed": 1}, "results": {"pope": 0.87}}
+        facts |= {"training_from": "the run's own config", "passed": {"seed": 2, "max_iters": 5, "lr": None}}
         card = (save_pretrained(assistant, node, tmp_path / "hf", facts) / "README.md").read_text()
         assert card.startswith("---\n") and "# tiny_sft" in card
-        assert "| lr | 0.001 |" in card and "| pope | 0.87 |" in card and "| llm |" in card
+        assert "| lr | 0.001 (the config passed to convert: not set) |" in card
+        assert "| seed | 1 (the config passed to convert: 2) |" in card
+        assert "| max_iters | not set (the config passed to convert: 5) |" in card
+        assert "Settings from the run's own config." in card
+        assert "| pope | 0.87 |" in card and "| llm |" in card
 
 
 class TestTarget:

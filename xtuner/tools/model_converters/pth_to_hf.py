@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,25 +142,59 @@ def describe_training(cfg: Any, checkpoint: str, trained: Sequence[str]) -> dict
     """Returns what config.json and the model card say of a checkpoint: settings and, where they stand beside it,
     results.
 
-    Paths are given by their last part: a folder must not tell of the machine that it was made on.
+    The settings are those of the run, by its own config beside the checkpoint; where none is there, those of the
+    config that was passed, and ``training_from`` says so. Paths are given by their last part: a folder must not tell
+    of the machine that it was made on.
 
     Args:
-        cfg: of the run.
+        cfg: the config that was passed.
         checkpoint: its path.
         trained: parts that training changed.
+
+    Returns:
+        ``config``, ``checkpoint``, ``trained_parts``, ``training`` (settings), ``training_from``, ``passed`` (settings
+        of `cfg` that the run had otherwise, None where `cfg` leaves them out), ``results``.
     """
+    from xtuner.log import get_logger
+    from xtuner.model.files.weight_files import pointed_at
+    from xtuner.tools.support.run_settings import run_settings
+
+    name, passed = Path(cfg.filename).stem, _facts_of(cfg)
+    run = run_settings(checkpoint)
+    settings = passed if run is None else _facts_of(run[1])
+    origin = "the config passed to convert: no config of the run is beside the checkpoint"
+    checkpoint_path = pointed_at(checkpoint)
+    differing = {key: passed.get(key) for key in {**settings, **passed} if passed.get(key) != settings.get(key)}
+    if differing:
+        get_logger().info(
+            "%s: the config passed differs from the run's own in %s: the model card tells both.",
+            checkpoint_path,
+            ", ".join(f"{key} ({value} for {settings.get(key)})" for key, value in differing.items()),
+        )
+    return {
+        "config": name if run is None else run[0],
+        "checkpoint": checkpoint_path.name,
+        "trained_parts": list(trained),
+        "training": settings,
+        "training_from": origin if run is None else "the run's own config",
+        "passed": differing,
+        "results": _results(checkpoint_path.resolve().parent),
+    }
+
+
+def _facts_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that a model card tells, paths by their last part."""
     settings = {name: cfg.get(name) for name in _TRAINING_FACTS if cfg.get(name) is not None}
     for name, value in settings.items():
         if name.endswith("path"):
             values = value if isinstance(value, (list, tuple)) else [value]
-            settings[name] = ", ".join(Path(str(entry)).name for entry in values)
-    return {
-        "config": Path(cfg.filename).stem,
-        "checkpoint": Path(checkpoint).name,
-        "trained_parts": list(trained),
-        "training": settings,
-        "results": _results(Path(checkpoint).resolve().parent),
-    }
+            settings[name] = ", ".join(_last_part(entry) for entry in values)
+    return settings
+
+
+def _last_part(entry: Any) -> str:
+    # a source of several may be a dict with a path of its own
+    return Path(str(entry.get("data_path") if isinstance(entry, Mapping) else entry)).name
 
 
 def _results(run: Path) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""What a checkpoint's run was trained with: its resolved config, which training writes beside the checkpoints."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from xtuner.model.files.weight_files import pointed_at
+
+_SUFFIX = "_resolved.py"
+
+
+def run_settings(checkpoint: str | Path) -> tuple[str, dict[str, Any]] | None:
+    """Returns the name of the config that a checkpoint's run was started with, and its plain settings as resolved.
+
+    The file is read, not run: it may come with the checkpoint from anywhere.
+
+    Args:
+        checkpoint: in a run's folder, or that folder.
+
+    Returns:
+        None where no config is beside the checkpoint. Nodes (``dict(type=...)``) are left out.
+    """
+    found = sorted(pointed_at(checkpoint).resolve().parent.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        return None
+    try:
+        tree = ast.parse(found[-1].read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    settings: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                settings[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue  # a call: dict(...) of a node
+    return found[-1].name.removesuffix(_SUFFIX), settings
