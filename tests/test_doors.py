@@ -163,6 +163,7 @@ WAYS = {
         "xtuner.cli",
         "xtuner.config",
         "xtuner.data.records",
+        "xtuner.data.store",
         "xtuner.data.text",
         "xtuner.engine",
         "xtuner.engine.checkpoints",

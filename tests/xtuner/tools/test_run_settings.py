@@ -21,7 +21,9 @@ def make_run(folder: Path) -> Path:
 
 
 def passed(**settings: object) -> Config:
-    return Config(settings, filename="/configs/base.py")
+    cfg = Config(settings)
+    object.__setattr__(cfg, "_filename", "/configs/base.py")
+    return cfg
 
 
 class TestRunSettings:
