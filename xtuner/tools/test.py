@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--xlsx", action="store_true", help="write <benchmark>_predictions.xlsx in the format of VLMEvalKit"
     )
+    parser.add_argument(
+        "--train-images",
+        nargs="+",
+        metavar="FOLDER",
+        help="count the questions whose picture stands in these folders of training pictures, byte for byte",
+    )
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two folders of results and exit")
     parser.add_argument("--allow-missing", action="store_true", help="exit 0 even if benchmarks were skipped")
     parser.add_argument(
@@ -127,6 +133,13 @@ def run(args: argparse.Namespace) -> int:
         get_logger().info("report: %s", page)
     for benchmark in benchmarks if args.xlsx and any(results.values()) else ():
         get_logger().info("predictions: %s", kind.spreadsheet(benchmark, work_dir / benchmark.name))
+    for benchmark in benchmarks if args.train_images and any(results.values()) else ():
+        found = kind.contamination(benchmark, work_dir / benchmark.name, args.train_images)["contamination"]
+        get_logger().info(
+            "%s: %d of %d pictures stand in the training data, %d questions; overall without them: %s",
+            *(benchmark.name, found["num_pictures_in_training"], found["num_pictures"]),
+            *(found["num_questions_in_training"], _percent(found["overall_without"])),
+        )
     if any(results.values()):
         show(results, missing, f"{config_name(cfg.filename)}, {args.checkpoint or work_dir}")
     return skipped
@@ -268,4 +281,5 @@ def _to_argv(args: argparse.Namespace) -> list[str]:
     argv += ["--allow-missing"] if args.allow_missing else []
     argv += ["--report"] if args.report else []
     argv += ["--xlsx"] if args.xlsx else []
+    argv += ["--train-images", *args.train_images] if args.train_images else []
     return argv + (["--cfg-options", *args.cfg_options] if args.cfg_options else [])

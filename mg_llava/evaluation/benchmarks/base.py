@@ -17,13 +17,16 @@ from mg_llava.evaluation.benchmarks.pictures import pictures_first
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.benchmarks.requests import AS_IN_FILE, SHORT_ANSWER_REQUEST, Requests, find_request
 from mg_llava.evaluation.benchmarks.units import first_units
-from xtuner.errors import XTunerError
+from xtuner.errors import ProblemsError, XTunerError
 from xtuner.log import get_logger
 
 _REPEATED = re.compile(r"(.+)#\d+", re.DOTALL)
 
 Verdict = tuple["str | None", "float | None"]
 """What a scorer read from an answer, and how right that is."""
+
+_LONGEST = 1_000_000
+"""Characters of a question, far more than any context holds: tokenising 100 MB would take minutes and gigabytes."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -129,6 +132,13 @@ class Benchmark(ABC):
             get_logger().info(
                 "%s: %d ids stand in its files more than once, the later ones are called '%s', …",
                 *(self.name, len(repeated), repeated[0]),
+            )
+        long = [f"question {one.id} has {len(one.text):,} characters" for one in questions if len(one.text) > _LONGEST]
+        if long:
+            raise ProblemsError(
+                f"benchmark '{self.name}': {', '.join(self.data_paths)} (at most {_LONGEST:,} are read; perhaps a "
+                "quotation mark is missing)",
+                long,
             )
         return questions
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,36 @@ from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import ProblemsError, XTunerError
 
 _MOST_PROBLEMS = 20
+_WIDE = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Encodings by the mark that begins their files; UTF-32's begins with UTF-16's."""
+
+
+def encoding_of(path: str) -> str:
+    """Returns the encoding that a file's first bytes name: UTF-16 or UTF-32, as spreadsheets save, else UTF-8."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return next((name for mark, name in _WIDE.items() if start.startswith(mark)), "utf-8-sig")
+
+
+def _utf8(path: str) -> bytes:
+    """The file's text as UTF-8.
+
+    Raises:
+        XTunerError: it is not in the encoding that its first bytes name.
+    """
+    content, encoding = Path(path).read_bytes(), encoding_of(path)
+    if encoding == "utf-8-sig":
+        # the reader of JSON names the place of what is wrong
+        return content
+    try:
+        return content.decode(encoding).encode()
+    except UnicodeError as error:
+        raise XTunerError(f"'{path}' begins as {encoding.upper()} and is not: {error}. Download it again.") from error
 
 
 def read_json(path: str) -> Any:
@@ -21,7 +53,7 @@ def read_json(path: str) -> Any:
         XTunerError: it is malformed; the message says where.
     """
     try:
-        return parse_json(Path(path).read_bytes())
+        return parse_json(_utf8(path))
     except JSONFault as error:
         raise XTunerError(f"'{path}' is not JSON: {error}. Download it again, or mend it.") from error
 
@@ -33,7 +65,7 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
         XTunerError: a line is malformed or no object; the message names it.
     """
     rows = []
-    with open(path, "rb") as file:
+    with open(path, "rb") if encoding_of(path) == "utf-8-sig" else io.BytesIO(_utf8(path)) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -126,11 +158,18 @@ def read_table(path: str, separator: str = "\t") -> list[dict[str, str]]:
     try:
         # "None" and "NA" are words that options are made of, so pandas' own list of missing values is not used
         table = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, na_values=["", "nan", "NaN"], encoding="utf-8-sig"
+            path,
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            na_values=["", "nan", "NaN"],
+            encoding=encoding_of(path),
         )
     except (ValueError, OverflowError) as error:  # those of pandas and of decoding among them
         kind = "a tab-separated" if separator == "\t" else "such a"
         raise XTunerError(f"'{path}' is not {kind} table: {str(error).strip()}. Download it again.") from error
     return [
-        {str(key): value for key, value in row.items() if isinstance(value, str)} for row in table.to_dict("records")
+        # a table that went through Windows has other line breaks in its cells
+        {str(key): value.replace("\r\n", "\n") for key, value in row.items() if isinstance(value, str)}
+        for row in table.to_dict("records")
     ]

@@ -15,6 +15,7 @@ from mg_llava.evaluation.results.predictions import PredictionFiles
 from mg_llava.evaluation.results.report import write_report
 from mg_llava.evaluation.results.spreadsheet import write_spreadsheet
 from mg_llava.evaluation.run.asking import Asker, ModelAsker
+from mg_llava.evaluation.run.contamination import note_contamination
 from mg_llava.evaluation.run.remote import EndpointAsker
 from mg_llava.evaluation.run.scoring import finish, rescore
 from mg_llava.inference.assistant import Assistant
@@ -168,6 +169,11 @@ class EvaluationRunner:
     def rescore(benchmark: Benchmark, folder: str | Path, judge: Judge | None = None) -> dict[str, Any]:
         """Reads and scores again what stands in `folder`, without a model; see `scoring.rescore`."""
         return rescore(benchmark, folder, judge)
+
+    @staticmethod
+    def contamination(benchmark: Benchmark, folder: str | Path, train_images: Sequence[str]) -> dict[str, Any]:
+        """Counts questions whose picture was trained on; see `contamination.note_contamination`."""
+        return note_contamination(benchmark, folder, train_images)
 
     @staticmethod
     def spreadsheet(benchmark: Benchmark, folder: str | Path) -> Path:

@@ -169,7 +169,7 @@ def _published_scores(benchmark: Benchmark, predictions: Sequence[Prediction]) -
     }
 
 
-def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, int]:
+def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, float]:
     """Counts what went wrong and what was absent, and says so."""
     failed = [prediction for prediction in predictions if prediction.error is not None]
     if failed:
@@ -192,6 +192,7 @@ def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str
         "num_failed": len(failed),
         "num_without_answer": sum(question.answer is None for question, _ in pairs),
         "num_without_boxes": without_boxes,
+        "share_with_boxes": 1 - without_boxes / len(predictions),
         "num_repeated_ids": len(repeated_ids([question for question, _ in pairs])),
     }
 
