@@ -12,13 +12,12 @@ from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.turns import PARTS_JOINT
 
 _MACROS = """
+{%- macro refuse(word) -%}
+  {{ raise_exception('The text holds ' + word + ', and a rendered string cannot show who wrote it: '
+     + 'use apply_chat_template with tokenize=True.') }}
+{%- endmacro -%}
 {%- macro checked(text) -%}
-  {%- for word in SPECIAL -%}
-    {%- if word in text -%}
-      {{ raise_exception('The text holds ' + word + ', and a rendered string cannot show who wrote it: '
-         + 'use apply_chat_template with tokenize=True.') }}
-    {%- endif -%}
-  {%- endfor -%}
+  {%- for word in SPECIAL if word in text -%}{{ refuse(word) }}{%- endfor -%}
   {{ text }}
 {%- endmacro -%}
 {%- macro words(message) -%}
@@ -30,7 +29,7 @@ _MACROS = """
   {%- else -%}
     {%- for part in content -%}
       {%- if not loop.first -%}{{ JOINT }}{%- endif -%}
-      {%- if part.type in TEXTS -%}
+      {%- if part.type in TEXTS and part.text is string -%}
         {{ checked(part.text) }}
       {%- elif part.type in IMAGES and message.role in USERS -%}
         {{ IMAGE }}
@@ -49,36 +48,49 @@ _MACROS = """
   {%- endif -%}
 {%- endmacro -%}
 {%- macro opened(state) -%}
-  {%- set system = SYSTEM_BEFORE + state.system + SYSTEM_AFTER if state.system else '' -%}
+  {%- set said = state.system or ('' if state.is_answered else DEFAULT_SYSTEM) -%}
+  {%- set system = SYSTEM_BEFORE + said + SYSTEM_AFTER if said else '' -%}
   {%- set text = system + BEFORE + state.question + AFTER -%}
+  {%- set own = [SYSTEM_BEFORE, SYSTEM_AFTER + BEFORE, AFTER] if said else [BEFORE, AFTER] -%}
+  {%- for word in SPECIAL if word in text -%}
+    {%- set count = namespace(own=state.pictures if word == IMAGE else 0) -%}
+    {%- for piece in own -%}
+      {%- set count.own = count.own + piece.split(word) | length - 1 -%}
+    {%- endfor -%}
+    {%- if text.split(word) | length - 1 != count.own -%}{{ refuse(word) }}{%- endif -%}
+  {%- endfor -%}
   {{ BOS + text if state.bos and not (BOS and text.startswith(BOS)) else text }}
 {%- endmacro -%}
 """
 _MESSAGES = """
 {%- set state = namespace(
-  bos=true, system=DEFAULT_SYSTEM, has_system=false, question='', is_asked=false, is_started=false
+  bos=true, system='', has_system=false, question='', pictures=0, is_asked=false, is_started=false, is_answered=false
 ) -%}
 {%- for message in messages -%}
   {%- if message.role in SYSTEMS -%}
     {%- set state.system = (state.system + NEWLINE if state.has_system else '') + words(message) -%}
     {%- set state.has_system = true -%}
   {%- elif message.role in USERS -%}
-    {%- set state.question = state.question + asked(message) -%}
+    {%- set text = asked(message) -%}
+    {%- set state.question = state.question + text -%}
+    {%- set state.pictures = state.pictures + text.split(IMAGE) | length - 1 -%}
     {%- set state.is_asked = true -%}
     {%- set state.is_started = true -%}
   {%- elif message.role not in ASSISTANTS -%}
     {{ raise_exception('A message has the role ' + message.role + ': expected system, user or assistant.') }}
   {%- elif state.is_started -%}
     {%- set turn = opened(state) -%}
-    {%- if AFTER and (AFTER in state.question or AFTER in state.system) -%}
+    {%- if AFTER and ((state.question + AFTER).split(AFTER)[0] != state.question or AFTER in state.system) -%}
       {{ raise_exception('The text holds ' + AFTER + ', by which a rendered string shows where an answer begins: '
          + 'use apply_chat_template with tokenize=True.') }}
     {%- endif -%}
     {{ turn + BOUNDARY + words(message) + END + SEP }}
     {%- set state.bos = BOS_AGAIN -%}
+    {%- set state.is_answered = true -%}
     {%- set state.system = '' -%}
     {%- set state.has_system = false -%}
     {%- set state.question = '' -%}
+    {%- set state.pictures = 0 -%}
     {%- set state.is_asked = false -%}
   {%- endif -%}
 {%- endfor -%}

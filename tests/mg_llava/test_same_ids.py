@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -36,7 +37,7 @@ PICTURE = Image.new("RGB", (8, 8), (200, 30, 30))
 URL = data_url(PICTURE)
 templates = pytest.mark.parametrize("template", TEMPLATES.values(), ids=lambda template: template.name)
 plain_words = st.sampled_from(
-    ["What", " is", "  ", "\n", "it?", "", " naïve", "a b", "USER:", "<think>", "汉 ", "ASSISTANT"]
+    ["What", " is", "  ", "\n", "it?", "", " naïve", "a b", "USER:", "<think>", "汉 ", "ASSISTANT", "ASSISTANT:"]
 )
 any_words = st.one_of(plain_words, st.sampled_from([*MARKERS, "</s>", "<s>", IMAGE_TOKEN, " ASSISTANT:", " [/INST]"]))
 
@@ -212,6 +213,36 @@ def test_the_rendered_string_refuses_special_tokens(assistant: Any, template: Pr
         with pytest.raises(TemplateError, match="use apply_chat_template with tokenize=True"):
             askers.rendered(messages)
         assert askers.tokenized(messages) == askers.reader(messages)
+
+
+@templates
+@pytest.mark.parametrize("word", ["</s>", "<image>", "<|eot_id|>", "<|im_end|>"])
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_special_token_cut_in_two_is_not_joined(
+    assistant: Any, template: PromptTemplate, word: str, cut: int
+) -> None:
+    """Messages of the user in a row are joined as they are."""
+    askers = askers_of(assistant, "byte_level", template)
+    picture = {"type": "image_url"}
+    halves = [{"role": "user", "content": f"a {word[:cut]}"}, {"role": "user", "content": f"{word[cut:]} b"}]
+    for messages in (halves, [*halves, {"role": "assistant", "content": "a"}, {"role": "user", "content": [picture]}]):
+        with pytest.raises(TemplateError, match="use apply_chat_template with tokenize=True"):
+            askers.rendered(messages)
+        assert askers.tokenized(messages) == askers.reader(messages)
+    whole = [{"role": "user", "content": [picture]}, {"role": "user", "content": "b"}, *halves[:1]]
+    assert askers.rendered(whole) == askers.reader(whole)
+
+
+@templates
+@pytest.mark.parametrize("system", [None, "", "Be brief."])
+def test_default_system_prompt(assistant: Any, template: PromptTemplate, system: str | None) -> None:
+    default = replace(template, name=f"{template.name} with a default", default_system="You help.")
+    askers = askers_of(assistant, "byte_level", default)
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for said in ("What", "ASSISTANT:", "assistant"):
+        messages += [{"role": "user", "content": said}]
+        assert askers.rendered(messages) == askers.tokenized(messages) == askers.reader(messages)
+        messages += [{"role": "assistant", "content": "a b"}]
 
 
 @templates

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from xtuner.constants import IMAGE_TOKEN
@@ -73,10 +74,15 @@ FORMATS = (
 )
 """All that are read; a file may mix them."""
 
+_SAID = frozenset({"conversations", "messages", "system", "value", "content", "role", "from", "loss", "weight"})
 _KNOWN = frozenset({"id", "image", "images", "conversations", "messages", "system", "loss", "weight"})
 _NOT_SUPPORTED = ("video", "videos", "audio", "audios", "tools", "functions")
-_PICTURE_NAME = re.compile(r"image|img|picture|photo", re.IGNORECASE).search
-_PICTURE_PATH = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$|^data:image/", re.IGNORECASE).search
+_PICTURE_NAME = re.compile(r"image|img|picture|photo|media|visual|screenshot|figure|frame|(^|_)pics?($|_)", re.I).search
+_PICTURE_PATH = re.compile(
+    r"\.(jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|heif|avif|jp2|ppm)([?#]\S*)?$|^data:image/", re.I
+).search
+_LIKE_IMAGE = 0.8
+"""Of two names' letters, from which one counts as the other mistyped: ``iamge``."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +132,25 @@ def read_record(record: Mapping[str, Any]) -> RecordContent:
     if has_parts:
         messages, images = _with_paths(messages, images)
     named = any(name in record for name in ("image", "images"))
-    suspect = None if named else _picture_like(record, ignored)
+    suspect = None
+    if not (named or has_parts) and any(IMAGE_TOKEN in part for message in messages for part in message.texts):
+        suspect = _picture_like(record, _messages(record))
     places_in_text = not has_parts and (named or suspect is not None)
     unread = sorted(name for name, value in record.items() if name not in _KNOWN and value not in (None, "", [], {}))
     notes = [f"a field {name!r}, which is not read," for name in (*unread, *sorted(ignored))]
-    if not places_in_text and any(IMAGE_TOKEN in part for message in messages for part in message.texts):
-        notes.append(f"{IMAGE_TOKEN} without a picture, read as text")
-    elif any(IMAGE_TOKEN in part for message in messages if message.role != "user" for part in message.texts):
-        notes.append(f"{IMAGE_TOKEN} in an answer, read as text")
+    notes += _literal_notes(messages, has_parts, places_in_text)
     return RecordContent(tuple(messages), tuple(images), places_in_text, tuple(dict.fromkeys(notes)), suspect)
+
+
+def _literal_notes(messages: Sequence[Message], has_parts: bool, places_in_text: bool) -> list[str]:
+    """Where ``<image>`` is written and is no place of a picture."""
+    roles = {message.role for message in messages if any(IMAGE_TOKEN in part for part in message.texts)}
+    if has_parts:
+        return [f"{IMAGE_TOKEN} beside pictures that are parts, read as text"] if roles else []
+    if not places_in_text:
+        return [f"{IMAGE_TOKEN} without a picture, read as text"] if roles else []
+    where = {"assistant": "an answer", "system": "a system prompt"}
+    return [f"{IMAGE_TOKEN} in {said}, read as text" for role, said in where.items() if role in roles]
 
 
 def _messages(record: Mapping[str, Any]) -> list[Any]:
@@ -193,12 +209,22 @@ def _with_paths(messages: Sequence[Message], images: Sequence[str]) -> tuple[lis
 _NO_PATHS = ("http://", "https://", "data:")
 
 
-def _picture_like(record: Mapping[str, Any], fields: Iterable[str]) -> str | None:
+def _picture_like(record: Mapping[str, Any], messages: Sequence[Any]) -> str | None:
     """A field that names or may name a picture, where it is not written as it should be."""
-    for name, value in record.items():
-        if name in ("conversations", "messages", "system"):
-            continue
-        values = value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else [value]
-        if _PICTURE_NAME(str(name)) or any(isinstance(one, str) and _PICTURE_PATH(one) for one in values):
-            return str(name)
-    return next((name for name in fields if _PICTURE_NAME(name)), None)
+    for node in (record, *messages):
+        for name, value in node.items():
+            if name not in _SAID and (_names_picture(str(name)) or _holds_path(value)):
+                return str(name)
+    return None
+
+
+def _names_picture(name: str) -> bool:
+    return bool(_PICTURE_NAME(name) or get_close_matches(name.lower(), ("image", "images"), cutoff=_LIKE_IMAGE))
+
+
+def _holds_path(value: Any) -> bool:
+    """A text that is a picture's path, wherever it stands in what a field holds."""
+    if isinstance(value, str):
+        return bool(_PICTURE_PATH(value.strip()))
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return any(map(_holds_path, inner))

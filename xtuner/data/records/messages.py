@@ -6,7 +6,7 @@ with one part. What is not understood is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -26,6 +26,8 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
 _IMAGE_FIELDS = ("image_url", "image", "url", "path", "base64")
 _KNOWN = frozenset({"from", "role", "value", "content", "loss", "weight"})
+_TEXT_KNOWN = frozenset({"type", "text"})
+_PICTURE_KNOWN = frozenset({"type", *_IMAGE_FIELDS})
 _SAYS_MORE = frozenset(
     {
         "audio", "audios", "function_call", "functions", "image", "images", "reasoning", "reasoning_content", "refusal",
@@ -156,7 +158,18 @@ def _read_loss(message: Mapping[str, Any], number: int, role: Role, default: boo
 
 
 def _unread(message: Mapping[str, Any]) -> set[str]:
-    return {str(name) for name, value in message.items() if name not in _KNOWN and value not in (None, "", [], {})}
+    found = _more(message, _KNOWN)
+    for name in ("value", "content"):
+        for part in message[name] if isinstance(message.get(name), list) else ():
+            is_picture = part["type"] in IMAGE_PARTS
+            found |= _more(part, _PICTURE_KNOWN if is_picture else _TEXT_KNOWN)
+            address = part.get("image_url")
+            found |= _more(address, {"url"}) if is_picture and isinstance(address, Mapping) else set()
+    return found
+
+
+def _more(node: Mapping[str, Any], known: Collection[str]) -> set[str]:
+    return {str(name) for name, value in node.items() if name not in known and value not in (None, "", [], {})}
 
 
 def picture_address(part: Mapping[str, Any]) -> Any:

@@ -51,6 +51,8 @@ def _cut_question(text: str, template: PromptTemplate, end: str) -> tuple[str, s
         system, found, rest = text.partition(after_system + before)
         if found and not (end and end in system.removeprefix(before_system)):
             head, text = system + found, rest
+    if not head and text.startswith(before):
+        head, text = before, text[len(before) :]
     question, found, rest = text.partition(after or BOUNDARY)
     return head + question + (found if after else ""), rest
 

@@ -158,6 +158,18 @@ class TestNothingIsDroppedInSilence:
             "a last question without an answer, left out",
         )
 
+    def test_fields_of_parts_are_noted(self) -> None:
+        address = {"url": "a.png", "detail": "low"}
+        parts = [
+            {"type": "image_url", "image_url": address, "boxes": [[0, 0, 1, 1]]},
+            {"type": "text", "text": "What?"},
+        ]
+        parts[1]["cache_control"] = {"type": "ephemeral"}
+        talk = parse_record({"messages": [{"role": "user", "content": parts}, ANSWER]}, 0)
+        assert talk.notes == tuple(
+            f"a field {name!r}, which is not read," for name in ("boxes", "cache_control", "detail")
+        )
+
 
 class TestWordsOfPictures:
     def test_text_where_nothing_is_like_a_picture(self) -> None:
@@ -168,11 +180,34 @@ class TestWordsOfPictures:
 
     @pytest.mark.parametrize(
         "fields",
-        [{"imgae": "a"}, {"img": "a"}, {"file": "coco/1.JPG"}, {"files": ["1.webp"]}, {"id": "1.png"}, {"image": None}],
+        [
+            {"imgae": "a"},
+            {"Iamge": "a"},
+            {"img": "a"},
+            {"pics": 3},
+            {"file": "coco/1.JPG"},
+            {"files": ["1.webp"]},
+            {"id": "1.png"},
+            {"image": None},
+            {"url": "https://example.org/1.jpg?size=2"},
+            {"path": "phone/1.heic"},
+            {"source": {"files": [{"name": "1.avif"}]}},
+        ],
     )
     def test_not_where_something_is(self, fields: dict[str, Any]) -> None:
         with pytest.raises(RecordError, match="wrong number of pictures.*1 <image> .*lists 0"):
             parse_record(record({"from": "human", "value": "<image>\nWhat?"}, ANSWER, **fields), 0)
+
+    def test_not_where_a_message_has_a_field_like_it(self) -> None:
+        for field in ({"img": "a"}, {"file": "1.png"}):
+            with pytest.raises(RecordError, match=f"wrong number of pictures.*if '{next(iter(field))}' holds the"):
+                parse_record(record({"from": "human", "value": "<image>\nWhat?", **field}, ANSWER), 0)
+
+    def test_in_a_system_prompt(self) -> None:
+        asked = {"from": "human", "value": "<image>\nWhich tag?"}
+        talk = parse_record(record(asked, ANSWER, image="a.png", system="Mind <image>."), 0)
+        assert talk.turns[0].system == "Mind <image>." and talk.turns[0].num_pictures == 1
+        assert talk.notes == ("<image> in a system prompt, read as text",)
 
     def test_in_an_answer(self) -> None:
         asked = {"from": "human", "value": "<image>\nWhich tag?"}
@@ -184,3 +219,5 @@ class TestWordsOfPictures:
         parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Which <image>?"}]
         (turn,) = parse_record({"messages": [{"role": "user", "content": parts}, ANSWER]}, 0).turns
         assert turn.parts == (Place.PICTURE, "\nWhich <image>?") and turn.num_pictures == 1
+        notes = parse_record({"messages": [{"role": "user", "content": parts}, ANSWER]}, 0).notes
+        assert notes == ("<image> beside pictures that are parts, read as text",)
