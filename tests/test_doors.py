@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("mg_llava", "xtuner")
 MOST_MODULES = 12
 ONE_MODULE_A_COMMAND = "xtuner.tools"
-EVERYWHERE = {"xtuner.errors", "xtuner.log", "xtuner.constants", "xtuner.registry"}
+EVERYWHERE = {"xtuner.errors", "xtuner.json_values", "xtuner.log", "xtuner.constants", "xtuner.registry"}
 """Small modules that every room may use."""
 
 # the rooms and modules at the top of xtuner that a room uses, besides EVERYWHERE
@@ -42,7 +42,6 @@ WAYS = {
         "mg_llava.boxes",
         "mg_llava.evaluation.reading",
         "mg_llava.pictures",
-        "xtuner.data.records",
         "xtuner.data.text",
     },
     "mg_llava.evaluation.benchmarks.kinds": {
@@ -64,7 +63,6 @@ WAYS = {
         "mg_llava.boxes",
         "mg_llava.evaluation.benchmarks",
         "mg_llava.pictures",
-        "xtuner.data.records",
     },
     "mg_llava.evaluation.run": {
         "mg_llava.boxes",
@@ -107,7 +105,6 @@ WAYS = {
         "mg_llava.serving.access",
         "mg_llava.serving.generation",
         "mg_llava.serving.requests",
-        "xtuner.data.records",
         "xtuner.tools.support",
     },
     "mg_llava.serving.access": {"mg_llava.serving.requests"},
@@ -156,7 +153,6 @@ WAYS = {
         "xtuner.engine.steps",
         "xtuner.model.files",
     },
-    "xtuner.evaluation": {"xtuner.data.records"},
     "xtuner.model": {"xtuner.model.files"},
     "xtuner.tools": {
         "xtuner",

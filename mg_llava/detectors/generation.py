@@ -22,6 +22,7 @@ from mg_llava.pictures.open import open_picture
 from xtuner.data.records.records import read_records
 from xtuner.engine.processes.environment import Collective
 from xtuner.errors import XTunerError, counted
+from xtuner.json_values import read_json
 from xtuner.log import console, get_logger
 from xtuner.registry import build
 
@@ -129,7 +130,7 @@ class BoxGeneration:
         }
         file = parts / "settings.json"
         if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file, dict, f"Remove '{parts}' to find all boxes anew.")
             if found == settings:
                 return
             # a start that failed before the first box binds nobody

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 from xtuner.model.files.pickles import restricted_loading
 
 
@@ -27,11 +27,8 @@ class TagFile:
     """
 
     def __init__(self, path: str, device: torch.device | str | None = None) -> None:
-        try:
-            content = parse_json(Path(path).read_bytes())
-        except (OSError, JSONFault) as error:
-            raise XTunerError(f"the tag file '{path}' cannot be read: {error}.") from error
-        if not isinstance(content, dict) or not all(isinstance(tags, list) for tags in content.values()):
+        content = read_json(path, dict, "Write an object of picture → list of names.")
+        if not all(isinstance(tags, list) for tags in content.values()):
             raise XTunerError(f"the tag file '{path}' is not a JSON object of picture → list of names.")
         self.path = path
         self.tags: dict[str, list[str]] = {key: [str(tag) for tag in tags] for key, tags in content.items()}

@@ -25,6 +25,7 @@ from mg_llava.hf.streaming import CheckpointWeights, tied_names
 from mg_llava.model.checkpoint_names import to_published_names
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 from xtuner.model.files.shards import ShardWriter
 from xtuner.model.files.writing import disk_errors
 
@@ -148,8 +149,8 @@ def check_target(folder: Path) -> None:
 def model_type(folder: Path) -> str | None:
     """Returns ``model_type`` of a folder's config.json, None where there is none."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, json.JSONDecodeError, AttributeError):
+        return read_json(folder / "config.json", dict).get("model_type")
+    except XTunerError:
         return None
 
 

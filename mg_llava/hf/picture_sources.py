@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import urllib.error
-import urllib.request
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,9 @@ from PIL import Image
 
 from mg_llava.pictures.colors import to_rgb
 from mg_llava.pictures.open import open_base64, open_picture
+from mg_llava.pictures.remote import fetch
 from xtuner.errors import XTunerError
 
-_FETCH_SECONDS = 10
 _MOST_BYTES = 64 << 20
 _LONGEST_PATH = 4096
 
@@ -44,7 +42,7 @@ def read_source(source: Any, apply_exif_orientation: bool = False) -> Image.Imag
             f"a picture is a {type(source).__name__}: expected a Pillow picture, a path, an address or base64 text."
         )
     if source.startswith(("http://", "https://")):
-        return open_picture(io.BytesIO(_fetch(source)), apply_exif_orientation)
+        return open_picture(io.BytesIO(fetch(source, _MOST_BYTES)), apply_exif_orientation)
     if source.startswith("data:"):
         return open_base64(source.partition(",")[2], apply_exif_orientation, strict=True)
     path = source.removeprefix("file://")
@@ -56,14 +54,3 @@ def read_source(source: Any, apply_exif_orientation: bool = False) -> Image.Imag
         raise XTunerError(
             f"the picture {source[:60]!r} is no file and no base64 text of one: check the path ({error})"
         ) from error
-
-
-def _fetch(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=_FETCH_SECONDS) as answer:
-            content = answer.read(_MOST_BYTES + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise XTunerError(f"the picture '{url}' cannot be fetched: {error}") from error
-    if len(content) > _MOST_BYTES:
-        raise XTunerError(f"the picture '{url}' is larger than {_MOST_BYTES / 1e6:.0f} MB.")
-    return content

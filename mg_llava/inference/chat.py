@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -259,12 +258,9 @@ def read_boxes(box_path: str, image_path: str) -> PictureBoxes:
         record = store.find(Path(*parts[start:]).as_posix(), Path(image_path).stem)
         if record is not None:
             return record.found
-    content = json.loads(Path(box_path).read_text(encoding="utf-8"))
-    records = list(content.values()) if isinstance(content, dict) else content
-    if len(records) != 1:
+    if len(store) != 1:
         raise XTunerError(
-            f"box file '{box_path}' has {len(records)} records and none of '{image_path}': give a record with this "
-            "picture as 'image', or a file with one record only, or --boxes none."
+            f"box file '{box_path}' has {counted(len(store), 'records')} and none of '{image_path}': give a record "
+            "with this picture as 'image', or a file with one record only, or --boxes none."
         )
-    key = records[0].get("image"), records[0].get("id")
-    return store.lookup(*key)
+    return next(store.records()).found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mg_llava.pictures.encoder_config import read_clip_config
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.files.quiet import quiet_transformers
 from xtuner.model.files.weight_files import read_state_dict
@@ -105,10 +105,7 @@ def read_trunk_config(path: str | Mapping[str, Any]) -> dict[str, Any]:
         return dict(path.get("model_cfg", path)["vision_cfg"])
     file = Path(path) / "open_clip_config.json"
     if file.is_file():
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise XTunerError(f"{file} is not valid JSON: {error}") from error
+        config = read_json(file, dict)
         config = config.get("model_cfg", config)
     else:
         config = _named_open_clip_config(path) if in_meta_init() else None

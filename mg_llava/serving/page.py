@@ -28,8 +28,8 @@ from mg_llava.serving.generation.sampling import Sampling
 from mg_llava.serving.generation.text import TextAssembler
 from mg_llava.serving.requests.body import check_boxes, check_size
 from mg_llava.serving.requests.settings import Limits
-from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError, counted
+from xtuner.json_values import JSONFault, parse_json
 
 _CLEAN_SECONDS = 600
 _HEIGHT = 420

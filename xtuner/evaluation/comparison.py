@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
 from xtuner.evaluation.statistics import PairedTest, paired_test, weighted_test
+from xtuner.json_values import JSONFault, parse_json, read_json
 
 _CLUSTERS = "clusters.json"
+_FIELDS = {"id", "prompt", "output", "hit"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _read_clusters(*folders: Path) -> dict[str, str]:
     for folder in folders:
         path = folder / _CLUSTERS
         if path.exists():
-            lists = json.loads(path.read_text(encoding="utf-8"))
+            lists = read_json(path, list, "Run `xtuner test` again.")
             return {key: f"shared {number}" for number, keys in enumerate(lists) for key in keys}
     return {}
 
@@ -124,9 +125,8 @@ def _compare(name: str, first: Path, second: Path) -> BenchmarkComparison:
         for key in shared
         if None not in (a[key]["hit"], b[key]["hit"]) and a[key]["hit"] != b[key]["hit"]
     ]
-    scores = [
-        json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["overall"] for folder in (first, second)
-    ]
+    metrics = [read_json(folder / "metrics.json", dict, "Run `xtuner test` again.") for folder in (first, second)]
+    scores = [one.get("overall") for one in metrics]
     scored = [key for key in shared if None not in (a[key]["hit"], b[key]["hit"])]
     differences = [b[key]["hit"] - a[key]["hit"] for key in scored]
     belongs = _read_clusters(first, second)
@@ -143,7 +143,7 @@ def _predictions(folder: Path) -> dict[str, dict[str, Any]]:
         )
     rows = {}
     # not splitlines: answers may hold line separators that JSON does not escape
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
             try:
                 row = parse_json(line, whole_characters=False)
@@ -151,5 +151,7 @@ def _predictions(folder: Path) -> dict[str, dict[str, Any]]:
                 raise XTunerError(
                     f"'{path}' line {number} is not JSON; perhaps the run was killed. Run `xtuner test` again."
                 ) from error
-            rows[row["id"]] = row
+            if not isinstance(row, dict) or not row.keys() >= _FIELDS:
+                raise XTunerError(f"'{path}' line {number} is no prediction. Run `xtuner test` again.")
+            rows[str(row["id"])] = row
     return rows

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from xtuner.errors import XTunerError
 from xtuner.evaluation.endpoint import Endpoint, RefusedError, in_parallel
+from xtuner.json_values import JSONFault, parse_json
 from xtuner.log import get_logger
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English text, near enough to tell a bill of one dollar from one of a hundred."""
+
+
+_FIELDS = ("key", "model", "prompt", "reply")
 
 
 class JudgementFile:
@@ -26,13 +30,14 @@ class JudgementFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._rows: dict[str, dict[str, str]] = {}
-        for line in self.path.read_text(encoding="utf-8").split("\n") if self.path.exists() else ():
+        for line in self.path.read_bytes().split(b"\n") if self.path.exists() else ():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+                row = parse_json(line, whole_characters=False)
+            except JSONFault:
                 # cut off where a run was killed: asked again
                 continue
-            self._rows[row["key"]] = row
+            if isinstance(row, dict) and all(isinstance(row.get(name), str) for name in _FIELDS):
+                self._rows[row["key"]] = row
 
     def replies(self, model: str | None) -> dict[str, str]:
         """Returns reply by prompt, of one model or, with None, of any (the last one wins)."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 from xtuner.log import get_logger
 
 _FILE = "generation_config.json"
@@ -35,9 +35,9 @@ def read_generation(name_or_path: str) -> dict[str, Any]:
     if found is None:
         return {}
     try:
-        asked = json.loads(Path(found).read_text(encoding="utf-8"))
-    except ValueError as error:
-        get_logger().warning("%s is no JSON and is not used: %s", found, error)
+        asked = read_json(found)
+    except XTunerError as error:
+        get_logger().warning("generation settings are not used: %s", error)
         return {}
     if not isinstance(asked, dict) or asked.get("_from_model_config"):
         return {}

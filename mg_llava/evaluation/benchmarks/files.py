@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import ProblemsError, XTunerError
+from xtuner.json_values import JSONFault, parse_json
 
 _MOST_PROBLEMS = 20
 _WIDE = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import Any
 
 from mg_llava.evaluation.benchmarks.files import refuse
 from mg_llava.evaluation.reading.answers import yes_no_label
+from xtuner.json_values import parse_json
 
 _NULLS = re.compile(r"\b(?:null|nan|NaN)\b(?=(?:[^'\"]*(['\"])[^'\"]*\1)*[^'\"]*$)")
 _BARE_LIST = re.compile(r"\[\s*(?:'[^']*'|\"[^\"]*\")(?:\s+(?:'[^']*'|\"[^\"]*\"))+\s*\]")
@@ -37,7 +37,7 @@ def _parsed(cell: str) -> list[Any] | None:
     if _BARE_LIST.fullmatch(cell):
         # numpy prints no commas, and Python would join the texts
         return [single or double for single, double in re.findall(r"'([^']*)'|\"([^\"]*)\"", cell)]
-    for text, read in ((cell, json.loads), (cell, ast.literal_eval), (_NULLS.sub("None", cell), ast.literal_eval)):
+    for text, read in ((cell, parse_json), (cell, ast.literal_eval), (_NULLS.sub("None", cell), ast.literal_eval)):
         try:
             values = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

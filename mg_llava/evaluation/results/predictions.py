@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mg_llava.evaluation.benchmarks.records import Prediction
-from xtuner.data.records.json_values import JSONFault, parse_json
+from xtuner.errors import XTunerError
+from xtuner.json_values import JSONFault, parse_json, read_json
 from xtuner.log import get_logger
 
 _FIELDS = ("id", "prompt", "output", "parsed", "hit", "error")
+_KINDS: dict[str, Any] = {"id": str, "prompt": str, "output": (str, type(None)), "hit": (int, float, type(None))}
 
 
 class PredictionFiles:
@@ -36,7 +38,7 @@ class PredictionFiles:
         """Makes the folder ready; by rank 0, before any other process reads or writes there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         facts_file = self.folder / "run.json"
-        if self.path.exists() and (not facts_file.exists() or _read_json(facts_file) != self.facts):
+        if self.path.exists() and (not facts_file.exists() or not _holds(facts_file, self.facts)):
             get_logger().info("%s is of another checkpoint or config: moved aside, asking anew", self.path)
             self.merge()
             self.path.replace(self.folder / "predictions.previous.jsonl")
@@ -84,15 +86,15 @@ class PredictionFiles:
         partial.replace(self.path)
 
 
+def _holds(path: Path, facts: Any) -> bool:
+    try:
+        return bool(read_json(path) == facts)
+    except XTunerError:
+        return False
+
+
 def _line(prediction: Prediction) -> str:
     return json.dumps(prediction.to_json(), ensure_ascii=False) + "\n"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return parse_json(path.read_bytes())
-    except JSONFault:
-        return None
 
 
 def _read(path: Path) -> dict[str, Prediction]:
@@ -100,14 +102,14 @@ def _read(path: Path) -> dict[str, Prediction]:
         return {}
     done = {}
     # not splitlines: answers may hold line separators that JSON does not escape
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in path.read_bytes().split(b"\n"):
         try:
             row: Any = parse_json(line, whole_characters=False)
         except JSONFault:
             # the last line of a killed run may be cut off; its question is asked again
             continue
         values: dict[str, Any] = row if isinstance(row, dict) else {}
-        if not isinstance(values.get("id"), str):
+        if not all(isinstance(values.get(key), kinds) for key, kinds in _KINDS.items()):
             continue
         fields: dict[str, Any] = {key: values.get(key) for key in _FIELDS}
         prediction = Prediction(**fields)

@@ -20,6 +20,7 @@ from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.results.predictions import PredictionFiles
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 
 _LONGEST_SIDE = 320
 _PAGE = Path(__file__).with_name("report_page.html")
@@ -44,7 +45,7 @@ def write_report(benchmark: Benchmark, folder: str | Path, image_processor: Imag
     metrics_file = folder / "metrics.json"
     if not metrics_file.exists():
         raise XTunerError(f"'{folder}' holds no metrics.json to report on: evaluate first.")
-    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+    metrics = read_json(metrics_file, dict, "Evaluate again.")
     pairs = benchmark.pairs(PredictionFiles(folder, {}).read().values())
     (folder / "report_images").mkdir(exist_ok=True)
     pictures = _Pictures(image_processor, folder)

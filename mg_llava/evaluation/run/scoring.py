@@ -21,6 +21,7 @@ from xtuner import __version__
 from xtuner.errors import XTunerError
 from xtuner.evaluation.comparison import write_clusters
 from xtuner.evaluation.judge import Judge
+from xtuner.json_values import read_json
 from xtuner.log import get_logger
 
 
@@ -41,7 +42,7 @@ def rescore(benchmark: Benchmark, folder: str | Path, judge: Judge | None = None
     facts_file = Path(folder) / "run.json"
     if not facts_file.exists():
         raise XTunerError(f"'{folder}' holds no results to score again: evaluate with --checkpoint first.")
-    files = PredictionFiles(folder, json.loads(facts_file.read_text(encoding="utf-8")))
+    files = PredictionFiles(folder, read_json(facts_file, dict, "Evaluate again with --checkpoint."))
     old = files.merge([question.id for question in benchmark.questions()])
     anew = []
     for question, prediction in benchmark.pairs(old.values()):

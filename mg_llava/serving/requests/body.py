@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mg_llava.serving.requests.settings import Limits
-from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.data.records.messages import IMAGE_PARTS, picture_address
 from xtuner.errors import XTunerError
+from xtuner.json_values import JSONFault, parse_json
 
 
 def read_body(content: bytes, limits: Limits) -> dict[str, Any]:

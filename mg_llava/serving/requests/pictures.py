@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from mg_llava.pictures.open import open_picture
+from mg_llava.pictures.remote import fetch
 from mg_llava.serving.requests.settings import Limits
 from xtuner.errors import XTunerError
 
@@ -35,7 +36,7 @@ def read_picture_url(url: Any, limits: Limits, apply_exif_orientation: bool = Fa
                 "this server does not fetch remote pictures: send the picture as a data URL "
                 "(data:image/png;base64,...), or start the server with --allow-remote."
             )
-        content = _fetch(url, limits)
+        content = fetch(url, limits.max_upload, limits.remote_hosts)
     else:
         raise XTunerError(f"the picture's URL begins with {url[:20]!r}: expected data:image/...;base64,...")
     if not content:
@@ -51,10 +52,3 @@ def _decode(url: str) -> bytes:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise XTunerError(f"the picture's data URL does not decode: {error}.") from error
-
-
-def _fetch(url: str, limits: Limits) -> bytes:
-    # httpcore comes with the extra `serve`, and only servers that fetch need it
-    from mg_llava.serving.requests.remote import fetch
-
-    return fetch(url, limits.max_upload, limits.remote_hosts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from PIL import Image
 
 from mg_llava.hf import MGLLaVAProcessor
 from mg_llava.hf.chat_template import to_jinja
+from mg_llava.hf.picture_sources import read_source
 from mg_llava.inference.prompts import as_picture_boxes
+from mg_llava.pictures.remote import REFUSED
 from tests.mg_llava.hf.conftest import Exported
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.text.rendered import BOUNDARY
@@ -164,3 +168,36 @@ class TestChatTemplate:
             [*messages, {"role": "assistant", "content": "It"}], continue_final_message=True
         )
         assert continued == text_of + "It"
+
+
+class TestSources:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://127.0.0.1/a.png",
+            "http://localhost/a.png",
+            "http://[::1]/a.png",
+            "http://169.254.169.254/latest/meta-data",
+            "http://2130706433/a.png",
+            "http://10.0.0.1/a.png",
+            "https://user@127.0.0.1/a.png",
+            "http://127.0.0.1:8080/a.png",
+            "http://[/a.png",
+            "http://",
+        ],
+    )
+    def test_no_address_of_this_network_is_fetched(self, url: str) -> None:
+        with pytest.raises(XTunerError) as error:
+            read_source(url)
+        assert str(error.value) == REFUSED
+
+    def test_every_kind_of_source_is_one_picture(self, tmp_path: Path) -> None:
+        picture = Image.new("RGB", (5, 4), (1, 2, 3))
+        path = tmp_path / "a.png"
+        picture.save(path)
+        encoded = base64.b64encode(path.read_bytes()).decode()
+        sources = [
+            picture, np.asarray(picture), path, str(path), f"file://{path}", path.read_bytes(), encoded,
+            f"data:image/png;base64,{encoded}",
+        ]  # fmt: skip
+        assert {read_source(source).tobytes() for source in sources} == {picture.tobytes()}

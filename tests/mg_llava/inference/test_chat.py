@@ -188,6 +188,30 @@ class TestBoxes:
         path.write_text(json.dumps([box_record("elsewhere.png")]))
         assert len(read_boxes(str(path), str(picture)).boxes) == 2
 
+    @pytest.mark.parametrize("form", ["lines", "by picture", "by picture alone"])
+    def test_every_form_of_box_file(self, form: str, picture: Path, tmp_path: Path) -> None:
+        path = tmp_path / "boxes.json"
+        first, second = box_record("a/b.png"), box_record("c/d.png")
+        if form == "lines":
+            path.write_text("".join(json.dumps(record) + "\n" for record in (first, second)))
+        elif form == "by picture":
+            path.write_text(json.dumps({"a/b.png": first, "c/d.png": second}))
+        else:
+            for record in (first, second):
+                del record["image"]
+            path.write_text(json.dumps({"a/b.png": first, "c/d.png": second}))
+        assert len(read_boxes(str(path), "/x/c/d.png").boxes) == 2
+        with pytest.raises(XTunerError, match="has 2 records and none of"):
+            read_boxes(str(path), str(picture))
+
+    @pytest.mark.parametrize("key", ["elsewhere.png", "7"])
+    def test_the_only_record_of_an_object_fits_every_picture(self, key: str, picture: Path, tmp_path: Path) -> None:
+        path = tmp_path / "one.json"
+        record = box_record("elsewhere.png")
+        del record["image"]
+        path.write_text(json.dumps({key: record}))
+        assert len(read_boxes(str(path), str(picture)).boxes) == 2
+
     def test_boxes_change_what_the_model_sees(self, assistant: Assistant, picture: Path, box_file: str) -> None:
         session = ChatSession(assistant)
         assert session.add_picture(str(picture), box_file) == 2

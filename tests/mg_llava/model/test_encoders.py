@@ -91,7 +91,7 @@ class TestHighRes:
     def test_broken_config(self, tmp_path: Path) -> None:
         folder = tiny_convnext_folder(tmp_path)
         (folder / "open_clip_config.json").write_text("{")
-        with pytest.raises(XTunerError, match="is not valid JSON"):
+        with pytest.raises(XTunerError, match="is not JSON"):
             HighResEncoder(str(folder), HIGH_SIZE)
 
     def test_no_timm_model(self, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from xtuner.data.records.json_values import Decoder, Hopeless
+from xtuner.json_values import Decoder, Hopeless
 
 _CHUNK = 1 << 20
 _LARGEST_RECORD = 64 << 20

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from xtuner.data.records.json_stream import Record, Window, first_character, stream_elements
-from xtuner.data.records.json_values import JSONFault, parse_json
 from xtuner.errors import XTunerError
+from xtuner.json_values import JSONFault, parse_json
 
 __all__ = ["Record", "read_keyed_records", "read_records"]
 

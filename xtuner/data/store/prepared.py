@@ -7,7 +7,6 @@ dropped.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from xtuner.data.store.arrow_rows import ArrowRows, list_values
 from xtuner.data.store.fingerprint import FORMAT_VERSION, differences
 from xtuner.data.text.encoder import INDEX
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 
 SETTINGS = "settings.json"
 _AGAIN = "xtuner preprocess llava --config CONFIG --out FOLDER"
@@ -99,12 +99,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise XTunerError(f"the prepared folder '{folder}' does not exist: create it with {_AGAIN}")
-    try:
-        content = json.loads((folder / SETTINGS).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise XTunerError(
-            f"'{folder}' holds no readable {SETTINGS} ({error}): prepare it again with {_AGAIN}"
-        ) from error
+    content = read_json(folder / SETTINGS, dict, f"Prepare the data again with {_AGAIN}")
     if content.get("version") != FORMAT_VERSION or "shards" not in content:
         raise XTunerError(
             f"'{folder}' was prepared by another version (format {content.get('version', 'unknown')}, expected "

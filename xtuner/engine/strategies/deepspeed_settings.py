@@ -9,6 +9,7 @@ from typing import Any
 from xtuner.config import config_root
 from xtuner.engine.steps.precision import Precision
 from xtuner.errors import XTunerError, nearest
+from xtuner.json_values import read_json
 from xtuner.log import get_logger
 
 _STAGES = (1, 2, 3)
@@ -29,14 +30,7 @@ def read_deepspeed(name_or_path: str) -> dict[str, Any]:
         raise XTunerError(
             f"--deepspeed {name_or_path}: neither a file nor one of {names}.{nearest(name_or_path, names)}"
         )
-    try:
-        settings = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise XTunerError(f"{path} is not valid JSON: {error}. Correct the file.") from error
-    if not isinstance(settings, dict):
-        raise XTunerError(
-            f"{path} holds a {type(settings).__name__}: expected a JSON object with DeepSpeed's settings."
-        )
+    settings = read_json(path, dict, "Write DeepSpeed's settings into it.")
     zero = settings.get("zero_optimization")
     stage = zero.get("stage") if isinstance(zero, dict) else None
     if stage not in _STAGES:

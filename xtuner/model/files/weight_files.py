@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 from xtuner.model.files.pickles import check_pickles, damaged, load_pickle
 from xtuner.model.files.zero_files import open_zero_files
 
@@ -145,7 +145,10 @@ def _open_folder(path: Path, prefix: str) -> dict[str, Weight]:
         if (path / name).is_file():
             return _open_file(path / name)
     if (path / "latest").is_file():
-        return _open_zero(path, (path / "latest").read_text(encoding="utf-8").strip())
+        tag = (path / "latest").read_text(encoding="utf-8", errors="replace").strip()
+        if "\0" in tag or not (path / tag).is_dir():
+            raise XTunerError(f"'{path / 'latest'}' names no folder beside it, but {tag[:60]!r}. {_FETCH}")
+        return _open_zero(path, tag)
     if any(path.glob("*model_states.pt")):
         return _open_zero(path.parent, path.name)
     found = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
@@ -155,8 +158,13 @@ def _open_folder(path: Path, prefix: str) -> dict[str, Weight]:
     )
 
 
+_FETCH = "Fetch the folder again."
+
+
 def _open_shards(folder: Path, index: Path, prefix: str) -> dict[str, Weight]:
-    where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    where = read_json(index, dict, _FETCH).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
+        raise XTunerError(f"'{index}' has no 'weight_map' of a weight's name to its file. {_FETCH}")
     files = sorted({file for key, file in where.items() if key.startswith(prefix)})
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 
 _HOLD_A_BASE = (".pth", ".pt", ".bin")
 """Files that hold more than weights: what they stand on as well."""
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     family = family_of(folder)
     weights = open_weights(folder)
     present = sorted({name.split(".")[0] for name in weights})
-    source = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("source", {})
+    source = read_json(folder / "config.json", dict).get("source", {})
     parts = args.parts or source.get("trained_parts") or ["all"]
     unknown = [part for part in parts if part not in (*present, "all")]
     if args.parts and unknown:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 
 HELP = "a model folder and adapters as peft saves them to one model folder"
 _ADAPTER = "adapter_config.json"
@@ -113,12 +113,16 @@ def _check_base(part: Any, folder: Path, base: Path) -> None:
     if not (folder / BASE_FILE).is_file():
         get_logger().warning("%s has no %s: whether it belongs to '%s' is not checked.", folder, BASE_FILE, base)
         return
-    facts = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+    facts = read_json(folder / BASE_FILE, dict)
+    theirs = facts.get("marks")
+    if not isinstance(theirs, dict):
+        get_logger().warning("%s does not say what it belongs to: that is not checked.", folder / BASE_FILE)
+        return
     marks = mark_weights(base_weights(part))
-    if marks is not None and same_weights(facts["marks"], marks) is False:
+    if marks is not None and same_weights(theirs, marks) is False:
         raise XTunerError(
-            f"the adapter '{folder}' was trained on other weights than those of '{base}': on {facts['name']} "
-            f"({facts['marks']['numbers']} numbers, here {marks['numbers']}). Give that model, with all its parts."
+            f"the adapter '{folder}' was trained on other weights than those of '{base}': on {facts.get('name')} "
+            f"({theirs.get('numbers')} numbers, here {marks['numbers']}). Give that model, with all its parts."
         )
 
 
@@ -132,7 +136,7 @@ def _merged(part: Any, folder: Path) -> Any:
         with restricted_loading(pickles_in(folder)), quiet_transformers():
             return PeftModel.from_pretrained(part, str(folder)).merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError) as error:
-        values = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        values = read_json(folder / _ADAPTER, dict)
         raise XTunerError(
             f"the adapter '{folder}' (made for '{values.get('base_model_name_or_path')}', targets "
             f"{values.get('target_modules')}) does not fit the base: {str(error).splitlines()[0]}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 from xtuner.tools.support.arguments import add_base, add_cfg_options
 
 HELP = "a checkpoint (file or DeepSpeed folder) to one folder that holds the whole model"
@@ -202,8 +203,8 @@ def _results(run: Path) -> dict[str, float]:
     results: dict[str, float] = {}
     for file in sorted({*run.glob("*/metrics.json"), *run.glob("*/*/metrics.json")}):
         try:
-            overall = json.loads(file.read_text(encoding="utf-8")).get("overall")
-        except (OSError, json.JSONDecodeError, AttributeError):
+            overall = read_json(file, dict).get("overall")
+        except XTunerError:
             continue
         if isinstance(overall, (int, float)):
             results[file.parent.name] = round(float(overall), 4)

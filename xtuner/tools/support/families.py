@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 
 
 def is_exported(folder: Path) -> bool:
@@ -50,9 +50,4 @@ def family_of_object(found: Any) -> Any:
 
 
 def _model_type(folder: Path) -> Any:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise XTunerError(
-            f"'{folder / 'config.json'}' is not a JSON object: {error}. Convert the checkpoint again."
-        ) from error
+    return read_json(folder / "config.json", dict, "Convert the checkpoint again.").get("model_type")

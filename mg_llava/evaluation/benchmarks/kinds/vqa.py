@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, equal, id_text, unique_ids
-from mg_llava.evaluation.benchmarks.files import read_json, read_questions
+from mg_llava.evaluation.benchmarks.files import read_json, read_questions, require
 from mg_llava.evaluation.benchmarks.labels import is_nothing
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.benchmarks.requests import LLAVA_FILE, Requests
@@ -174,6 +174,7 @@ class GQA(VQA):
         questions = read_json(path)
         if not isinstance(questions, dict):
             raise XTunerError(f"'{path}': expected GQA's object of questions by id, found {type(questions).__name__}.")
+        require(((f"question {key}", question) for key, question in questions.items()), ("answer",), path)
         return {
             question_id: question for question_id, question in questions.items() if question.get("isBalanced", True)
         }

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import httpcore
 import pytest
 
-httpcore = pytest.importorskip("httpcore", reason="httpcore is not installed: pip install '.[serve]'")
-
-from mg_llava.serving.requests import remote  # noqa: E402
-from mg_llava.serving.requests.remote import PublicBackend, fetch, is_public  # noqa: E402
-from xtuner.errors import XTunerError  # noqa: E402
+from mg_llava.pictures import remote
+from mg_llava.pictures.remote import PublicBackend, fetch, is_public
+from xtuner.errors import XTunerError
 
 PUBLIC = "93.184.215.14"
 

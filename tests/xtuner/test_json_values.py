@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtuner.data.records.json_values import DEPTH, JSONFault, holds_half, parse_json
+from xtuner.errors import XTunerError
+from xtuner.json_values import DEPTH, JSONFault, holds_half, parse_json, read_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -65,3 +67,35 @@ class TestParsing:
     def test_whole_characters(self) -> None:
         assert parse_json(r'["\ud83d\ude00"]') == ["😀"]
         assert holds_half(parse_json(r'["\ud83d"]', whole_characters=False), r'["\ud83d"]')
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        "content, message",
+        [
+            (b"", "is not JSON"),
+            (b'{"a": 1', "is not JSON: line 1, column"),
+            (b"[" * 5000, "nested more than"),
+            (b"\xff\xfe{}", "UTF-16"),
+            (b"\x80\x81", "not UTF-8"),
+            (b"[1]", "holds a list: expected an object"),
+            (b"null", "holds null: expected an object"),
+            (b"true", "holds true or false: expected an object"),
+            (b"9" * 5000, "more than 4,300 digits"),
+        ],
+    )
+    def test_one_sentence_with_the_file_and_the_advice(self, content: bytes, message: str, tmp_path: Path) -> None:
+        path = tmp_path / "a.json"
+        path.write_bytes(content)
+        with pytest.raises(XTunerError, match=f"'{path}' .*{message}.*Make it again") as error:
+            read_json(path, dict, "Make it again.")
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("name", ["absent.json", ".", "a\0b"])
+    def test_what_is_no_file(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(XTunerError, match="cannot be read"):
+            read_json(tmp_path / name)
+
+    def test_with_a_byte_order_mark(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": [1.5]}')
+        assert read_json(tmp_path / "a.json", (dict, list)) == {"a": [1.5]}

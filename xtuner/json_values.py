@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
+
+from xtuner.errors import XTunerError
 
 DEPTH = 64
 """Most lists and objects within each other; more would exhaust the stack of whoever walks through the value."""
@@ -13,6 +16,9 @@ DEPTH = 64
 _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _LONG_NUMBER = re.compile("[0-9]{4301}")
+_KINDS = {
+    dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false",
+}  # fmt: skip
 _WHITESPACE = " \t\r\n"
 
 
@@ -103,6 +109,31 @@ def parse_json(text: str | bytes, whole_characters: bool = True) -> Any:
         fault = "a text holds half of a character (half of a surrogate pair): write the whole character, or U+FFFD"
     if fault is not None:
         raise JSONFault(fault, _place(text, start, whole_characters))
+    return value
+
+
+def read_json(path: str | Path, expected: type | tuple[type, ...] = object, advice: str = "") -> Any:
+    """Returns the value of a JSON file.
+
+    Args:
+        path: of the file.
+        expected: what it must be, e.g. `dict`.
+        advice: what to do where it is something else; a sentence.
+
+    Raises:
+        XTunerError: it cannot be read, is not JSON (see `parse_json`), or something else than `expected`.
+    """
+    advice = advice or "Mend it, or put the original back."
+    try:
+        value = parse_json(Path(path).read_bytes())
+    except JSONFault as error:
+        raise XTunerError(f"'{path}' is not JSON: {error}. {advice}") from error
+    except (OSError, ValueError) as error:
+        raise XTunerError(f"'{path}' cannot be read: {error}. {advice}") from error
+    if not isinstance(value, expected):
+        kinds = expected if isinstance(expected, tuple) else (expected,)
+        names = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
+        raise XTunerError(f"'{path}' holds {_KINDS.get(type(value), 'null')}: expected {names}. {advice}")
     return value
 
 
