@@ -20,6 +20,7 @@ from mg_llava.boxes.store import BoxStore, no_match_message, other_size_message
 from mg_llava.data.length_check import sample_notes
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
 from mg_llava.data.sources import DataSource, read_sources
+from mg_llava.data.statistics import DataStatistics
 from mg_llava.pictures.open import open_picture
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.pictures.files import PictureFiles, picture_files
@@ -81,10 +82,12 @@ def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings
     prepared = None
     if folder is not None and maker is not None and sources:
         prepared = _try("prepared data", lambda: PreparedSources(sources, maker, folder), problems)
+    cells = None if maker is None else maker.processor.num_image_tokens
+    statistics = DataStatistics(cells, None if maker is None else maker.max_length)
     for number, source in enumerate(sources or ()):
         template = None if maker is None else _try("prompt template", partial(maker.template, source), problems)
         if source.data_path is not None:
-            uses = _uses_of_file(source.data_path, findings, maker, template)
+            uses = _uses_of_file(source.data_path, findings, maker, template, statistics)
         elif prepared is not None:
             uses = [_Use(path, name, len(images)) for name, images in prepared.pictures(number) for path in images]
             findings.notes += [f"prepared data: {count:,} {kind}" for kind, count in prepared.left_out(number)]
@@ -93,11 +96,13 @@ def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings
                 problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
             continue
         sizes = _check_pictures(uses, source.image_folder or "", processor, fast, problems)
+        statistics.add_missing({use.path for use in uses} - sizes.keys())
         said = problems if node.get("strict_paths") else findings.notes
         said += _outside(uses, source.image_folder or "")
         if source.box_json_path is not None:
-            _check_boxes(uses, sizes, source.box_json_path, findings)
-    return Findings(list(dict.fromkeys(problems)), list(dict.fromkeys(findings.notes)))
+            _check_boxes(uses, sizes, source.box_json_path, findings, statistics)
+    told = list(dict.fromkeys(problems)), list(dict.fromkeys(findings.notes))
+    return Findings(*told, statistics.rows() if sources else [])
 
 
 def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> ProblemsError:
@@ -144,13 +149,18 @@ def _try(kind: str, action: Callable[[], Any], problems: list[str]) -> Any:
 
 
 def _uses_of_file(
-    path: str, findings: Findings, maker: SampleMaker | None = None, template: PromptTemplate | None = None
+    path: str,
+    findings: Findings,
+    maker: SampleMaker | None = None,
+    template: PromptTemplate | None = None,
+    statistics: DataStatistics | None = None,
 ) -> list[_Use]:
     """Pictures of the good records of a file; the faulty ones become problems, named with the file.
 
-    With `maker` and `template` what is too long is noted.
+    With `maker` and `template` what is too long is noted; `statistics` sees every record.
     """
     faults: list[str] = []
+    refused: list[str] = []
     notes: list[str] = []
     uses: list[_Use] = []
 
@@ -158,6 +168,8 @@ def _uses_of_file(
         for number, conversation in enumerate(iter_conversations(path, faults, progress.on_bytes), start=1):
             if number % _RECORDS_PER_REPORT == 0:
                 progress.advance(_RECORDS_PER_REPORT)
+            if statistics is not None:
+                statistics.add_record(conversation)
             if conversation.turns:
                 images = conversation.images
                 uses.extend(_Use(image, conversation.id, len(images)) for image in images)
@@ -171,11 +183,14 @@ def _uses_of_file(
             if maker is None or template is None:
                 deque(answered(), maxlen=0)
             else:
-                notes += sample_notes(answered(), maker, template, faults)
+                watch = None if statistics is None else statistics.add_tokens
+                notes += sample_notes(answered(), maker, template, refused, watch)
     except XTunerError as error:
         findings.problems.append(f"data file: {error}")
+    if statistics is not None:
+        statistics.add_faults(len(faults))
     name = os.path.basename(path)
-    findings.problems += [f"{fault} [{name}]" for fault in faults]
+    findings.problems += [f"{fault} [{name}]" for fault in (*faults, *refused)]
     findings.notes += [f"{note} [{name}]" for note in notes]
     return uses
 
@@ -226,7 +241,13 @@ def _read(files: PictureFiles, path: str, processor: ImageProcessor | None, fast
         return f"out of memory: there is not enough memory to read picture '{path}'."
 
 
-def _check_boxes(uses: Sequence[_Use], sizes: Mapping[str, tuple[int, int]], box_path: str, findings: Findings) -> None:
+def _check_boxes(
+    uses: Sequence[_Use],
+    sizes: Mapping[str, tuple[int, int]],
+    box_path: str,
+    findings: Findings,
+    statistics: DataStatistics,
+) -> None:
     seen = set()
     problems = findings.problems
     for use, record in _records_of(uses, box_path, findings):
@@ -234,6 +255,7 @@ def _check_boxes(uses: Sequence[_Use], sizes: Mapping[str, tuple[int, int]], box
             continue
         seen.add((record.where, use.path))
         size = sizes.get(use.path)
+        statistics.add_boxes(record.found.boxes, record.found.labels, size)
         problems += _box_faults(record.where, record.found.boxes, size)
         if size is not None and record.size is not None and record.size != size:
             problems.append(f"boxes of another size: {other_size_message(use.path, size, record.size, record.where)}")
@@ -246,21 +268,26 @@ def _records_of(uses: Sequence[_Use], box_path: str, findings: Findings) -> Iter
     if store is None:
         return
     problems += [f"malformed box record: {problem}" for problem in store.problems]
-    without = 0
+    # after these the file may look like another one's only because it, or the data file, was not read to its end
+    broken = bool(store.problems) or any(problem.startswith("data file: ") for problem in problems)
+    pictures = {use.path for use in uses}
+    found: set[str] = set()
     for use in uses:
         try:
             record = store.find(use.path, use.sample_id, use.num_images)
         except XTunerError as error:
             problems.append(f"ambiguous boxes: sample '{use.sample_id}': {error}")
+            found.add(use.path)
             continue
-        without += record is None
         if record is not None:
+            found.add(use.path)
             yield use, record
-    if uses and without == len(uses):
-        problems.append(f"boxes without pictures: {no_match_message(box_path, len(uses))}")
-    elif without:
+    if pictures and not found:
+        if not broken:
+            problems.append(f"boxes without pictures: {no_match_message(box_path, len(pictures))}")
+    elif without := len(pictures - found):
         findings.notes.append(
-            f"box file: {without:,} of {len(uses):,} pictures are not in '{box_path}': no object tokens there."
+            f"box file: {without:,} of {len(pictures):,} pictures are not in '{box_path}': no object tokens there."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from mg_llava.data.box_columns import object_room
@@ -15,7 +15,11 @@ from xtuner.data.text.tokenizing import Encoded, encode_conversations
 
 
 def sample_notes(
-    conversations: Iterable[Conversation], maker: SampleMaker, template: PromptTemplate, problems: list[str]
+    conversations: Iterable[Conversation],
+    maker: SampleMaker,
+    template: PromptTemplate,
+    problems: list[str],
+    watch: Callable[[Encoded], None] | None = None,
 ) -> Iterator[str]:
     """Yields a ``"kind: sentence"`` for what preparing leaves out, cuts or reads in another way than one might think.
 
@@ -24,12 +28,15 @@ def sample_notes(
         maker: says what is too long.
         template: words around the turns.
         problems: gets a sentence per record whose text is refused.
+        watch: is shown every tokenised record.
     """
     stream = iter(conversations)
     while batch := list(islice(stream, BATCH)):
         policy = maker.special_tokens_in_text
         all_encoded = encode_conversations(batch, maker.tokenizer, template, maker.max_length, policy)
         for talk, encoded in zip(batch, all_encoded, strict=True):
+            if watch is not None:
+                watch(encoded)
             if problem := special_token_problem(talk, encoded, policy):
                 problems.append(problem)
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from xtuner.config import load_config, parse_overrides
+from xtuner.data.records.findings import Findings
 from xtuner.errors import counted
 from xtuner.registry import build
 from xtuner.tools.support.arguments import add_cfg_options
@@ -21,12 +22,14 @@ _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:14px sans-serif;margin:2em;max-width:1500px}} article{{border-top:1px solid #ccc;padding:1em 0}}
 .sample{{display:flex;flex-wrap:wrap;gap:1em}} .sample>*{{flex:1 1 450px;min-width:0}} figure{{margin:0}}
 img{{max-width:100%}} pre{{white-space:pre-wrap;margin-top:0}}
+th{{text-align:left;vertical-align:top;padding-right:1em}}
 .with-loss{{background:#d6f5d6}} .picture{{background:#f3d6f5}}</style>
 <h1>{title}</h1><p>{summary}</p><p><span class="with-loss">with loss</span> <span class="picture">picture</span></p>
-<img src="{histograms}" alt="histograms">
+{found}{histograms}
 {articles}
 """
 _HISTOGRAMS = "histograms.png"
+_SHOWN = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,21 +46,50 @@ def run(args: argparse.Namespace) -> int:
     """Writes ``index.html``, pictures with their boxes, and histograms."""
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
     dataset: Any = build(cfg.train_dataset)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    draw_histograms(dataset.statistics(), out / _HISTOGRAMS)
     step = max(1, (len(dataset) - args.start) // max(1, args.num)) if args.spread else 1
     numbers = range(args.start, len(dataset), step)[: args.num]
-    articles = [_article(dataset, number, dataset.tokenizer, out) for number in numbers]
+    page = write_page(args.config, Path(args.out), dataset, numbers)
+    Console(soft_wrap=True, highlight=False).print(f"Open {page}")
+    return 0
+
+
+def write_page(config: str, out: Path, dataset: Any, numbers: Sequence[int], found: Findings | None = None) -> Path:
+    """Writes the page and its pictures; returns its file.
+
+    Args:
+        config: its name or path, for the title.
+        out: folder of the page.
+        dataset: whose samples are shown; None where its faults keep it from being made.
+        numbers: of these samples.
+        found: what a check of the data found, shown above the samples.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    histograms, articles, summary = "", [], "no samples: the data has faults"
+    if dataset is not None:
+        draw_histograms(dataset.statistics(), out / _HISTOGRAMS)
+        histograms = f'<img src="{_HISTOGRAMS}" alt="histograms">'
+        articles = [_article(dataset, number, dataset.tokenizer, out) for number in numbers]
+        summary = f"{counted(len(dataset), 'samples')}, {len(articles)} shown"
     text = _PAGE.format(
-        title=html.escape(Path(str(args.config)).stem),
-        summary=f"{counted(len(dataset), 'samples')}, {len(articles)} shown",
-        histograms=_HISTOGRAMS,
+        title=html.escape(Path(str(config)).stem),
+        summary=summary,
+        found="" if found is None else _findings(found),
+        histograms=histograms,
         articles="\n".join(articles),
     )
-    (out / "index.html").write_text(text, encoding="utf-8")
-    Console(soft_wrap=True, highlight=False).print(f"Open {out / 'index.html'}")
-    return 0
+    page = out / "index.html"
+    page.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return page
+
+
+def _findings(found: Findings) -> str:
+    rows = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(value)}</tr>" for name, value in found.statistics)
+    lists = []
+    for title, sentences in (("Problems", found.problems), ("Left out, cut or read as text", found.notes)):
+        shown = "".join(f"<li>{html.escape(sentence)}" for sentence in sentences[:_SHOWN])
+        more = f"<li>and {len(sentences) - _SHOWN:,} more" if len(sentences) > _SHOWN else ""
+        lists += [f"<h2>{title}: {len(sentences):,}</h2><ul>{shown}{more}</ul>"] if sentences else []
+    return f"<table>{rows}</table>{''.join(lists)}"
 
 
 def draw_histograms(statistics: Mapping[str, np.ndarray], path: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from xtuner.config import load_config, parse_overrides
 from xtuner.data.records.findings import Findings
-from xtuner.registry import resolve_type
+from xtuner.errors import counted
+from xtuner.registry import build, resolve_type
+from xtuner.tools.browse_dataset import write_page
 from xtuner.tools.support.arguments import add_cfg_options
 
 
@@ -23,24 +26,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast", action="store_true", help="only decode the pictures, do not preprocess them as training does"
     )
+    parser.add_argument(
+        "--html", metavar="FOLDER", help="also write a page as browse-dataset does, with the statistics"
+    )
     add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the problems by kind, then what training leaves out; returns 1 if there are problems."""
+    """Prints statistics, the problems by kind, then what training leaves out; returns 1 if there are problems."""
     node = load_config(args.config, parse_overrides(args.cfg_options)).train_dataset
     dataset_class: Any = resolve_type(node["type"])
     found: Findings = dataset_class.check_records(node, fast=args.fast)
     out = Console(soft_wrap=True, markup=False, highlight=False)
+    print_statistics(found.statistics, out)
     counts = _print(found.problems, args.show, out)
     if found.notes:
         out.print("Not a fault, but left out, cut or read as text:")
         _print(found.notes, args.show, out)
     if not found.problems:
         out.print("The training data has no problems.")
-        return 0
-    out.print(f"{len(found.problems):,} problem{'' if len(found.problems) == 1 else 's'}: {counts}.", style="bold red")
-    return 1
+    else:
+        out.print(f"{counted(len(found.problems), 'problems')}: {counts}.", style="bold red")
+    if args.html is not None:
+        # samples can be made of data without faults only
+        dataset: Any = None if found.problems else build(node)
+        numbers = () if dataset is None else range(min(len(dataset), args.show))
+        page = write_page(args.config, Path(args.html), dataset, numbers, found)
+        out.print(f"Open {page}")
+    return 1 if found.problems else 0
+
+
+def print_statistics(rows: Iterable[tuple[str, str]], out: Console) -> None:
+    """Prints what the files hold, one line each."""
+    told = list(rows)
+    width = max((len(name) for name, _ in told), default=0)
+    for name, value in told:
+        out.print(f"{name:<{width}}  {value}")
 
 
 def _print(sentences: Iterable[str], shown: int, out: Console) -> str:

@@ -12,7 +12,9 @@ class Findings:
     Attributes:
         problems: faults: a training would not start, or not on this data.
         notes: what is left out or cut in training, and no fault.
+        statistics: what the files hold: names and values of a table.
     """
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    statistics: list[tuple[str, str]] = field(default_factory=list)
