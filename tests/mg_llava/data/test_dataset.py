@@ -288,7 +288,9 @@ class TestPrepare:
 
 class TestCheck:
     def test_good_data_has_no_problems(self, world: Any) -> None:
-        assert MGLLaVADataset.check_records({"type": MGLLaVADataset, **world()}).problems == []
+        found = MGLLaVADataset.check_records({"type": MGLLaVADataset, **world()})
+        assert found.problems == []
+        assert {"turns", "words of an answer", "pictures", "boxes of a picture"} <= dict(found.statistics).keys()
 
     def test_every_fault_is_found_in_one_pass(self, world: Any, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
@@ -355,7 +357,7 @@ class TestCheck:
             "answers and 2 picture(s). [data.json]",
             "longer than the context: sample 'many' (number 9) has 29 text and image tokens, the language model takes "
             "24; it is left out. [data.json]",
-            f"box file: 1 of 14 pictures are not in '{node['box_json_path']}': no object tokens there.",
+            f"box file: 1 of 3 pictures are not in '{node['box_json_path']}': no object tokens there.",
         ]
         report = MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
         assert report["dropped: no supervised token within max_length"] == report["dropped: nobody answers"] == 1
@@ -368,6 +370,13 @@ class TestCheck:
     def test_a_foreign_box_file(self, world: Any) -> None:
         (found,) = MGLLaVADataset.check_records(world(boxes=[box_record("other.png", 1)])).problems
         assert found.startswith("boxes without pictures: ") and "belongs to another data set" in found
+
+    def test_a_box_file_is_not_called_foreign_after_a_data_file_that_ends_early(self, world: Any) -> None:
+        node = world(boxes=[box_record("other.png", 1)])
+        path = Path(node["data_path"])
+        path.write_text(path.read_text()[:-30])
+        kinds = [problem.split(": ")[0] for problem in MGLLaVADataset.check_records(node).problems]
+        assert kinds and "boxes without pictures" not in kinds
 
     def test_missing_files_and_unreadable_parts(self, world: Any, tmp_path: Path) -> None:
         node = world(box_json_path=str(tmp_path / "none.json"), data_path=str(tmp_path / "none.json"))

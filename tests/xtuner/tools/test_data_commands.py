@@ -37,6 +37,7 @@ class FakeDataset:
 
     problems: list[str] = []
     notes: list[str] = []
+    statistics_rows: list[tuple[str, str]] = []
     prepared: list[tuple[Any, str, int | None]] = []
     turns: dict[int, tuple[Turn, ...]] = {}
     bad: list[Any] = []
@@ -57,7 +58,7 @@ class FakeDataset:
 
     @classmethod
     def check_records(cls, node: Any, fast: bool = False) -> Findings:
-        return Findings(cls.problems, cls.notes)
+        return Findings(cls.problems, cls.notes, cls.statistics_rows)
 
     @classmethod
     def prepare(cls, node: Any, out_folder: str, num_proc: int | None) -> None:
@@ -71,6 +72,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.setattr(module, "load_config", lambda path, overrides: cfg)
     monkeypatch.setattr(FakeDataset, "problems", [])
     monkeypatch.setattr(FakeDataset, "notes", [])
+    monkeypatch.setattr(FakeDataset, "statistics_rows", [])
     monkeypatch.setattr(FakeDataset, "prepared", [])
     monkeypatch.setattr(FakeDataset, "turns", {})
     monkeypatch.setattr(FakeDataset, "bad", [])
@@ -98,6 +100,14 @@ class TestCheckDataset:
         out = capsys.readouterr().out
         assert out.startswith("unknown role: 12\n  - record 0: [bold] x\n  - record 1: [bold] x\n  ... and 10 more")
         assert out.endswith("14 problems: unknown role 12, other 1, no file 1.\n")
+
+    def test_statistics_and_the_page_with_them(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        FakeDataset.problems = ["no file: <a>"]
+        FakeDataset.statistics_rows = [("records", "7"), ("text tokens", "mean 3")]
+        assert run(check_dataset, "c.py", "--html", str(tmp_path / "page")) == 1
+        assert capsys.readouterr().out.startswith("records      7\ntext tokens  mean 3\n")
+        page = (tmp_path / "page" / "index.html").read_text()
+        assert "<th>text tokens<td>mean 3" in page and "<li>no file: &lt;a&gt;" in page
 
     def test_what_is_left_out_is_no_problem(self, capsys: pytest.CaptureFixture[str]) -> None:
         FakeDataset.notes = [f"cut at max_length: sample {number}" for number in range(12)]
