@@ -34,6 +34,8 @@ from xtuner.registry import build
 
 _THREADS = min(8, os.cpu_count() or 1)
 _SHOWN = 10
+_CUT_SHORT = ("data file: ", "malformed JSON: ")
+"""How problems begin after which records of a data file are left unread."""
 _ONE_BOX = {
     INVERTED: "inverted box",
     NO_AREA: "box without area",
@@ -269,7 +271,7 @@ def _records_of(uses: Sequence[_Use], box_path: str, findings: Findings) -> Iter
         return
     problems += [f"malformed box record: {problem}" for problem in store.problems]
     # after these the file may look like another one's only because it, or the data file, was not read to its end
-    broken = bool(store.problems) or any(problem.startswith("data file: ") for problem in problems)
+    broken = bool(store.problems) or any(problem.startswith(_CUT_SHORT) for problem in problems)
     pictures = {use.path for use in uses}
     found: set[str] = set()
     for use in uses:
