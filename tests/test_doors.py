@@ -153,6 +153,15 @@ WAYS = {
         "xtuner.engine.steps",
         "xtuner.model.files",
     },
+    "xtuner.finetune": {
+        "xtuner.config",
+        "xtuner.data.pictures",
+        "xtuner.data.records",
+        "xtuner.data.text",
+        "xtuner.engine.steps",
+        "xtuner.memory_estimate",
+        "xtuner.tools.support",
+    },
     "xtuner.model": {"xtuner.model.files"},
     "xtuner.tools": {
         "xtuner",
@@ -165,6 +174,7 @@ WAYS = {
         "xtuner.engine.checkpoints",
         "xtuner.engine.processes",
         "xtuner.evaluation",
+        "xtuner.finetune",
         "xtuner.launch",
         "xtuner.memory_estimate",
         "xtuner.tools.model_converters",

@@ -27,6 +27,7 @@ from xtuner.constants import RESTRICT_TORCH
 from xtuner.errors import XTunerError, nearest
 
 COMMANDS = {
+    "finetune": "from your own data to a model that answers: check, both stages, evaluation, export",
     "train": "train the model of a config; NPROC_PER_NODE or --launcher starts several processes",
     "test": "run a config's benchmarks on a checkpoint",
     "chat": "ask a checkpoint questions about pictures",

@@ -19,11 +19,20 @@ _LORA_RANK = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
     parser.add_argument("name", help="name of the configs: NAME_pretrain.py and NAME_sft.py")
+    add_model_arguments(parser, required=True)
+    parser.add_argument("--lora", action="store_true", help="train adapters in stage 2 instead of the whole LLM")
+    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write to (default: the current one)")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Adds what names a language model, encoders and data; with `required` the data must be given."""
     parser.add_argument("--llm", help="language model: a folder, or a name on the Hugging Face hub")
     parser.add_argument(
-        "--data", required=True, help="records: a JSON or JSONL file (see `xtuner list-dataset-format`)"
+        "--data", required=required, help="records: a JSON or JSONL file (see `xtuner list-dataset-format`)"
     )
-    parser.add_argument("--images", required=True, help="folder of the pictures that the records name, or an archive")
+    parser.add_argument(
+        "--images", required=required, help="folder of the pictures that the records name, or an archive"
+    )
     parser.add_argument("--boxes", help="box file of the pictures; without it the model sees no objects in training")
     parser.add_argument(
         "--from",
@@ -36,8 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--low-res", metavar="PATH", help="low-resolution encoder (default: CLIP-L/14-336 from the hub)"
     )
     parser.add_argument("--high-res", metavar="PATH", help="high-resolution encoder, an open_clip folder")
-    parser.add_argument("--lora", action="store_true", help="train adapters in stage 2 instead of the whole LLM")
-    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write to (default: the current one)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     # 1. everything that is wrong with the arguments, at once
     _check(args)
-    base = _base_of(args.base)
+    base = base_of(args.base)
     targets = {stage: args.dir / f"{args.name}_{stage}.py" for stage in _STAGES}
 
     # 2. the files, under other names until both load
@@ -65,13 +72,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def config_text(args: argparse.Namespace, stage: str, base: str | None) -> str:
+def config_text(args: argparse.Namespace, stage: str, base: str | None, stage_1: str | None = None) -> str:
     """Returns the source of one stage's config.
 
     Args:
         args: of the command.
         stage: ``pretrain`` or ``sft``.
         base: dotted module of the shipped config it reads, up to the stage's name (``{stage}`` in its place).
+        stage_1: folder of the run of stage 1; None = where `xtuner train` puts it.
     """
     module = (base or "xtuner.configs._base_.{stage}").format(stage=stage)
     adapters = args.lora and stage == "sft"
@@ -104,7 +112,7 @@ def config_text(args: argparse.Namespace, stage: str, base: str | None) -> str:
     if stage == "sft":
         lines += _block(
             "the checkpoint of stage 1: `xtuner train` takes it by --cfg-options pretrained_pth=..., too",
-            {"pretrained_pth": repr(f"work_dirs/{args.name}_pretrain/last_checkpoint")},
+            {"pretrained_pth": repr(f"{stage_1 or f'work_dirs/{args.name}_pretrain'}/last_checkpoint")},
         )
     if adapters:
         lora = f"dict(type=LoraConfig, r={_LORA_RANK}, lora_alpha={2 * _LORA_RANK}, lora_dropout=0.05)"
@@ -142,6 +150,14 @@ def _check(args: argparse.Namespace) -> None:
         target = args.dir / f"{args.name}_{stage}.py"
         if target.exists():
             problems.append(f"{target} exists and may hold your changes: choose another name or --dir.")
+    problems += model_problems(args)
+    if problems:
+        raise ProblemsError("xtuner new", problems)
+
+
+def model_problems(args: argparse.Namespace) -> list[str]:
+    """Returns what is wrong with the arguments of `add_model_arguments`, one sentence each."""
+    problems = []
     for option, path in (("--data", args.data), ("--images", args.images), ("--boxes", args.boxes)):
         if path is not None and not Path(path).exists() and not any(letter in path for letter in "*?["):
             problems.append(f"{option} '{path}' does not exist: give the path as seen from {Path.cwd()}.")
@@ -149,8 +165,7 @@ def _check(args: argparse.Namespace) -> None:
         problems.append("no language model: give --llm (a folder or a hub name), or --from a shipped model.")
     if args.template is None and args.llm is not None and Path(args.llm).is_dir():
         problems += _template_problem(args.llm)
-    if problems:
-        raise ProblemsError("xtuner new", problems)
+    return problems
 
 
 def _template_problem(llm: str) -> list[str]:
@@ -166,7 +181,7 @@ def _template_problem(llm: str) -> list[str]:
     return []
 
 
-def _base_of(model: str | None) -> str | None:
+def base_of(model: str | None) -> str | None:
     """Returns the module of a shipped model's configs with ``{stage}`` in it.
 
     Raises:

@@ -8,22 +8,13 @@ from mg_llava.evaluation.reading.numbers import read_number, same_number
 from mg_llava.evaluation.reading.options import option_letter
 from mg_llava.evaluation.reading.text import final_part, half_width, plain, unmarked
 
-__all__ = [
-    "leading_yes_or_no",
-    "option_letter",
-    "same_short_answer",
-    "short_answer",
-    "strict_option_letter",
-    "yes_no_label",
-    "yes_or_no",
-]
+__all__ = ["option_letter", "same_short_answer", "short_answer", "strict_option_letter", "yes_no_label", "yes_or_no"]
 
 _ARTICLES = {"a", "an", "the"}
 _BEGINS = re.compile(
     r"[\s\"'“”‘’(\[{*<>:,.-]*(?:(?:the\s+|my\s+|final\s+)*answer\s*(?:is|:)*\s*[\"'“‘(\[]*)?(yes|no)\b(?!\s*[/-])"
 )
-_EITHER = re.compile(r"(?:yes|no)\s*(?:or|and|/)\s*(?:yes|no)\b")
-_CHOOSES_NONE = frozenset("yes no or and either neither".split())
+_EITHER = re.compile(r"(?:yes|no)[\s,]*(?:or|and|/)?[\s,]*(?:yes|no)\b")
 _CHINESE_YES = re.compile(
     r"\s*(?:答案(?:是|为)?[：:\s]*)?(?:不是|没有|不|否|没|无|错)|(?P<yes>\s*(?:答案(?:是|为)?[：:\s]*)?(?:是|对|有|正确))"
 )
@@ -56,6 +47,9 @@ def yes_or_no(output: str) -> str | None:
     if not found:
         chinese = _CHINESE_YES.match(text)
         return None if chinese is None else "no" if chinese["yes"] is None else "yes"
+    if not set(words) - {"yes", "no", "or", "and", "either", "neither"}:
+        # both, and nothing besides
+        return None
     begun = leading_yes_or_no(text)
     if begun:
         return begun
@@ -67,11 +61,7 @@ def leading_yes_or_no(output: str) -> str | None:
     """Returns the "yes" or "no" that an answer begins with, or None; "yes or no" and "yes/no" are neither."""
     text = unmarked(output).lower()
     match = _BEGINS.match(text)
-    if match is None or _EITHER.match(text, match.start(1)):
-        return None
-    words = set(re.findall(r"[a-z]+", text))
-    # both, and nothing besides
-    return None if {"yes", "no"} <= words <= _CHOOSES_NONE else match[1]
+    return None if match is None or _EITHER.match(text, match.start(1)) else match[1]
 
 
 def yes_no_label(value: object) -> str | None:

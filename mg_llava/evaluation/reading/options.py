@@ -25,9 +25,6 @@ _STATED = re.compile(
     r"|(?:答案|正确选项|正确的选项|选项应为|应选|应该选|故选|选择|选)(?:应该|应当|应|就|选项|的|为|是|选|择|：|:|\s)*)"
     rf"(?:{_LETTER}|{_BRACKETED_LOWER})"
 )
-_CONCLUDED = re.compile(
-    rf"(?i:\b(?:therefore|thus|hence|so|it['’]s|it\s+is)\b)[,:]?\s*(?i:it\s+is|it['’]s)?{_LETTER}(?=[\s)\]*\"']*(?:[.。!]|\Z|\n))"
-)
 _OPTION_LETTER = re.compile(rf"(?:(?i:\b(?:option|choice)\b)\s*[:=\-]?|选项\s*[：:]?)(?:{_LETTER})")
 _NEGATED = re.compile(
     rf"(?i:\b(?:not|never|neither|nor|except|cannot\s+be)\b|n['’]t\b|不是|不选|并非)(?:\s+be)?{_LETTER}"
@@ -39,7 +36,6 @@ _LEADING = re.compile(
 _LEADING_BRACKET = re.compile(r"\s*[\(\[]\s*([A-Za-z])\s*[\)\]]")
 _ENUMERATED = re.compile(r"(?:^|[\s\(\[])([A-Z])\s*[\)\]\.:]\s*\S")
 _LONE_LETTER = re.compile(rf"{_NO_WORD_BEFORE}([A-Z]){_NO_WORD_AFTER}")
-_DENIED = re.compile(r"(?:is|was|are|cannot|can['’]t)\s+(?:be\s+)?(?:wrong|incorrect|not|false|ruled out)\b")
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 # "A dog" and "I think" hold words, "A.", "(A)" and "A because" an option's letter
 _ARTICLE_OR_PRONOUN = re.compile(
@@ -100,11 +96,11 @@ def _first_line(text: str, options: Mapping[str, str]) -> Reading:
 
 
 def _stated(text: str, options: Mapping[str, str]) -> Reading:
-    """The last statement or conclusion of an answer; one that names a second letter, "A or B", says nothing."""
+    """The last statement of an answer; one that names a second letter, "A or B", says nothing."""
     text = _ARTICLE_OR_PRONOUN.sub(" ", text)
     found = []
-    for match in list(_STATED.finditer(text)) or _CONCLUDED.finditer(text):
-        letter = (match[1] or match[match.lastindex or 0]).upper()
+    for match in _STATED.finditer(text):
+        letter = match[1] or match[2].upper()
         other = _OTHER_FOLLOWS.match(text, match.end())
         found.append(None if other and other[1] != letter and other[1] in options else letter)
     if not found:
@@ -117,8 +113,7 @@ def _leading(text: str, options: Mapping[str, str]) -> Reading:
     if not match or match[1].upper() not in options:
         return False, None
     letter = match[1].upper()
-    denied = plain(text[match.end() :]).removeprefix(plain(options[letter])).lstrip()
-    if _OTHER_FOLLOWS.match(text, match.end(1)) or _DENIED.match(denied):
+    if _OTHER_FOLLOWS.match(text, match.end(1)):
         return False, None
     listed = {other for other in _ENUMERATED.findall(text) if other in options}
     copied = [other for other in listed if plain(options[other]) and plain(options[other]) in plain(text)]

@@ -55,7 +55,8 @@ def write_report(benchmark: Benchmark, folder: str | Path, image_processor: Imag
     rows = [_row(question, one, shown) for (question, one), shown in zip(pairs, figures, strict=True)]
     score = "not scored" if metrics["overall"] is None else f"{metrics['overall']:.1%}"
     asked = metrics.get("checkpoint") or metrics.get("model")
-    facts = [f"overall {score}", f"{len(pairs)} questions", str(metrics.get("config")), str(asked)]
+    shares = benchmark.summary(metrics) or f"overall {score}"
+    facts = [shares, f"{len(pairs)} questions", str(metrics.get("config")), str(asked)]
     # no "<" in the data: it could end the script that holds it
     data = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {"TITLE": html.escape(benchmark.name), "SUMMARY": html.escape(" · ".join(facts)), "ROWS": data}

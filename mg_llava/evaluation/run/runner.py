@@ -99,6 +99,17 @@ class EvaluationRunner:
         )
         self.asker = ModelAsker(assistant, batch_size, num_workers, self.collective, lockstep)
 
+    @property
+    def assistant(self) -> Assistant:
+        """What answers; commands that export or chat take it from here.
+
+        Raises:
+            XTunerError: an endpoint answers, of which there is only the address.
+        """
+        if not isinstance(self.asker, ModelAsker):
+            raise XTunerError("an endpoint is asked, so there is no model here: give a checkpoint instead.")
+        return self.asker.assistant
+
     def run(
         self,
         benchmark: Benchmark,

@@ -99,6 +99,14 @@ KINDS = {
 
 
 class TestFromACheckpoint:
+    def test_a_run_from_last_checkpoint_stands_on_what_that_named_then(self, workshop: Workshop, sft: Path) -> None:
+        pointer = sft.parent / "last_checkpoint"
+        pointer.write_text(str(sft))
+        config = workshop.config("lora", LORA)
+        checkpoint, expected = workshop.train(config, pointer)
+        pointer.write_text(str(sft.parent / "iter_2.pth"))
+        assert torch.equal(workshop.tested(config, checkpoint), expected)
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_same_everywhere(self, workshop: Workshop, sft: Path, kind: str) -> None:
         """With the config as shipped, which does not name where the run began, and with the run's own."""

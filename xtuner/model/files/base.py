@@ -17,7 +17,7 @@ from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.model.files.frozen import same_weights
 from xtuner.model.files.pickles import load_pickle
-from xtuner.model.files.weight_files import Weight, open_weights
+from xtuner.model.files.weight_files import Weight, open_weights, pointed_at
 
 TRAINER_FILE = "trainer.pt"
 """What a run adds to a DeepSpeed checkpoint's folder."""
@@ -48,6 +48,8 @@ def describe_base(
         found[part] = {**_place(places[0] if places else ""), "from_checkpoint": part in loaded}
     stands = None
     if checkpoint is not None:
+        # a later run may point elsewhere
+        checkpoint = str(pointed_at(checkpoint))
         stands = {**_place(checkpoint), "beside": os.path.relpath(checkpoint, run)}
     return {"checkpoint": stands, "parts": found}
 
@@ -97,6 +99,7 @@ def open_on_base(
 def _open(
     path: Path, rename: Renaming, moved: str | Path | None, configured: str | Path | None, depth: int
 ) -> tuple[dict[str, Weight], Base | None]:
+    path = pointed_at(path)
     own = rename(open_weights(path))
     base = read_base(path)
     if base is None:
@@ -106,7 +109,7 @@ def _open(
     else:
         wanted = {part for part, facts in base["parts"].items() if facts["from_checkpoint"]}
         source = _find_base(path, base, wanted, moved, configured)
-    if source is None or Path(source).resolve() == path.resolve():
+    if source is None or pointed_at(source).resolve() == path.resolve():
         return own, base
     if not depth:
         raise XTunerError(f"'{path}' stands on checkpoints that stand on one another in a circle: train it anew.")

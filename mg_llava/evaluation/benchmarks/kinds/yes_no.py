@@ -14,7 +14,7 @@ from mg_llava.evaluation.benchmarks.files import read_questions
 from mg_llava.evaluation.benchmarks.labels import yes_no_labels
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.benchmarks.requests import POPE, Requests
-from mg_llava.evaluation.reading.answers import leading_yes_or_no, yes_or_no
+from mg_llava.evaluation.reading.answers import leading_yes_or_no
 from mg_llava.evaluation.reading.published import exact_yes_or_no, kit_yes_or_no, pope_yes_or_no
 
 
@@ -57,7 +57,7 @@ class YesNo(Benchmark):
             return begun
         words = re.findall(r"[a-z']+", output.split(".")[0].lower())
         if not words:
-            return None if self.strict_reference else yes_or_no(output)
+            return None
         return "no" if {"no", "not"} & set(words) else "yes"
 
     def published(self, question: Question, output: str) -> dict[str, Verdict]:

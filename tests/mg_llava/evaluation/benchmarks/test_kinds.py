@@ -73,9 +73,6 @@ class TestOptionLetter:
             ("It must be 'B'", "B"),
             ("B - a dog", "B"),
             ("It is a big dog, not a dog", None),
-            ("A) a cat is wrong; B) a dog is right", None),
-            ("A is small, C is big. Therefore, B.", "B"),
-            ("It is B.", "B"),
             ("C#", None),
             ("C++ and more", None),
         ],
@@ -109,7 +106,6 @@ class TestOptionLetter:
     ("output", "expected"),
     [
         *(("Yes, and there is no other one.", "yes"), ("No. A yes would need a dog.", "no"), ("**Yes**", "yes")),
-        *(("yes, no doubt", "yes"), ("Yes\nNo cats", "yes"), ("No, yes it is", "no")),
         *(("Answer: no, yes is wrong", "no"), ("\\boxed{Yes}", "yes"), ("Ｙｅｓ", "yes"), ("The answer is no.", "no")),
         *(("yes or no", None), ("yes/no", None), ("Yes, no", None), ("maybe", None), ("", None)),
         *(("是的", "yes"), ("不是", "no"), ("没有", "no"), ("There is no dog? Yes.", None)),

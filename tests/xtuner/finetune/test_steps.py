@@ -1,0 +1,71 @@
+"""Steps: each runs once, goes on after a stop, and runs again when what it reads changed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xtuner.finetune.steps import StepFailed, Steps
+
+
+class Program:
+    """Stands for ``python -m xtuner``: notes its words, ends with the codes it is given."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.codes: dict[str, int] = {}
+
+    def __call__(self, command: list[str], check: bool) -> Any:
+        assert command[1:3] == ["-m", "xtuner"] and not check
+        self.calls.append(command[3:])
+        return subprocess.CompletedProcess(command, self.codes.get(command[3], 0))
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Program:
+    stand_in = Program()
+    monkeypatch.setattr("xtuner.finetune.steps.subprocess.run", stand_in)
+    return stand_in
+
+
+def run(folder: Path, first: str = "a", second: str = "b") -> list[bool]:
+    """Two steps of one text each."""
+    steps = Steps(folder, 2)
+    return [
+        steps.run("one", [first], lambda same: ("one", "resume" if same else "new")),
+        steps.run("two", [second], lambda same: ("two", "resume" if same else "new")),
+    ]
+
+
+def test_finished_steps_are_not_run_again(tmp_path, program):
+    assert run(tmp_path) == [True, True]
+    assert run(tmp_path) == [False, False]
+    assert len(program.calls) == 2
+
+
+def test_a_stopped_step_goes_on(tmp_path, program):
+    program.codes["two"] = 75
+    with pytest.raises(StepFailed) as raised:
+        run(tmp_path)
+    assert raised.value.code == 75
+    program.codes.clear()
+    assert run(tmp_path) == [False, True]
+    assert program.calls[-1] == ["two", "resume"]
+
+
+def test_a_change_runs_its_step_and_all_behind_it_anew(tmp_path, program):
+    run(tmp_path)
+    assert run(tmp_path, second="c") == [False, True]
+    assert run(tmp_path, first="d", second="c") == [True, True]
+    assert program.calls[-2:] == [["one", "new"], ["two", "new"]]
+
+
+def test_content_of_files_counts(tmp_path, program):
+    file = tmp_path / "data.jsonl"
+    file.write_text("1")
+    for content, ran in (("1", True), ("1", False), ("2", True)):
+        file.write_text(content)
+        assert Steps(tmp_path / "steps", 1).run("one", [file], lambda _: ("one",)) is ran

@@ -1,0 +1,165 @@
+"""Own records, a share of them held out: whole pictures, so that none is both trained on and asked about."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from xtuner.data.pictures.files import picture_files
+from xtuner.data.records.records import Record, read_records
+from xtuner.data.text.conversations import Conversation, RecordError, parse_record
+from xtuner.errors import ProblemsError, XTunerError
+
+FEWEST = 10
+"""Records below which nothing can be held out that would say something."""
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class OwnRecord:
+    """A record as it was written, and as it is read."""
+
+    value: Any
+    conversation: Conversation
+
+
+@dataclass(frozen=True)
+class Split:
+    """Records that are trained on and records that are not, each in the file's order."""
+
+    training: list[OwnRecord]
+    held_out: list[OwnRecord]
+
+
+def read_own_records(path: str) -> list[OwnRecord]:
+    """Reads the records of a JSON or JSONL file that have an answer.
+
+    Raises:
+        ProblemsError: with the records that cannot be read.
+        XTunerError: no such file, or nothing in it to learn from.
+    """
+    found, problems = [], []
+    for record in read_records(path):
+        if not isinstance(record, Record):
+            problems.append(record)
+            continue
+        try:
+            found.append(OwnRecord(record.value, parse_record(record.value, record.index)))
+        except RecordError as error:
+            problems.append(str(error))
+    if problems:
+        more = len(problems) - _SHOWN
+        listed = [*problems[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
+        raise ProblemsError(f"'{path}'", listed)
+    answered = [record for record in found if record.conversation.turns]
+    if not answered:
+        raise XTunerError(f"'{path}': none of its {len(found)} records has an answer to learn from.")
+    return answered
+
+
+def check_pictures(records: Sequence[OwnRecord], image_folder: str) -> None:
+    """Refuses paths that no picture can be found by, in one sentence; single missing pictures are check-dataset's.
+
+    Raises:
+        XTunerError: none of the pictures is there, or paths are written with backslashes.
+    """
+    names = list(dict.fromkeys(name for record in records for name in record.conversation.images))
+    files = picture_files(image_folder)
+    missing = files.missing(pa.array(names, pa.string())) if names else []
+    windows = [name for name in missing if "\\" in name and files.holds(name.replace("\\", "/"))]
+    if windows:
+        raise XTunerError(
+            f"{len(windows)} of {len(names)} pictures are named with backslashes, as Windows writes paths "
+            f"('{windows[0]}'): replace '\\' by '/' in the records (in JSON a backslash is written '\\\\')."
+        )
+    if names and len(missing) == len(names):
+        raise XTunerError(
+            f"none of the {len(names)} pictures that the records name is in '{image_folder}', the first is "
+            f"'{names[0]}': --images must be the folder that these paths start from."
+        )
+
+
+def split_records(records: Sequence[OwnRecord], share: float, seed: int) -> Split:
+    """Holds out about `share` of the records, chosen by `seed`.
+
+    Records that share a picture stay together, on one side.
+
+    Args:
+        records: to split.
+        share: 0 to 1; 0 holds out nothing.
+        seed: of the choice.
+
+    Raises:
+        XTunerError: nothing would be left to train on or to hold out, or there are too few records for it.
+    """
+    if not 0 <= share < 1:
+        raise XTunerError(
+            f"--held-out {share:g} is not a share below 1: all records would be held out and none left to train on. "
+            "0.1 holds out one of ten."
+        )
+    if share == 0:
+        return Split(list(records), [])
+    if len(records) < FEWEST:
+        raise XTunerError(
+            f"{len(records)} records are too few to hold some out, at least {FEWEST} are needed: add records, or train "
+            "on all with --held-out 0."
+        )
+    groups = _groups(records)
+    if len(groups) == 1:
+        raise XTunerError(
+            f"all {len(records)} records share pictures with each other, so none can be held out: train on all with "
+            "--held-out 0."
+        )
+    random.Random(seed).shuffle(groups)
+    wanted = max(1, round(share * len(records)))
+    chosen: set[int] = set()
+    for group in groups:
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+    if not chosen:
+        # every picture has more records than are wanted
+        lightest = min(groups, key=len)
+        chosen.update(lightest)
+    return Split(
+        [record for place, record in enumerate(records) if place not in chosen],
+        [record for place, record in enumerate(records) if place in chosen],
+    )
+
+
+def write_records(records: Sequence[OwnRecord], path: Path) -> bool:
+    """Writes records as JSON lines; returns whether the file changed."""
+    text = "".join(json.dumps(record.value) + "\n" for record in records)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.replace(path)
+    return True
+
+
+def _groups(records: Sequence[OwnRecord]) -> list[list[int]]:
+    """Places of records that share pictures, directly or through others, in the order of their first."""
+    first: list[int] = list(range(len(records)))
+    holder: dict[str, int] = {}
+
+    def root(place: int) -> int:
+        while first[place] != place:
+            first[place] = first[first[place]]
+            place = first[place]
+        return place
+
+    for place, record in enumerate(records):
+        for name in record.conversation.images:
+            low, high = sorted((root(holder.setdefault(name, place)), root(place)))
+            first[high] = low
+    groups: dict[int, list[int]] = {}
+    for place in range(len(records)):
+        groups.setdefault(root(place), []).append(place)
+    return list(groups.values())
