@@ -52,6 +52,10 @@ WAYS = {
         "xtuner.data.pictures",
         "xtuner.data.text",
     },
+    "mg_llava.evaluation.benchmarks.kinds.vqa": {
+        "mg_llava.evaluation.benchmarks",
+        "mg_llava.evaluation.reading",
+    },
     "mg_llava.evaluation.judging": {"mg_llava.evaluation.benchmarks", "xtuner.evaluation"},
     "mg_llava.evaluation.lmms_eval": {
         "mg_llava.inference",

@@ -20,6 +20,7 @@ from mg_llava.evaluation import (
     RefCOCO,
     TallyQA,
     TextVQA,
+    VizWiz,
     VQAv2,
     YesNo,
 )
@@ -33,10 +34,16 @@ benchmarks = [
     for entry in (
         dict(type=MultipleChoice, name="mmbench_dev", data_file="MMBench_DEV_EN.tsv", circular=True),
         dict(type=MultipleChoice, name="mmbench_test", data_file="MMBench_TEST_EN.tsv", circular=True),
+        dict(type=MultipleChoice, name="mmbench_cn_dev", data_file="MMBench_DEV_CN.tsv", circular=True),
+        dict(type=MultipleChoice, name="mmbench_cn_test", data_file="MMBench_TEST_CN.tsv", circular=True),
+        dict(type=MultipleChoice, name="ccbench", data_file="CCBench.tsv", circular=True),
         dict(type=MultipleChoice, name="seed_image", data_file="SEEDBench_IMG.tsv"),
         dict(type=MultipleChoice, name="scienceqa_test", data_file="ScienceQA_TEST.tsv"),
         dict(type=MultipleChoice, name="ai2d_test", data_file="AI2D_TEST.tsv"),
         dict(type=MultipleChoice, name="mmstar", data_file="MMStar.tsv"),
+        dict(type=MultipleChoice, name="realworldqa", data_file="RealWorldQA.tsv"),
+        dict(type=MultipleChoice, name="blink_val", data_file="BLINK.tsv"),
+        dict(type=MultipleChoice, name="vstar_bench", data_file="VStarBench.tsv"),
         dict(
             type=MultipleChoice,
             name="mmmu_val",
@@ -57,7 +64,11 @@ benchmarks = [
         dict(type=TallyQA, name="tallyqa_test", data_file="tallyqa/test.json", image_folder="tallyqa"),
         *(
             dict(type=RefCOCO, name=name, data_file=f"refcoco/{name}.jsonl", image_folder="coco")
-            for name in ("refcoco_val", "refcoco+_val", "refcocog_val")
+            for name in (
+                *(f"refcoco{plus}_{part}" for plus in ("", "+") for part in ("val", "testA", "testB")),
+                "refcocog_val",
+                "refcocog_test",
+            )
         ),
         # a judge reads answers without an option or number, and all answers of MM-Vet and LLaVA-Bench
         dict(type=MMVP, name="mmvp", data_file="mmvp/Questions.csv", image_folder="mmvp", max_new_tokens=128),
@@ -102,8 +113,11 @@ benchmarks = [
             name="gqa_testdev",
             data_file="gqa/llava_gqa_testdev_balanced.jsonl",
             answer_file="gqa/testdev_balanced_questions.json",
+            choices_file="gqa/testdev_choices.json",
             image_folder="gqa/images",
         ),
+        dict(type=VizWiz, name="vizwiz_val", data_file="vizwiz/val.json", image_folder="vizwiz/val"),
+        dict(type=VizWiz, name="vizwiz_test", data_file="vizwiz/llava_test.jsonl", image_folder="vizwiz/test"),
         dict(
             type=VQAv2,
             name="vqav2_testdev",

@@ -22,7 +22,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "benchmarks.kinds.paired_yes_no": ["MME", "HallusionBench"],
         "benchmarks.kinds.ref_coco": ["RefCOCO"],
         "benchmarks.kinds.short_answer": ["ShortAnswer"],
-        "benchmarks.kinds.vqa": ["GQA", "VQA", "TextVQA", "VQAv2"],
+        "benchmarks.kinds.vqa.challenge": ["VQA", "TextVQA", "VQAv2"],
+        "benchmarks.kinds.vqa.gqa": ["GQA"],
+        "benchmarks.kinds.vqa.viz_wiz": ["VizWiz"],
         "benchmarks.kinds.yes_no": ["YesNo"],
     },
 )

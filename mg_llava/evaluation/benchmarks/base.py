@@ -209,6 +209,10 @@ class Benchmark(ABC):
         ]
         return {**mean_by_groups((question.groups, prediction.hit or 0.0) for question, prediction in pairs)}
 
+    def beside(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """Returns what ``metrics.json`` says beside the scores: counts, and measures that have no standard error."""
+        return {}
+
     def summary(self, metrics: Mapping[str, Any]) -> str:
         """Returns what the page of the results says above the answers, beside the overall score; "" = no more."""
         return ""

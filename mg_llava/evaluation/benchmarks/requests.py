@@ -20,6 +20,11 @@ AS_IN_FILE: Requests = {"file": ""}
 LLAVA_FILE: Requests = {"file": "", "original": "", "llava": "", "vlmevalkit": SHORT_ANSWER_REQUEST}
 """For question files that LLaVA made: the request stands in the text already."""
 SHORT_ANSWER: Requests = dict.fromkeys(("original", "llava", "vlmevalkit", "lmms-eval"), SHORT_ANSWER_REQUEST)
+VIZ_WIZ_REQUEST = f"When the provided information is insufficient, respond with 'Unanswerable'.\n{SHORT_ANSWER_REQUEST}"
+VIZ_WIZ: Requests = {
+    **dict.fromkeys(("original", "llava", "lmms-eval"), VIZ_WIZ_REQUEST),
+    "vlmevalkit": SHORT_ANSWER_REQUEST,
+}
 CHART: Requests = {**SHORT_ANSWER, "lmms-eval": "Answer the question with a single word."}
 LETTER: Requests = {
     **dict.fromkeys(("original", "llava", "lmms-eval"), LETTER_REQUEST),

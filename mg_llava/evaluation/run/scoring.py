@@ -79,6 +79,7 @@ def finish(
     metrics: dict[str, Any] = {
         **scores,
         "uncertainty": uncertainties(benchmark, judged, clusters, scores),
+        **benchmark.beside(judged),
         **_counts(benchmark, judged),
         **benchmark.rules([question for question, _ in benchmark.pairs(judged)]),
         **judging,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from mg_llava.evaluation.benchmarks.base import mean_by_groups, unique_ids
@@ -119,13 +122,38 @@ class MMVet(OpenAnswers):
         return {**scores, "groups": {**scores["groups"], **mean_by_groups(single)["groups"]}}
 
     def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
-        """Writes ``upload.json``: ``{"v1_<id>": answer}`` by id."""
+        """Writes ``upload.json``, ``{"v1_<id>": answer}`` by id, and the authors' two tables of judged answers."""
         answers = {question.box_id: one.output or "" for question, one in self.pairs(predictions)}
         path = os.path.join(folder, "upload.json")
         order = sorted(answers, key=lambda key: (not key.isdigit(), int(key) if key.isdigit() else 0, key))
         with open(path, "w", encoding="utf-8") as file:
             json.dump({f"v1_{key}": answers[key] for key in order}, file, indent=2)
-        return [path]
+        return [path, *self._write_tables(folder, predictions)]
+
+    def _write_tables(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
+        """Writes ``cap-score.csv`` and ``cap-int-score.csv``: points of 100, what most questions need first."""
+        judged = [
+            (set((question.answer or {}).get("capability") or ()), hit) for question, hit in self.scored(predictions)
+        ]
+        if not judged:
+            return []
+        single: dict[str, list[float]] = defaultdict(list)
+        together: dict[str, list[float]] = defaultdict(list)
+        for names, hit in judged:
+            together["_".join(sorted(names))].append(hit)
+            for name in names:
+                single[name].append(hit)
+        paths = []
+        for file_name, table in (("cap-score.csv", single), ("cap-int-score.csv", together)):
+            columns = dict(sorted(table.items(), key=lambda item: (-len(item[1]), item[0])))
+            columns["total"] = [hit for _, hit in judged]
+            paths.append(os.path.join(folder, file_name))
+            with open(paths[-1], "w", encoding="utf-8", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["", *columns])
+                rows.writerow([self.name, *(f"{100 * fmean(hits):.1f}" for hits in columns.values())])
+                rows.writerow(["questions", *(len(hits) for hits in columns.values())])
+        return paths
 
 
 @dataclass(kw_only=True, eq=False)
@@ -179,16 +207,36 @@ class LLaVABench(OpenAnswers):
         return with_verdict(prediction, float(found[2]) / float(found[1]), f"{found[1]} {found[2]}")
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """Returns the sum of the answers' scores over that of the references', as the authors do."""
+        """Returns the sum of the answers' scores over that of the references', also by category, as the authors do.
+
+        ``points`` holds the mean of both scores of 10, times 10, of all questions and by category.
+        """
         pairs = [(question, one) for question, one in self.pairs(predictions) if one.hit is not None]
-        scores = mean_by_groups((question.groups, one.hit or 0.0) for question, one in pairs)
-        judged = [_TWO_SCORES.match(one.parsed or "") for _, one in pairs]
-        references = [float(match[1]) for match in judged if match]
-        answers = [float(match[2]) for match in judged if match]
-        # an empty answer was not judged: it gets nothing where the reference got its mean
-        mean = sum(references) / len(references) if references else 0.0
-        total = mean * len(pairs)
-        return {**scores, "overall": sum(answers) / total if total else scores["overall"]}
+        if not pairs:
+            return super().score(predictions)
+        by_category: dict[str, list[str]] = defaultdict(list)
+        for question, one in pairs:
+            if "category" in question.groups:
+                by_category[question.groups["category"]].append(one.parsed or "")
+        points = {name: _points(verdicts) for name, verdicts in by_category.items()}
+        whole = _points([one.parsed or "" for _, one in pairs])
+        return {
+            "overall": _share(whole),
+            "groups": {"category": {name: _share(both) for name, both in points.items()}} if points else {},
+            "points": {"all": whole, **points},
+        }
+
+
+def _points(verdicts: Sequence[str]) -> dict[str, float]:
+    """Mean scores × 10 of reference and answer; an answer that was not judged (an empty one) gets nothing."""
+    judged = [match for match in map(_TWO_SCORES.match, verdicts) if match]
+    # where the answer was not judged, the reference gets its mean
+    reference = sum(float(match[1]) for match in judged) / len(judged) if judged else 0.0
+    return {"reference": 10 * reference, "answer": 10 * sum(float(match[2]) for match in judged) / len(verdicts)}
+
+
+def _share(points: Mapping[str, float]) -> float:
+    return points["answer"] / points["reference"] if points["reference"] else 0.0
 
 
 def _text(caption: Any) -> str:

@@ -112,9 +112,11 @@ class TestMetrics:
             "query: 50.00% (2",
             "1: 50.00% (2",
             "4: 0.00% (1",
+            "Distribution: 0.01",
         ):
             assert text in printed
         assert score["overall"] == 0.75
+        assert round(bench.beside(predictions("gqa", bench))["distribution"], 2) == 0.01
         assert score["groups"] == {
             "form": {"binary": 1.0, "open": 0.5},
             "structural": {"choose": 1.0, "query": 0.5, "verify": 1.0},

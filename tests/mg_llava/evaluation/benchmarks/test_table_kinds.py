@@ -96,6 +96,15 @@ class TestDocVQA:
         assert [question.id for question in bench.questions()] == ["0", "1", "1#2"]
         assert scored(bench, "cat.", "198", "")["overall"] == pytest.approx(1 / 3)
 
+    def test_ocrvqa_strict_compares_lower_case_alone(self, tmp_path: Path) -> None:
+        rows = ["0\tq\t['The Cat']", "1\tq\tCat", "2\tq\tnan"]
+        outputs = (" the cat", "cat.", "x")
+        bench = table(tmp_path, OCRVQA, "index\tquestion\tanswer", *rows)
+        strict = table(tmp_path, OCRVQA, "index\tquestion\tanswer", *rows, strict_reference=True)
+        assert (scored(bench, *outputs)["overall"], scored(strict, *outputs)["overall"]) == (1.0, 0.5)
+        said = [bench.published(question, output) for question, output in zip(bench.questions(), outputs, strict=True)]
+        assert said == [{"VLMEvalKit": ("the cat", 1.0)}, {"VLMEvalKit": ("cat.", 0.0)}, {}]
+
 
 def test_mmmu_open_questions(tmp_path: Path) -> None:
     rows = ["index\tquestion\tA\tB\tanswer", "o1\tHow many?\t\t\t['3', 'three']", "m1\tWhich?\tx\ty\tB"]

@@ -70,6 +70,9 @@ class TestMMVet:
         assert metrics["overall"] == 0.25 and metrics["groups"] == by_capability
         assert metrics["num_to_judge"] == metrics["num_judged"] == 2 and metrics["judges"] == ["tiny"]
         assert "| 5 <OR> -5 | x = 5 | " in "".join(r["messages"][0]["content"] for r in stub.requests)
+        assert metrics["files"] == ["upload.json", "cap-score.csv", "cap-int-score.csv"]
+        table = (tmp_path / "out" / "cap-score.csv").read_text().splitlines()
+        assert table == [",math,ocr,total", "v,25.0,25.0,25.0", "questions,2,2,2"]
         # scored again: nothing is asked, the judgements stand
         assert rescore(mm_vet, tmp_path / "out")["overall"] == 0.25
         assert rescore(mm_vet, tmp_path / "out", judge)["overall"] == 0.25 and len(stub.requests) == 2
@@ -98,7 +101,25 @@ def test_llava_bench_is_a_ratio(stub: Stub, judge: Judge, tmp_path: Path) -> Non
     # 10 against 8, and an empty answer that gets nothing against the reference's mean of 8
     metrics = run(bench, tmp_path / "out", ["great", ""], judge)
     assert metrics["overall"] == 10 / 16
+    assert metrics["groups"] == {"category": {"conv": 10 / 16}}
+    assert metrics["points"] == {
+        "all": {"reference": 80.0, "answer": 50.0},
+        "conv": {"reference": 80.0, "answer": 50.0},
+    }
     assert "[Context]\na dog" in stub.requests[0]["messages"][0]["content"]
+
+
+def test_llava_bench_of_a_category_is_a_ratio_of_sums(tmp_path: Path) -> None:
+    """(2 + 9) / (8 + 10) of one category, not the mean of 2 / 8 and 9 / 10; (2 + 9 + 5) / (8 + 10 + 10) of all."""
+    rows = [("conv", "8 2"), ("conv", "10 9"), ("complex", "10 5")]
+    asked = [{"question_id": n, "image": "a", "text": "?", "category": name} for n, (name, _) in enumerate(rows)]
+    lines(tmp_path / "q.jsonl", *asked)
+    bench = LLaVABench(name="l", data_root=str(tmp_path), data_file="q.jsonl")
+    judged = [Prediction(str(n), "", "x", verdict, 1.0) for n, (_, verdict) in enumerate(rows)]
+    score = bench.score(judged)
+    assert score["overall"] == pytest.approx(16 / 28)
+    assert score["groups"]["category"] == pytest.approx({"conv": 11 / 18, "complex": 0.5})
+    assert score["points"]["conv"] == {"reference": 90.0, "answer": 55.0}
 
 
 def test_mmvp_asks_only_where_no_option_was_read(stub: Stub, judge: Judge, tmp_path: Path) -> None:

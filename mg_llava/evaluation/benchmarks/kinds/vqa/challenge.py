@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mg_llava.evaluation.benchmarks.base import Benchmark, Verdict, equal, id_text, unique_ids
-from mg_llava.evaluation.benchmarks.files import read_json, read_questions, require
+from mg_llava.evaluation.benchmarks.base import Benchmark, id_text, unique_ids
+from mg_llava.evaluation.benchmarks.files import read_json, read_questions
 from mg_llava.evaluation.benchmarks.labels import is_nothing
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.benchmarks.requests import LLAVA_FILE, Requests
-from mg_llava.evaluation.reading.published import lmms_exact_match
 from mg_llava.evaluation.reading.vqa_answers import normalise, vqa_accuracy, vqa_formula
 from xtuner.errors import XTunerError
 
@@ -60,7 +59,7 @@ class VQA(Benchmark):
         try:
             annotations = read_json(path)["annotations"]
             return {
-                id_text(row["question_id"]): _texts(one["answer"] for one in row["answers"])
+                id_text(row["question_id"]): texts(one["answer"] for one in row["answers"])
                 for row in annotations
                 if row["answers"]
             }
@@ -115,7 +114,7 @@ class VQAv2(VQA):
         upload = [
             {"question_id": row["question_id"], "answer": answers.get(id_text(row["question_id"]), "")} for row in rows
         ]
-        return [_write_json(os.path.join(folder, "upload.json"), upload)]
+        return [write_json(os.path.join(folder, "upload.json"), upload)]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -133,7 +132,7 @@ class TextVQA(VQA):
         """Reads ``{"data": [{"image_id", "question", "answers"}]}`` by picture and question."""
         try:
             rows = read_json(path)["data"]
-            return {_textvqa_key(row["image_id"], row["question"]): _texts(row["answers"]) for row in rows}
+            return {_textvqa_key(row["image_id"], row["question"]): texts(row["answers"]) for row in rows}
         except (KeyError, TypeError) as error:
             raise XTunerError(f"'{path}' is not TextVQA's annotation file: {error!r} not found as expected.") from error
 
@@ -159,76 +158,13 @@ def _textvqa_key(image_id: Any, question: Any) -> str:
     return f"{image_id}\n{str(question).strip().lower()}"
 
 
-def _texts(answers: Iterable[Any]) -> list[str]:
+def texts(answers: Iterable[Any]) -> list[str]:
+    """Returns answers as text; nulls and empty ones are left out."""
     return [str(answer) for answer in answers if not is_nothing(answer)]
 
 
-class GQA(VQA):
-    """GQA testdev-balanced: answers from ``testdev_balanced_questions.json``; exact match, balanced questions only.
-
-    Writes ``testdev_balanced_predictions.json`` for GQA's own script.
-    """
-
-    def read_answers(self, path: str) -> dict[str, Any]:
-        """Returns the authors' questions by id."""
-        questions = read_json(path)
-        if not isinstance(questions, dict):
-            raise XTunerError(f"'{path}': expected GQA's object of questions by id, found {type(questions).__name__}.")
-        require(((f"question {key}", question) for key, question in questions.items()), ("answer",), path)
-        return {
-            question_id: question for question_id, question in questions.items() if question.get("isBalanced", True)
-        }
-
-    def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
-        """Returns the question with its answer and the axes that GQA's script breaks scores down by."""
-        known = answers.get(id_text(row["question_id"]))
-        return Question(
-            id=unique_id,
-            text=str(row["text"]),
-            pictures=(self.picture(row["image"]),),
-            box_id=id_text(row["question_id"]),
-            answer=None if known is None or is_nothing(known.get("answer")) else str(known["answer"]),
-            groups={} if known is None else _gqa_groups(known),
-        )
-
-    def parse(self, question: Question, output: str) -> str | None:
-        """Returns the answer in lower case without its full stop."""
-        return output.strip().rstrip(".").lower()
-
-    def hit(self, question: Question, parsed: str | None) -> float | None:
-        """Returns whether the answer is the authors', word for word."""
-        return None if question.answer is None else float(parsed == question.answer)
-
-    def published(self, question: Question, output: str) -> dict[str, Verdict]:
-        """Returns what GQA's own script (on LLaVA's predictions file) and lmms-eval say."""
-        if question.answer is None:
-            return {}
-        return {
-            "GQA": equal(self.parse(question, output), question.answer),
-            "lmms-eval": (output, float(lmms_exact_match(output, question.answer))),
-        }
-
-    def write_files(self, folder: str, predictions: Sequence[Prediction]) -> list[str]:
-        """Writes ``[{"questionId", "prediction"}]``."""
-        rows = [
-            {"questionId": question.box_id, "prediction": prediction.parsed}
-            for question, prediction in self.pairs(predictions)
-        ]
-        return [_write_json(os.path.join(folder, "testdev_balanced_predictions.json"), rows)]
-
-
-def _gqa_groups(question: dict[str, Any]) -> dict[str, str]:
-    types: dict[str, str] = defaultdict(str, question.get("types") or {})
-    return {
-        "form": "open" if types["structural"] == "query" else "binary",
-        "structural": types["structural"],
-        "semantic": types["semantic"],
-        "steps": str(len(question.get("semantic") or ())),
-        "words": str(len(question["question"].split())),
-    }
-
-
-def _write_json(path: str, content: Any) -> str:
+def write_json(path: str, content: Any) -> str:
+    """Writes a JSON file; returns its path."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file, ensure_ascii=False)
     return path
