@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
+from xtuner.engine.checkpoints.former import check_work_dir
 from xtuner.engine.checkpoints.integrity import is_universal
 from xtuner.engine.hooks.validation import ValLoop
 from xtuner.engine.processes.environment import Environment, join_deepspeed, seed_everything
@@ -48,8 +49,10 @@ def assemble(
         profile_steps: steps to record with the profiler.
 
     Raises:
-        XTunerError: a checkpoint or DeepSpeed setting that does not exist, or a step of more samples than there are.
+        XTunerError: a checkpoint or DeepSpeed setting that does not exist, a step of more samples than there are, or a
+            folder with checkpoints that `resume` does not go on from.
     """
+    check_work_dir(work_dir, resume, start_anew=False)
     # cheap things first, so that a mistake in them does not cost the loading of a model
     settings = build(cfg.runtime)
     schedule = build(cfg.schedule)

@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
     rank, world_size, _ = place_among(args.launcher)
     with second_signal_ends(), claimed(work_dir, args.start_anew, os.environ) if rank == 0 else nullcontext():
         peers = join_peers(rank, world_size, os.environ)
-        code = _train(args, cfg, name, work_dir)
+        with nullcontext() if peers is None else peers.naming_the_dead():
+            code = _train(args, cfg, name, work_dir)
     if peers is not None:
         peers.leave()
     return code

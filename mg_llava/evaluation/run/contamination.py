@@ -11,6 +11,7 @@ from mg_llava.evaluation.benchmarks.base import Benchmark
 from mg_llava.evaluation.results.predictions import PredictionFiles
 from xtuner.errors import XTunerError
 from xtuner.evaluation.contamination import marks_in_folders, picture_mark
+from xtuner.json_values import read_json
 
 
 def note_contamination(benchmark: Benchmark, folder: str | Path, train_images: Sequence[str]) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def note_contamination(benchmark: Benchmark, folder: str | Path, train_images: S
     units = {benchmark.unit(question) for question in benchmark.questions() if question.id in trained}
     other = {question.id for question in benchmark.questions() if benchmark.unit(question) not in units}
     rest = [one for one in predictions if one.id in other]
-    metrics = json.loads(file.read_text(encoding="utf-8"))
+    metrics = read_json(file, dict, "Evaluate again.")
     metrics["contamination"] = {
         "train_images": list(train_images),
         "num_pictures": len(set(marks.values())),

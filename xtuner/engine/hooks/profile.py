@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,11 +42,15 @@ class ProfileHook(Hook):
         schedule = torch.profiler.schedule(wait=max(0, skip - 1), warmup=min(1, skip), active=self.steps, repeat=1)
         folder = runner.plan.work_dir / "profile"
 
+        sort = "cuda_time_total" if len(activities) > 1 else "cpu_time_total"
+
         def write(profiler: Any) -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            profiler.export_chrome_trace(str(folder / "trace.json"))
-            sort = "cuda_time_total" if len(activities) > 1 else "cpu_time_total"
-            (folder / "operators.txt").write_text(profiler.key_averages().table(sort_by=sort, row_limit=-1))
+            try:
+                _write(profiler, folder, sort)
+            except (OSError, RuntimeError) as error:
+                # a run does not end for want of a look at it
+                get_logger().warning("The profile is not written to %s: %s. The training goes on.", folder, error)
+                return
             get_logger().info(
                 "Profile of %s in %s (open trace.json at https://ui.perfetto.dev)",
                 counted(self.steps, "steps"),
@@ -65,3 +70,14 @@ class ProfileHook(Hook):
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
+
+
+def _write(profiler: Any, folder: Path, sort: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    trace = folder / "trace.json"
+    trace.unlink(missing_ok=True)
+    profiler.export_chrome_trace(str(trace))
+    # torch only prints that a disk was full
+    if not trace.is_file() or not trace.read_bytes().rstrip().endswith(b"}"):
+        raise OSError(f"'{trace}' is cut off; is the disk full?")
+    (folder / "operators.txt").write_text(profiler.key_averages().table(sort_by=sort, row_limit=-1), encoding="utf-8")

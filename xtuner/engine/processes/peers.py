@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import Store, rendezvous
+from torch.distributed import DistError, Store, rendezvous
 
 from xtuner.errors import XTunerError
+from xtuner.json_values import parse_json
 from xtuner.log import get_logger
 
 WAIT_SECONDS = 60.0
@@ -31,6 +32,9 @@ _GRACE_SECONDS = 5.0
 _START = timedelta(minutes=10)
 _LOOK_SECONDS = 0.5
 _DIED = 1
+_LONGEST_GREETING = 4096
+_STRANGERS = 64
+"""Connections that have not said who they are, beyond those of the ranks."""
 
 
 @dataclass
@@ -88,6 +92,8 @@ class PeerWatch:
         self._counts: dict[int, int] = {}
         self._who: dict[int, str] = {rank: f"process {os.getpid()} on {socket.gethostname()}"}
         self._leaving = threading.Event()
+        self._dead = threading.Event()
+        self._reason = ""
         self._told = 0
         self._listener = self._listen() if rank == 0 else None
         if rank != 0:
@@ -134,12 +140,23 @@ class PeerWatch:
         self._selector.register(connection, selectors.EVENT_READ, line)
         return line
 
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            connection = self._listener.accept()[0]
+        except OSError:
+            return  # gone again before it was taken
+        if sum(line.rank is None for line in self._lines) >= self.world_size + _STRANGERS:
+            connection.close()
+        else:
+            self._add(connection)
+
     def _watch(self) -> None:
         told_at = time.monotonic()
         while not self._leaving.is_set():
             for key, _ in self._selector.select(_LOOK_SECONDS):
                 if key.data is None:
-                    self._add(key.fileobj.accept()[0])  # type: ignore[union-attr]
+                    self._accept()
                 else:
                     self._receive(key.data)
             if time.monotonic() - told_at >= _TELL_SECONDS:
@@ -176,16 +193,29 @@ class PeerWatch:
             self._close(line)
             return
         *whole, line.received = (line.received + part).split(b"\n")
+        if line.rank is None and not self._admit(line, whole.pop(0) if whole else None):
+            return
         for text in whole:
             self._take(line, json.loads(text))
 
+    def _admit(self, line: _Line, greeting: bytes | None) -> bool:
+        """Tells whether a connection is a rank's; whatever else has found the port is closed."""
+        if greeting is None and len(line.received) <= _LONGEST_GREETING:
+            return False  # the rest of it is on its way
+        try:
+            news = parse_json(greeting or b"")
+            admitted = secrets.compare_digest(str(news["token"]).encode(), self._token.encode())
+            rank, who = int(news["rank"]), str(news["who"])
+        except (ValueError, TypeError, KeyError):
+            admitted = False
+        if not admitted:
+            self._close(line)
+            return False
+        line.rank, line.who = rank, who
+        self._who[rank] = who
+        return True
+
     def _take(self, line: _Line, news: Mapping[str, Any]) -> None:
-        if line.rank is None:
-            if news.get("token") != self._token:
-                self._close(line)
-                return
-            line.rank, line.who = news["rank"], news["who"]
-            self._who[news["rank"]] = news["who"]
         if "died" in news:
             self._end(news["died"])
         line.left = line.left or news.get("left", False)
@@ -200,8 +230,25 @@ class PeerWatch:
             who = self._who.get(line.rank, line.who)
             self._end(f"rank {line.rank} ({who}) has ended or died: its own output says why")
 
+    @contextmanager
+    def naming_the_dead(self) -> Iterator[None]:
+        """Says which rank has died where an operation of all ranks fails for want of it.
+
+        Raises:
+            XTunerError: in the place of the failure.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            # the failure may be here a moment before the end of the connection
+            if not _is_of_communication(error) or not self._dead.wait(_GRACE_SECONDS):
+                raise
+            raise XTunerError(f"{self._reason}. Rank {self.rank} cannot go on without it.") from error
+
     def _end(self, reason: str) -> None:
         """Tells the others, gives this process time to end by itself, then ends it."""
+        self._reason = reason
+        self._dead.set()
         for line in self._lines:
             self._send(line, {"died": reason})
         # all may have found the same fault, and each says it best itself
@@ -219,6 +266,11 @@ class PeerWatch:
             self._told = count
             names = ", ".join(f"rank {rank} ({self._who.get(rank, 'not there yet')})" for rank in late)
             get_logger().warning("Waiting for %s for more than %.0f s.", names, WAIT_SECONDS)
+
+
+def _is_of_communication(error: RuntimeError) -> bool:
+    words = str(error)
+    return isinstance(error, DistError) or any(word in words for word in ("gloo", "Gloo", "NCCL", "onnection"))
 
 
 def join_peers(rank: int, world_size: int, environ: Mapping[str, str]) -> PeerWatch | None:

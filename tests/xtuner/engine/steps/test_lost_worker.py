@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,9 @@ except XTunerError as error:
 def test_named_and_saved(tmp_path: Path, ranks: int, loser: int) -> None:
     work_dir = tmp_path / "run"
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
-    environ["MASTER_PORT"] = "29577"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        environ["MASTER_PORT"] = str(listener.getsockname()[1])
     command = [sys.executable, "-c", RANK, str(work_dir), str(ranks), str(loser)]
     processes = [
         subprocess.Popen(
@@ -59,7 +62,7 @@ def test_named_and_saved(tmp_path: Path, ranks: int, loser: int) -> None:
         for rank in range(ranks)
     ]
     for process in processes:
-        said, log = process.communicate(timeout=90)
+        said, log = process.communicate(timeout=300)
         assert process.returncode == 1, log
         assert f"worker 1 of rank {loser} was killed (out of memory?)" in said
         step = int(re.findall(r"The state after step (\d+) is saved", said)[0])
