@@ -19,7 +19,19 @@ from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.boxes.store import BoxStore
-from mg_llava.evaluation import GQA, MathVista, MMVet, RefCOCO, ShortAnswer, TextVQA, YesNo
+from mg_llava.evaluation import (
+    GQA,
+    MME,
+    DocVQA,
+    HallusionBench,
+    MathVista,
+    MMVet,
+    MultipleChoice,
+    RefCOCO,
+    ShortAnswer,
+    TextVQA,
+    YesNo,
+)
 from mg_llava.evaluation.benchmarks.base import Benchmark
 from mg_llava.inference.messages import read_messages
 from mg_llava.inference.prompts import as_picture_boxes
@@ -28,7 +40,7 @@ from mg_llava.serving.requests.body import read_body
 from mg_llava.serving.requests.fields import read_fields
 from mg_llava.serving.requests.pictures import read_picture_url
 from mg_llava.serving.requests.settings import Limits
-from xtuner.config import parse_overrides
+from xtuner.config import load_config, parse_overrides
 from xtuner.data.records.messages import picture_address
 from xtuner.data.text.conversations import iter_conversations
 from xtuner.errors import XTunerError
@@ -66,6 +78,15 @@ ROW = {
     "choices": None,
     "imageId": "a",
 }
+TABLE_ROW = {
+    "question": "Is it?", "hint": "", "A": "a", "B": "b", "answer": "A", "category": "x", "l2-category": "y",
+    "figure_id": "1", "question_id": "0", "set_id": "1", "subcategory": "z", "visual_input": "1",
+}  # fmt: skip
+CONFIG = """lr = 1e-3
+schedule = dict(lr='${lr}')
+items = [1, 2]
+model = dict(llm='a')
+"""
 REQUEST = {
     "model": "tiny",
     "messages": [
@@ -96,6 +117,12 @@ _BENCHMARKS: tuple[tuple[type[Benchmark], Any, bool], ...] = (
     (MathVista, {"1": ROW}, False),
 )
 """With the content of their files, and whether each row of it stands on a line of its own."""
+_TABLES: tuple[type[Benchmark], ...] = (MultipleChoice, MME, HallusionBench, DocVQA)
+_CELLS = (
+    "", "nan", "0", "1", "-1", "7.0", "1e400", "9" * 5000, "[", "[]", "['a']", "['a', None]", "[" * 500, "None", "\x00",
+    "<image 1>", "<image 9>", "Yes", "no", "../../etc/passwd", "/dev/zero", "[1, 2]", "{", "{'a': 1}", "A",
+    "é", "🚌", "=1",
+)  # fmt: skip
 _ODD: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 1e308, 10**30, "", "a", "\x00", "../../etc/passwd", "/dev/zero", "<image>", "\u2028", "🚌",
     [], {}, [[]], [None], {"a": {}}, [[1, 2, 3, 4]] * 3, float("inf"), float("nan"), "x" * 5000,
@@ -164,6 +191,10 @@ def _pictures() -> list[bytes]:
     return files
 
 
+def _encoded() -> str:
+    return base64.b64encode(_pictures()[1]).decode()
+
+
 def records(draw: random.Random, folder: Path) -> None:
     """Training records."""
     path = folder / "data.json"
@@ -189,6 +220,40 @@ def benchmark(draw: random.Random, folder: Path) -> None:
         bench.place_pictures(question, bench.prompt(question))
 
 
+def table(draw: random.Random, folder: Path) -> None:
+    """Benchmarks that are tables: odd cells, columns, quotes, encodings and ends."""
+    rows = [dict(TABLE_ROW, index=str(number), image=_encoded()) for number in range(2)]
+    for _ in range(draw.randrange(5)):
+        row = draw.choice(rows)
+        key = draw.choice([*row, "image_path", "split", "E"])
+        row[key] = draw.choice(_CELLS)
+        if draw.random() < 0.2:
+            for one in rows:
+                one.pop(key, None)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["\t".join(columns), *("\t".join(row.get(key, "") for key in columns) for row in rows)]
+    text = bytearray("\n".join(lines).encode(draw.choice(("utf-8", "utf-8", "utf-8", "utf-16")), "replace"))
+    for _ in range(draw.choice((0, 0, 1, 2))):
+        place = draw.randrange(len(text) + 1)
+        text[place : place + draw.randrange(3)] = draw.choice((*_TEXTS, b'"', b"\t", b"\n", b"\r"))
+    path = folder / "table.tsv"
+    path.write_bytes(bytes(text[: draw.randrange(len(text) + 1)] if draw.random() < 0.1 else text))
+    bench = draw.choice(_TABLES)(name="odd", data_file=str(path))
+    for question in bench.questions():
+        for shown in bench.place_pictures(question, bench.prompt(question))[1]:
+            open_picture(io.BytesIO(shown.content()))
+
+
+def config(draw: random.Random, folder: Path) -> None:
+    """Overrides of a config, up to the checked one."""
+    path = folder / "odd_config.py"
+    if not path.exists():
+        path.write_text(CONFIG, encoding="utf-8")
+    keys = ("lr", "model.llm", "schedule", "schedule.lr", "items.0", "items.9", "items", "a.b.c", "schedule.type", "x")
+    text = odd_json(draw, [{"lr": 1}, [1, 2], "${lr}", "${x}", "${", "a.b.C"]).decode("utf-8", "surrogateescape")
+    load_config(path, parse_overrides([f"{draw.choice(keys)}={text}"]), check=draw.random() < 0.5)
+
+
 def picture(draw: random.Random, folder: Path) -> None:
     """Bytes changed in real files of every format."""
     content = bytearray(draw.choice(_pictures()))
@@ -211,14 +276,13 @@ def request(draw: random.Random, folder: Path) -> None:
         return read_picture_url(picture_address(part), _LIMITS), as_picture_boxes(part.get("boxes"))
 
     body = deepcopy(REQUEST)
-    encoded = base64.b64encode(_pictures()[1]).decode()
-    body["messages"][0]["content"][0]["image_url"]["url"] += encoded  # type: ignore[index]
+    body["messages"][0]["content"][0]["image_url"]["url"] += _encoded()  # type: ignore[index]
     fields = read_fields(read_body(odd_json(draw, [body]), _LIMITS), _LIMITS)
     read_messages(fields.messages, open_image, bool(fields.continue_final_message))
 
 
 DOORS: dict[str, Callable[[random.Random, Path], None]] = {
-    door.__name__: door for door in (records, box_file, benchmark, picture, request, override)
+    door.__name__: door for door in (records, box_file, benchmark, table, config, picture, request, override)
 }
 
 

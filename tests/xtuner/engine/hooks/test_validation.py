@@ -150,6 +150,8 @@ class TestResume:
         assert aside == ["step_4", "step_5"]
         assert sorted(path.name for path in (run / "validation").iterdir()) == ["step_2", "step_4", "step_5"]
         # a fresh start in the same folder takes nothing over
+        for path in run.glob("iter_*.pth*"):
+            path.rename(run / f"kept_{path.name}")
         train(run, config(save_steps=2, save_total_limit=None))
         assert (run / "validation.previous" / "step_2" / "toy" / "mark").exists() and not marked.exists()
 
