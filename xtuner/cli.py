@@ -118,9 +118,14 @@ class _Parser(argparse.ArgumentParser):
             raise
 
 
+def sentence(line: str) -> str:
+    """Returns a command's line in the list as what its own help begins with: a capital, a full stop."""
+    return line and f"{line[0].upper()}{line[1:].rstrip('.')}."
+
+
 def run_command(command: str, module: ModuleType, words: Sequence[str]) -> int:
     """Reads the arguments of a command's module and runs it; argparse's own exits become exit codes."""
-    description = getattr(module, "HELP", None) or COMMANDS.get(command)
+    description = sentence(getattr(module, "HELP", None) or COMMANDS.get(command, ""))
     # no abbreviations: a mistyped option must not be taken for another
     parser = _Parser(prog=f"xtuner {command}", description=description, allow_abbrev=False)
     module.add_arguments(parser)

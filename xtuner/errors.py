@@ -47,7 +47,7 @@ class ProblemsError(XTunerError):
     def __init__(self, what: str, problems: Sequence[str]) -> None:
         self.what = what
         self.problems = list(problems)
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        count = counted(len(self.problems), "problems")
         super().__init__("\n".join([f"{count} in {what}:", *(f"  - {line}" for line in self.problems)]))
 
     def __reduce__(self) -> tuple[type[ProblemsError], tuple[str, list[str]]]:

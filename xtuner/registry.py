@@ -61,7 +61,7 @@ def current_types(node: Any, where: str = "") -> Any:
         from xtuner.log import get_logger  # rich, which a command's help does not need
 
         get_logger().warning(
-            "%sold names of what has moved; they still load, write the new ones: %s",
+            "%sold names of classes that have moved. They still load; please write the new ones: %s",
             f"{where} has " if where else "",
             ", ".join(f"{old} → {new}" for old, new in sorted(fresh.items())),
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from mg_llava.boxes.selection import MOST_BOXES, PictureBoxes
 from xtuner.data.records.messages import check_text
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 
 _LARGEST_SIDE = 1_000_000_000
 _SHOWN = 40
@@ -85,12 +85,12 @@ def _parse_boxes(value: Mapping[str, Any], where: str) -> PictureBoxes:
     for key in ("boxes", "labels", "scores"):
         if not isinstance(value.get(key), list):
             raise XTunerError(
-                f"{where}: '{key}' is {str(value.get(key))[:40]!r}, expected a list (empty without boxes)."
+                f"{where}: '{key}' is {str(value.get(key))[:40]!r}, expected a list (empty if there are no boxes)."
             )
     if len(value["boxes"]) > MOST_BOXES:
         raise XTunerError(
-            f"{where}: {len(value['boxes']):,} boxes, at most {MOST_BOXES:,} are taken: keep those with the best "
-            "scores."
+            f"{where}: {len(value['boxes']):,} boxes, but at most {MOST_BOXES:,} are allowed: keep those with the "
+            "best scores."
         )
     boxes = _numbers(value["boxes"], where, "boxes", "[x0, y0, x1, y1] in pixels each")
     scores = _numbers(value["scores"], where, "scores", "one number each")
@@ -98,11 +98,11 @@ def _parse_boxes(value: Mapping[str, Any], where: str) -> PictureBoxes:
     if boxes.shape not in ((count, 4), (0,)):
         raise XTunerError(f"{where}: 'boxes' has the shape {boxes.shape}, expected [x0, y0, x1, y1] in pixels each.")
     if not np.isfinite(scores).all():
-        raise XTunerError(f"{where}: a score is NaN or infinite; expected numbers, by which boxes are chosen.")
+        raise XTunerError(f"{where}: a score is NaN or infinite: expected finite numbers, as scores choose the boxes.")
     if scores.shape != (count,) or len(value["labels"]) != count:
         raise XTunerError(
-            f"{where}: {count} boxes, {len(value['labels'])} labels, {len(value['scores'])} scores; "
-            "expected as many of each."
+            f"{where}: {counted(count, 'boxes')}, {counted(len(value['labels']), 'labels')}, "
+            f"{counted(len(value['scores']), 'scores')}; expected the same number of each."
         )
     labels = tuple(map(str, value["labels"]))
     check_text("".join(labels), f"{where}: a label")

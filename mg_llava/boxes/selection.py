@@ -219,8 +219,8 @@ class BoxSelection:
         """
         if len(boxes) > MOST_BOXES:
             raise XTunerError(
-                f"a picture has {len(boxes):,} boxes, at most {MOST_BOXES:,} are taken: keep those with the best "
-                "scores."
+                f"a picture has {len(boxes):,} boxes, but at most {MOST_BOXES:,} are allowed: keep those with the "
+                "best scores."
             )
         found = PictureBoxes(boxes, tuple(labels), scores).take(valid_boxes(boxes))
         found = found.take(nms_per_class(*found, iou_threshold=self.iou_threshold))

@@ -83,7 +83,7 @@ def refuse_odd(counts: Mapping[str, int], total: int, path: str, records: Iterab
                 break
         raise XTunerError(
             f"box file '{path}' has {count:,} {kind.removesuffix(' left out')} among {total:,}{example}: {advice}. "
-            "Set allow_odd_boxes=True to train with them all the same."
+            "Set allow_odd_boxes=True to train with them anyway."
         )
 
 

@@ -11,7 +11,7 @@ from mg_llava.boxes.records import BoxRecord, image_key
 from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from xtuner.data.store.arrow_rows import ArrowRows
 from xtuner.data.store.key_table import KeyTable
-from xtuner.errors import ProblemsError, XTunerError
+from xtuner.errors import ProblemsError, XTunerError, counted
 
 
 class BoxStore:
@@ -117,13 +117,14 @@ def other_size_message(image_path: str, size: tuple[int, int], made_for: tuple[i
     """
     return (
         f"picture '{image_path}' has {size[0]}x{size[1]} pixels, but {where} was made for {made_for[0]}x{made_for[1]}: "
-        "make the boxes again, or set the image processor's apply_exif_orientation as it was for them."
+        "make the boxes again, or set the image processor's apply_exif_orientation as it was when they were made."
     )
 
 
 def no_match_message(box_path: str, num_pictures: int) -> str:
     """Says that a box file knows none of the pictures."""
     return (
-        f"box file '{box_path}' has no record for any of the {num_pictures:,} pictures, by path or id: it probably "
-        "belongs to another data set. Set box_json_path to the right one, or to None to train without object tokens."
+        f"box file '{box_path}' has no record for any of the {counted(num_pictures, 'pictures')}, by path or id: it "
+        "probably belongs to another data set. Set box_json_path to the right one, or to None to train without "
+        "object tokens."
     )

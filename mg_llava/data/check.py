@@ -289,7 +289,8 @@ def _records_of(uses: Sequence[_Use], box_path: str, findings: Findings) -> Iter
             problems.append(f"boxes without pictures: {no_match_message(box_path, len(pictures))}")
     elif without := len(pictures - found):
         findings.notes.append(
-            f"box file: {without:,} of {len(pictures):,} pictures are not in '{box_path}': no object tokens there."
+            f"box file: '{box_path}' has no record of {without:,} of {len(pictures):,} pictures: "
+            "no object tokens for them."
         )
 
 

@@ -155,7 +155,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
                 cause = error
                 bad.append(BadSample(row["id"], number, *_fault(error)))
         first = bad[0]
-        more = f" (and {len(bad) - 1} others that could have stood for it)" if len(bad) > 1 else ""
+        more = f" ({counted(len(bad) - 1, 'substitutes')} failed as well)" if len(bad) > 1 else ""
         raise XTunerError(f"sample '{first.sample_id}' (number {index}): {first.message}{more}") from cause
 
     def collate_fn(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

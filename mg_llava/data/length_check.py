@@ -12,6 +12,7 @@ from xtuner.data.text.conversations import Conversation
 from xtuner.data.text.encoder import record_notes, special_token_problem
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.tokenizing import Encoded, encode_conversations
+from xtuner.errors import counted
 
 
 def sample_notes(
@@ -50,8 +51,8 @@ def _note(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | Non
     sample = f"sample '{talk.id}' (number {talk.index + 1})"
     if not encoded.num_supervised:
         return (
-            f"answer beyond max_length: {sample} has {kept + cut:,} text tokens, none of an answer among the first "
-            f"{maker.max_length:,}; it is left out."
+            f"answer beyond max_length: {sample} has {kept + cut:,} text tokens, and the first "
+            f"{maker.max_length:,} hold none of an answer; it is left out."
         )
     num_images = len(talk.images) - encoded.num_truncated_images
     image_tokens = maker.processor.num_image_tokens
@@ -59,13 +60,13 @@ def _note(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | Non
     if room is not None and room < 0:
         tokens = kept + num_images * (image_tokens - 1)
         return (
-            f"longer than the context: {sample} has {tokens:,} text and image tokens, the language model takes "
+            f"longer than the context: {sample} has {tokens:,} text and image tokens, but the language model takes "
             f"{maker.context_length:,}; it is left out."
         )
     if not cut:
         return None
-    pictures = f" and {encoded.num_truncated_images} picture(s)" if encoded.num_truncated_images else ""
+    pictures = f" and {counted(encoded.num_truncated_images, 'pictures')}" if encoded.num_truncated_images else ""
     return (
-        f"cut at max_length: {sample} has {kept + cut:,} text tokens, the last {cut:,} are cut off, "
-        f"{encoded.num_truncated_labels:,} of them of answers{pictures}."
+        f"cut at max_length: {sample} has {kept + cut:,} text tokens; training drops the last {cut:,}, with "
+        f"{counted(encoded.num_truncated_labels, 'tokens of answers')}{pictures}."
     )

@@ -28,7 +28,7 @@ from xtuner.data.text.encoder import RecordEncoder
 from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import PromptTemplate
-from xtuner.errors import ProblemsError, XTunerError
+from xtuner.errors import ProblemsError, XTunerError, counted
 from xtuner.log import get_logger
 from xtuner.model.llm import read_llm_config
 from xtuner.registry import build
@@ -183,7 +183,7 @@ class PreparedSources:
                         _check_all(part, files, folder)
                         remember(checked)
             except CacheError as error:
-                get_logger().warning("Every picture is looked for, and will be at the next start: %s", error)
+                get_logger().warning("The check for missing pictures runs now and at the next start: %s", error)
                 _check_all(part, files, folder)
 
 
@@ -258,7 +258,7 @@ def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> No
     shown = [f"picture '{path}' of sample '{sample_id}' does not exist" for path, sample_id in users.items()]
     hidden = len(missing) - len(shown)
     if hidden:
-        shown.append(f"and {hidden:,} more; `xtuner check-dataset` finds all faults of the data")
+        shown.append(f"and {hidden:,} more; `xtuner check-dataset` finds every fault of the data")
     raise ProblemsError(
         f"'{image_folder}' (setting image_folder), {len(missing):,} of {len(paths):,} pictures missing", shown
     )
@@ -269,7 +269,8 @@ def _refuse_outside(part: PreparedData, files: FolderPictures, paths: Sequence[s
     if outside:
         users = _users(part, list(outside)[:_SHOWN])
         raise ProblemsError(
-            f"'{files.folder}' (setting image_folder), pictures outside of it: {len(outside):,} (strict_paths=True)",
+            f"'{files.folder}' (setting image_folder), {counted(len(outside), 'pictures')} outside of it "
+            "(strict_paths=True)",
             [f"picture '{path}' of sample '{sample_id}' {outside[path]}" for path, sample_id in users.items()],
         )
 

@@ -103,7 +103,7 @@ def load_model(kind: Any, path: str, dtype: str, device: torch.device | str | No
     if absent > _MOST_ABSENT * total:
         raise XTunerError(
             f"the detector's checkpoint '{path}' lacks {absent} of the {total} weights of {type(model).__name__}: it "
-            "is of another kind of model. Name the folder of a detector of this kind (detector_path)."
+            "belongs to another kind of model. Name the folder of a detector of this kind (detector_path)."
         )
     return model.to(device or "cpu").eval()
 

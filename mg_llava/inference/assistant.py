@@ -15,7 +15,7 @@ from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import PromptTemplate
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.log import get_logger
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ class Assistant:
         if used >= context:
             pictures, objects = len(prompt.boxes), sum(map(len, prompt.boxes))
             raise XTunerError(
-                f"the prompt has {used} tokens ({pictures} pictures of {self.model.low_res_encoder.num_tokens}, "
-                f"{objects} boxes, {len(prompt.input_ids) - pictures} of text), the model's context is {context}: "
+                f"the prompt has {used} tokens ({counted(pictures, 'pictures')} of "
+                f"{self.model.low_res_encoder.num_tokens}, {counted(objects, 'boxes')}, "
+                f"{len(prompt.input_ids) - pictures} of text), but the model's context is {context}: "
                 f"{used - context + 1} too many. Shorten the question, show fewer pictures or start again (/reset)."
             )
         return context - used
@@ -147,8 +148,8 @@ class Assistant:
             for ends in (theirs - ours, ours - theirs)
         ]
         get_logger().info(
-            "Answers end at what either names: only the language model's generation_config.json names %s, only "
-            "template %s with its tokenizer names %s.",
+            "An answer ends at each token that the language model's generation_config.json or the template names. "
+            "Only generation_config.json names %s, only template %s with its tokenizer names %s.",
             *(lists[0], self.template.name, lists[1]),
         )
 

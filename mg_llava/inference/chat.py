@@ -175,7 +175,7 @@ class ChatSession:
 
     def _question(self, text: str) -> Turn:
         if not text.strip():
-            raise XTunerError("the question is empty: say something.")
+            raise XTunerError("the question is empty: type one.")
         content = [*[IMAGE_PART] * self._new_pictures, {"type": "text", "text": text}]
         return read_turns([read_message({"role": "user", "content": content}, 1)]).turns[0]
 

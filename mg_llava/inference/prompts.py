@@ -18,7 +18,7 @@ from xtuner.constants import IMAGE_TOKEN_INDEX
 from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import PromptTemplate, Turn
 from xtuner.data.text.tokenizing import encode_prompt
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,8 +100,8 @@ class PromptMaker:
         found = found or [None] * len(pictures)
         if not places == len(pictures) == len(found):
             raise XTunerError(
-                f"the conversation has {places} times <image>, {len(pictures)} pictures and {len(found)} lists of "
-                "boxes: give one <image> and one list (or None) for each picture."
+                f"the conversation has {counted(places, '<image> placeholders')}, {counted(len(pictures), 'pictures')} "
+                f"and {counted(len(found), 'lists of boxes')}: give one <image> and one list (or None) per picture."
             )
         prepared = [self._prepare_picture(picture, boxes) for picture, boxes in zip(pictures, found, strict=True)]
         size = self.image_processor.image_size

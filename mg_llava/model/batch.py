@@ -13,7 +13,7 @@ from torch.nn import functional
 from mg_llava.model.splice import SplicePlan, plan_splice
 from mg_llava.pictures.preprocess import PixelNormalizer
 from xtuner.constants import IGNORE_INDEX
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 
 
 class BatchPreprocessor(BaseDataPreprocessor):
@@ -112,7 +112,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
             boxes = [torch.zeros(0, 4) for _ in pixels]
         if len(boxes) != len(pixels):
             raise XTunerError(
-                f"the batch has {len(pixels)} pictures but {len(boxes)} lists of boxes: give one for each."
+                f"the batch has {counted(len(pixels), 'pictures')} but {counted(len(boxes), 'lists of boxes')}: give "
+                "one list for each picture."
             )
         return pixels, boxes
 
@@ -125,7 +126,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         size = self.image_size
         if tuple(pixels.shape[1:]) != (3, size, size) or pixels.dtype != torch.uint8:
             raise XTunerError(
-                f"the batch's pictures are {tuple(pixels.shape[1:])} {pixels.dtype}, the model was built for "
+                f"the batch's pictures are {tuple(pixels.shape[1:])} {pixels.dtype}, but the model was built for "
                 f"(3, {size}, {size}) torch.uint8: give the image processor and the encoder one image_size."
             )
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mg_llava.pictures.encoder_config import read_clip_config
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.json_values import read_json
 from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.files.quiet import quiet_transformers
@@ -87,7 +87,7 @@ def _load_clip(name_or_path: str) -> CLIPVisionModel:
     missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)
     if missing:
         raise XTunerError(
-            f"'{name_or_path}' lacks {len(missing)} weights of a CLIP vision model, {missing[0]} for one: "
+            f"'{name_or_path}' lacks {counted(len(missing), 'weights')} of a CLIP vision model, e.g. {missing[0]}: "
             "give a complete CLIP checkpoint."
         )
     return model
@@ -195,6 +195,6 @@ class HighResEncoder(nn.Module):
         if wrong:
             raise XTunerError(
                 f"{files[0]} does not fit its open_clip_config.json: {len(wrong)} of the {len(wanted)} weights "
-                f"{_TRUNK}* are absent or of another shape, {_TRUNK}{wrong[0]} for one."
+                f"{_TRUNK}* are absent or of another shape, e.g. {_TRUNK}{wrong[0]}."
             )
         self.load_state_dict({key: state[key] for key in wanted})

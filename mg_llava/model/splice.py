@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,9 @@ def placeholder_positions(
     needed = num_image_tokens * len(object_counts) + sum(object_counts)
     if len(places) != needed:
         raise XTunerError(
-            f"the ids hold {len(places)} placeholders of image and object tokens, but {len(object_counts)} pictures "
-            f"with {sum(object_counts)} boxes need {needed}: let the processor make ids, pictures and boxes together."
+            f"the ids hold {counted(len(places), 'placeholders')} of image and object tokens, but "
+            f"{counted(len(object_counts), 'pictures')} with {counted(sum(object_counts), 'boxes')} need {needed}: "
+            "let the processor make ids, pictures and boxes together."
         )
     objects = torch.as_tensor(object_counts, dtype=torch.long)
     starts = torch.arange(len(objects)) * num_image_tokens + objects.cumsum(0) - objects
@@ -183,9 +184,8 @@ def _check_counts(is_image: torch.Tensor, num_pictures: int) -> None:
     per_sample = is_image.sum(dim=1)
     if int(per_sample.sum()) != num_pictures:
         raise XTunerError(
-            f"the batch has {int(per_sample.sum())} {IMAGE_TOKEN} placeholders (by sample: "
-            f"{per_sample.tolist()}) but "
-            f"{num_pictures} pictures: each {IMAGE_TOKEN} needs its own picture."
+            f"the batch has {counted(int(per_sample.sum()), f'{IMAGE_TOKEN} placeholders')} (by sample: "
+            f"{per_sample.tolist()}) but {counted(num_pictures, 'pictures')}: each {IMAGE_TOKEN} needs its own picture."
         )
 
 

@@ -53,7 +53,7 @@ def read_pixel_statistics(name_or_path: str) -> PixelStatistics:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise XTunerError(
             f"the image preprocessing of '{name_or_path}' cannot be read: {reason}. Expected a folder with "
-            "preprocessor_config.json, or a hub name that can be reached: visual_encoder_name_or_path."
+            "preprocessor_config.json, or a hub name and network access (visual_encoder_name_or_path)."
         ) from error
     mean = _three_numbers(content, "image_mean", name_or_path)
     std = _three_numbers(content, "image_std", name_or_path)
@@ -87,7 +87,7 @@ def read_clip_config(name_or_path: str | CLIPVisionConfig) -> CLIPVisionConfig:
     except (OSError, ValueError) as error:
         raise XTunerError(
             f"the low-resolution encoder '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
-            "Give a CLIP folder with config.json, or a hub name and a network: visual_encoder_name_or_path."
+            "Give a CLIP folder with config.json, or a hub name and network access (visual_encoder_name_or_path)."
         ) from error
 
 

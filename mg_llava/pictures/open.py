@@ -120,15 +120,15 @@ def _check_size(source: PictureSource, image: Image.Image, max_pixels: int | Non
     pixels = image.width * image.height
     if max_pixels is not None and pixels > max_pixels:
         raise XTunerError(
-            f"{_named(source)} has {image.width} x {image.height} = {pixels / 1e6:.1f} megapixels, at most "
-            f"{max_pixels / 1e6:.1f} are taken: make it smaller, the model sees far less."
+            f"{_named(source)} has {image.width} x {image.height} = {pixels / 1e6:.1f} megapixels, but at most "
+            f"{max_pixels / 1e6:.1f} are allowed: make it smaller, since the model sees far fewer."
         )
     needed = decoded_bytes(image)
     if needed > MAX_MEMORY:
         raise SampleError(
             "picture too large",
             f"{_named(source)} has {image.width} x {image.height} pixels ({image.mode}); decoding it takes about "
-            f"{needed / 1e9:.1f} GB, at most {MAX_MEMORY / 1e9:.1f} GB are allowed: make it smaller.",
+            f"{needed / 1e9:.1f} GB, but at most {MAX_MEMORY / 1e9:.1f} GB is allowed: make it smaller.",
         )
 
 

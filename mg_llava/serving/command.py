@@ -18,7 +18,7 @@ from xtuner.tools.support.arguments import add_base, add_cfg_options
 if TYPE_CHECKING:
     import uvicorn
 
-HELP = "a web page and an OpenAI-compatible endpoint for a model"
+HELP = "serve a web page and an OpenAI-compatible endpoint for a model"
 _EXTRA = "pip install 'mg-llava-xtuner[serve]' (from a clone: pip install -e '.[serve]')"
 _LIMITS = Limits()
 _LAST_PORT = 65535

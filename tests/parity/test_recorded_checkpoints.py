@@ -98,8 +98,8 @@ def test_partial_checkpoint_names_the_absent_parts(model: MGLLaVA, tmp_path: Pat
     with pytest.raises(XTunerError) as error:
         model.load_checkpoint(tmp_path / "partial.pth")
     message = str(error.value)
-    assert "the part 'object_encoder' is absent (weights: 4)" in message
-    assert "the part 'fusion' is incomplete: it lacks weights (1), e.g. fusion.gate.2.bias" in message
+    assert "the part 'object_encoder' is absent (4 weights)" in message
+    assert "the part 'fusion' is incomplete: it lacks 1 weight, e.g. fusion.gate.2.bias" in message
     assert "the part 'projector'" not in message
     # all or nothing
     assert torch.equal(model.full_state_dict()["projector.layers.0.bias"], before)

@@ -169,7 +169,7 @@ class TrainingMixin:
             self.visualizer.close()
         except Exception as error:
             get_logger().warning(
-                "The curves could not be written to their end: %s. The checkpoints are not affected.", error
+                "The last points of the curves could not be written: %s. The checkpoints are not affected.", error
             )
 
     def make_backend(self) -> Any:

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds a subcommand per converter."""
     commands = parser.add_subparsers(dest="converter", required=True, metavar="{" + ",".join(_CONVERTERS) + "}")
     for name, module in _CONVERTERS.items():
-        module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False))
+        about = f"Convert {module.HELP}."
+        module.add_arguments(commands.add_parser(name, help=module.HELP, description=about, allow_abbrev=False))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints each format with how it is told and an example."""
     out = Console(soft_wrap=True, markup=False, highlight=False)
     out.print(
-        "Records stand in a JSON array or a JSONL file. Each record may have its own format. "
+        "Write records as a JSON array or a JSONL file. Each record may have its own format. "
         "Paths are relative to image_folder."
     )
     for one in FORMATS:

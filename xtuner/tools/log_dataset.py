@@ -11,6 +11,7 @@ from rich.text import Text
 
 from xtuner.config import load_config, parse_overrides
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.errors import counted
 from xtuner.registry import build
 from xtuner.tools.support.arguments import add_cfg_options
 from xtuner.tools.support.rows import PICTURE, STYLES, WITH_LOSS, read_row, styled
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     legend = [Text("With loss", STYLES[WITH_LOSS]), " / without / ", Text("picture", STYLES[PICTURE])]
     if args.tokens:
         legend += [" / ", Text("≠ other than in the LLM's own chat template", OTHER)]
-    out.print(f"{len(dataset):,} samples. ", *legend)
+    out.print(f"{counted(len(dataset), 'samples')}. ", *legend)
     numbers = range(args.start, min(args.start + args.num, len(dataset)))
     turns = dataset.find_turns(numbers) if args.tokens else {}
     for index in numbers:
@@ -57,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
         else:
             print_tokens(row, turns.get(index), tokenizer, out)
         pictures = input_ids.count(IMAGE_TOKEN_INDEX)
-        out.print(f"{len(input_ids)} ids, {supervised} with loss, {pictures} picture{'' if pictures == 1 else 's'}")
+        out.print(f"{len(input_ids)} ids, {supervised} with loss, {counted(pictures, 'pictures')}")
         out.print(dataset.describe(index), markup=False)
     return 0

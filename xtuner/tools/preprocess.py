@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llava = kinds.add_parser(
         "llava",
         help="tokenise LLaVA records into a folder that training opens instantly",
-        description="Tokenises the records of a config's train_dataset into a memory-mapped folder. Set "
+        description="Tokenise the records of a config's train_dataset into a memory-mapped folder. Set "
         "offline_processed_text_folder to that folder to train from it.",
     )
     llava.add_argument("--config", required=True, help="path or name of the config whose train_dataset is prepared")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     boxes = kinds.add_parser(
         "boxes",
         help="find boxes in the pictures of a data set",
-        description="Runs a detector on every picture of a data set and writes the box file that training "
+        description="Run a detector on every picture of a data set and write the box file that training "
         "reads. To use 8 GPUs, run torchrun --nproc_per_node 8 tools/generate_boxes.py with the same arguments. A run "
         "that was interrupted continues where it stopped.",
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.log import console, get_logger
 from xtuner.tools.support.arguments import add_base, add_cfg_options
 
@@ -228,7 +228,7 @@ def show_comparison(first: str, second: str) -> int:
             "B",
             "A hit",
             "B hit",
-            title=f"{one.name}: {len(one.flips)} flip{'' if len(one.flips) == 1 else 's'}",
+            title=f"{one.name}: {counted(len(one.flips), 'flips')}",
         )
         for flip in one.flips:
             words = [Text(str(text)) for text in (flip.id, flip.prompt, *flip.outputs)]

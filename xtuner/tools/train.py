@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start-anew",
         action="store_true",
-        help="move what a former run left in the folder aside (NAME.1, NAME.2, ...) and start from the beginning",
+        help="move an earlier run in the folder aside (NAME.1, NAME.2, ...) and start from the beginning",
     )
     parser.add_argument("--seed", type=int, help="seed of all random numbers (default: the config's)")
     parser.add_argument(
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
     if args.start_anew and args.resume is not None:
-        raise XTunerError("--resume goes on with a former run, --start-anew sets it aside: give one of them.")
+        raise XTunerError("--resume continues an earlier run, --start-anew moves it aside: give one of them.")
     # 1. several processes asked for by environment variables: start them by torchrun
     from xtuner.launch import run_ranks, torchrun_command
 

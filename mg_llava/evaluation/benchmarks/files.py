@@ -55,7 +55,7 @@ def read_json(path: str) -> Any:
     try:
         return parse_json(_utf8(path))
     except JSONFault as error:
-        raise XTunerError(f"'{path}' is not JSON: {error}. Download it again, or mend it.") from error
+        raise XTunerError(f"'{path}' is not JSON: {error}. Download it again, or repair it.") from error
 
 
 def read_json_lines(path: str) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
                 row = parse_json(line)
             except JSONFault as error:
                 raise XTunerError(
-                    f"'{path}' line {number} is not JSON: {error.reason}. Download it again, or mend it."
+                    f"'{path}' line {number} is not JSON: {error.reason}. Download it again, or repair it."
                 ) from error
             if not isinstance(row, dict):
                 raise XTunerError(f"'{path}' line {number}: expected an object, found {type(row).__name__}.")
@@ -111,7 +111,7 @@ def refuse(problems: Sequence[str], path: str) -> None:
         ProblemsError: with every problem; of many the first.
     """
     if len(problems) > _MOST_PROBLEMS:
-        problems = [*problems[:_MOST_PROBLEMS], f"… and {len(problems) - _MOST_PROBLEMS} rows more"]
+        problems = [*problems[:_MOST_PROBLEMS], f"… and {len(problems) - _MOST_PROBLEMS} more rows"]
     if problems:
         raise ProblemsError(f"'{path}'", list(problems))
 

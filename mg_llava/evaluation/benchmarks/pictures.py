@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mg_llava.boxes.store import BoxRecord, BoxStore
 from mg_llava.evaluation.benchmarks.records import Picture, Question
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 
 _NUMBERED = re.compile(r"<image\s+(\d+)>")
 """How MMMU's questions and options name the place of a picture, numbered from 1."""
@@ -34,8 +34,8 @@ def pictures_in_place(words: str, pictures: Sequence[Picture]) -> tuple[str, lis
     unknown = [number for number in numbers if not 1 <= number <= len(pictures)]
     if unknown:
         raise XTunerError(
-            f"the question names <image {unknown[0]}>, but its row has {len(pictures)} pictures: download the "
-            "benchmark file again."
+            f"the question names <image {unknown[0]}>, but its row has {counted(len(pictures), 'pictures')}: "
+            "download the benchmark file again."
         )
     unnamed = [picture for number, picture in enumerate(pictures, start=1) if number not in numbers]
     words, first = pictures_first(words, unnamed)

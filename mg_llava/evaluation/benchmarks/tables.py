@@ -12,7 +12,7 @@ from mg_llava.evaluation.benchmarks.files import read_table, require
 from mg_llava.evaluation.benchmarks.labels import read_list
 from mg_llava.evaluation.benchmarks.pictures import pictures_in_place
 from mg_llava.evaluation.benchmarks.records import Picture, Question
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.log import get_logger
 
 _WHOLE_AS_DECIMAL = re.compile(r"\s*\d+\.0+\s*")
@@ -60,7 +60,9 @@ class TableBenchmark(Benchmark):
         rows = [(f"row {number}", row) for number, row in enumerate(read_table(self.data_path), start=1)]
         empty = [where for where, row in rows if not row]
         if empty:
-            get_logger().warning("'%s': %d empty rows are left out, first %s", self.data_path, len(empty), empty[0])
+            get_logger().warning(
+                "'%s': left out %s, first %s", self.data_path, counted(len(empty), "empty rows"), empty[0]
+            )
         rows = [(where, _with_whole_indices(row)) for where, row in rows if row]
         require(rows, needed, self.data_path)
         cells = {row["index"]: row["image"] for _, row in rows if len(row.get("image", "")) > _LONGEST_REFERENCE}

@@ -39,7 +39,10 @@ class PredictionFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         facts_file = self.folder / "run.json"
         if self.path.exists() and (not facts_file.exists() or not _holds(facts_file, self.facts)):
-            get_logger().info("%s is of another checkpoint or config: moved aside, asking anew", self.path)
+            get_logger().info(
+                "%s holds answers of another checkpoint or config: it is moved aside and all questions are asked again",
+                self.path,
+            )
             self.merge()
             self.path.replace(self.folder / "predictions.previous.jsonl")
         facts_file.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")

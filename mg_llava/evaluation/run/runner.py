@@ -82,6 +82,8 @@ class EvaluationRunner:
         selection = BoxSelection() if boxes is None else build(boxes)
         self.collective = collective or Collective()
         self.asker: Asker
+        self.assistant: Assistant | None = None
+        """Of the model that answers; chat, serve and export take it from here. None where an endpoint is asked."""
         if endpoint is not None:
             sent = selection if endpoint_boxes else None
             self.asker = EndpointAsker(endpoint, build(image_processor), sent, endpoint_settings or {"temperature": 0})
@@ -97,6 +99,7 @@ class EvaluationRunner:
             selection,
             check_policy(special_tokens_in_text),
         )
+        self.assistant = assistant
         self.asker = ModelAsker(assistant, batch_size, num_workers, self.collective, lockstep)
 
     @property
@@ -160,7 +163,9 @@ class EvaluationRunner:
         answered = files.merge([question.id for question in questions])
         still_open = sum(question.id not in answered for question in questions)
         if still_open:
-            get_logger().info("%s: stopped, %d of %d questions are open", benchmark.name, still_open, len(questions))
+            get_logger().info(
+                "%s: stopped with %d of %d questions unanswered", benchmark.name, still_open, len(questions)
+            )
             return {}
         return finish(benchmark, files, [answered[question.id] for question in questions], judge)
 
@@ -173,7 +178,9 @@ class EvaluationRunner:
         done = {key for key, prediction in files.read().items() if prediction.error is None}
         to_ask = [question for question in questions if question.id not in done]
         if self.collective.rank == 0 and len(to_ask) < len(questions):
-            get_logger().info("%s: %d answers stand already", name, len(questions) - len(to_ask))
+            get_logger().info(
+                "%s: %d of %d questions are already answered", name, len(questions) - len(to_ask), len(questions)
+            )
         return to_ask
 
     @staticmethod

@@ -18,7 +18,7 @@ from mg_llava.evaluation.judging.verdicts import judge as judge_predictions
 from mg_llava.evaluation.results.predictions import PredictionFiles
 from mg_llava.evaluation.run.uncertainty import find_clusters, uncertainties
 from xtuner import __version__
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.evaluation.comparison import write_clusters
 from xtuner.evaluation.judge import Judge
 from xtuner.json_values import read_json
@@ -51,8 +51,8 @@ def rescore(benchmark: Benchmark, folder: str | Path, judge: Judge | None = None
         anew.append(prediction)
     if not anew:
         raise XTunerError(
-            f"'{files.path}' holds {len(old)} predictions, none of them of a question of benchmark '{benchmark.name}': "
-            "is it another version of its file?"
+            f"'{files.path}' holds {counted(len(old), 'predictions')}, but none for a question of benchmark "
+            f"'{benchmark.name}': they may come from another version of its file. Evaluate with --checkpoint again."
         )
     return finish(benchmark, files, anew, judge)
 
@@ -90,13 +90,13 @@ def finish(
     incomplete = metrics.get("num_incomplete_groups")
     if incomplete:
         get_logger().warning(
-            "%s: %d groups of questions that count together are not whole in '%s'; they are not scored.",
-            *(benchmark.name, incomplete, ", ".join(benchmark.data_paths)),
+            "%s: not scored: %s in '%s'; a group counts only with all of its questions.",
+            *(benchmark.name, counted(incomplete, "incomplete groups"), ", ".join(benchmark.data_paths)),
         )
     if metrics["overall"] is None:
         get_logger().info(
-            "%s: not scored: its answers are not public or wait for a judge, or no group is whole. Predictions are "
-            "written.",
+            "%s: not scored, because its answers are not public or wait for a judge, or because no group is complete. "
+            "The predictions are saved.",
             benchmark.name,
         )
     metrics |= {
@@ -185,7 +185,7 @@ def _counts(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str
     without_boxes = _without_boxes(benchmark, predictions)
     if without_boxes and benchmark.boxes is not None:
         get_logger().info(
-            "%s: %d of %d questions were asked without boxes, '%s' has none for them.",
+            "%s: %d of %d questions were asked without boxes, because '%s' has none for them.",
             *(benchmark.name, without_boxes, len(predictions), benchmark.box_path),
         )
     return {

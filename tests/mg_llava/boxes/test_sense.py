@@ -69,7 +69,7 @@ class TestRecords:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"boxes": [[0, 0, 1, 1]] * (MOST_BOXES + 1)}, "10,001 boxes, at most 10,000 are taken"),
+            ({"boxes": [[0, 0, 1, 1]] * (MOST_BOXES + 1)}, "10,001 boxes, but at most 10,000 are allowed"),
             ({"width": 10**20, "height": 5}, "expected both in whole pixels"),
             ({"image": ["a"]}, "'image' is"),
             ({"boxes": [[0, 0, 10**400, 1]]}, "'boxes' cannot be read"),

@@ -80,7 +80,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("bad", "message"),
         [
-            ({**record(), "id": "s", "labels": []}, r"'s'\): 1 boxes, 0 labels, 1 scores"),
+            ({**record(), "id": "s", "labels": []}, r"'s'\): 1 box, 0 labels, 1 score;"),
             ({**record(), "id": "s", "boxes": [[1, 2, 3]]}, r"shape \(1, 3\)"),
             ({**record(), "id": "s", "boxes": [[1, 2, 3, "4"]]}, "'boxes' cannot be read"),
             ({**record(), "id": "s", "boxes": [[1, 2, 3, 4], [5]]}, "'boxes' cannot be read"),

@@ -349,15 +349,15 @@ class TestCheck:
         assert found.problems == []
         assert found.notes == [
             "no answer: record 'silent' (number 5) has no answer to a question; it is left out. [data.json]",
-            "answer beyond max_length: sample 'whole' (number 6) has 30 text tokens, none of an answer among the first "
-            "20; it is left out. [data.json]",
-            "cut at max_length: sample 'part' (number 7) has 28 text tokens, the last 8 are cut off, 8 of them of "
-            "answers. [data.json]",
-            "cut at max_length: sample 'later' (number 8) has 41 text tokens, the last 21 are cut off, 4 of them of "
-            "answers and 2 picture(s). [data.json]",
-            "longer than the context: sample 'many' (number 9) has 29 text and image tokens, the language model takes "
-            "24; it is left out. [data.json]",
-            f"box file: 1 of 3 pictures are not in '{node['box_json_path']}': no object tokens there.",
+            "answer beyond max_length: sample 'whole' (number 6) has 30 text tokens, and the first 20 hold none of an "
+            "answer; it is left out. [data.json]",
+            "cut at max_length: sample 'part' (number 7) has 28 text tokens; training drops the last 8, with 8 "
+            "tokens of answers. [data.json]",
+            "cut at max_length: sample 'later' (number 8) has 41 text tokens; training drops the last 21, with 4 "
+            "tokens of answers and 2 pictures. [data.json]",
+            "longer than the context: sample 'many' (number 9) has 29 text and image tokens, but the language model "
+            "takes 24; it is left out. [data.json]",
+            f"box file: '{node['box_json_path']}' has no record of 1 of 3 pictures: no object tokens for them.",
         ]
         report = MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
         assert report["dropped: no supervised token within max_length"] == report["dropped: nobody answers"] == 1

@@ -147,7 +147,7 @@ class TestPictures:
         offline = {**node, "offline_processed_text_folder": str(tmp_path / "out")}
         assert len(MGLLaVADataset(**offline)) == 4
         (told,) = [record.getMessage() for record in framework_log if record.levelno == logging.WARNING]
-        assert told.startswith("Every picture is looked for, and will be at the next start")
+        assert told.startswith("The check for missing pictures runs now and at the next start")
         (tmp_path / "c.png").unlink()
         with pytest.raises(XTunerError, match="missing picture: 'c.png'"):
             MGLLaVADataset(**offline)

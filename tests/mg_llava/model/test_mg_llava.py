@@ -298,7 +298,7 @@ class TestBatchChecks:
 
     def test_boxes_for_other_pictures(self, tmp_path: Path) -> None:
         batch = tiny_batch()
-        with pytest.raises(XTunerError, match="1 pictures but 2 lists of boxes"):
+        with pytest.raises(XTunerError, match="1 picture but 2 lists of boxes"):
             tiny_model(tmp_path).data_preprocessor({**batch, "boxes": batch["boxes"] * 2})
 
     def test_ids_beyond_the_vocabulary(self, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_placeholder_id_in_padding_is_no_picture() -> None:
 @pytest.mark.parametrize("counts", [[], [0, 0]])
 def test_other_numbers_of_pictures_and_placeholders(counts: list[int]) -> None:
     ids = torch.tensor([[1, P]])
-    with pytest.raises(XTunerError, match=rf"1 <image> placeholders .* but {len(counts)} pictures"):
+    with pytest.raises(XTunerError, match=rf"1 <image> placeholder .* but {len(counts)} picture"):
         plan_splice(ids, torch.full_like(ids, X), torch.ones_like(ids).bool(), 3, counts)
 
 

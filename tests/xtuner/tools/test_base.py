@@ -204,7 +204,7 @@ class TestMoved:
         name = "llm.model.layers.1.mlp.up_proj.weight"
         other["state_dict"][name] += 1e-3
         torch.save(other, sft)
-        with pytest.raises(XTunerError, match="stands on other weights than those found here:\n  - llm: "):
+        with pytest.raises(XTunerError, match="builds on other weights than those found here:\n  - llm: "):
             workshop.tested(config, checkpoint)
         with pytest.raises(XTunerError, match="llm: "):
             workshop.tested(config, checkpoint, sft)
@@ -237,7 +237,7 @@ class TestFromFolders:
     def test_base_option_is_for_checkpoints(self, workshop: Workshop, sft: Path) -> None:
         config = workshop.config("lora", LORA)
         checkpoint, _ = workshop.train(config, None)
-        with pytest.raises(XTunerError, match="stands on no checkpoint but on low_res_encoder from .*llm_name_or_path"):
+        with pytest.raises(XTunerError, match="builds on no checkpoint but on low_res_encoder from .*llm_name_or_path"):
             workshop.tested(config, checkpoint, sft)
 
     def test_training_on_adapters_of_another_base(self, workshop: Workshop, tmp_path: Path) -> None:
@@ -257,8 +257,8 @@ class TestWithoutMarks:
         torch.save({"state_dict": torch.load(checkpoint, weights_only=True)["state_dict"]}, checkpoint)
         assert torch.equal(workshop.tested(config, checkpoint, pretrained_pth=str(sft)), expected)
         assert torch.equal(workshop.tested(config, checkpoint, sft), expected)
-        lines = [record.getMessage() for record in framework_log if "it has no marks" in record.getMessage()]
-        assert len(lines) == 2 and all(f"its llm stands on (it has no marks): '{sft}' is taken" in x for x in lines)
+        lines = [record.getMessage() for record in framework_log if "does not record" in record.getMessage()]
+        assert len(lines) == 2 and all(f"its llm was trained on, so '{sft}' is used" in x for x in lines)
 
     def test_a_whole_checkpoint_takes_nothing_from_where_it_began(self, workshop: Workshop, sft: Path) -> None:
         assert torch.equal(

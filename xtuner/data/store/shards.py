@@ -17,6 +17,7 @@ import pyarrow as pa
 from xtuner.data.store.cache import unfinished_name
 from xtuner.data.store.fingerprint import differences
 from xtuner.data.text.encoder import INDEX, EncodedBatch
+from xtuner.errors import counted
 from xtuner.log import tell_from_any_rank
 
 BATCH = 500
@@ -55,7 +56,7 @@ class ShardWriter:
         for leftover in folder.glob(".data-*"):
             leftover.unlink()
         if self.shards:
-            tell_from_any_rank("Continuing: shards finished by an earlier start: %d.", len(self.shards))
+            tell_from_any_rank("Continuing: an earlier start finished %s.", counted(len(self.shards), "shards"))
 
     @property
     def records_per_shard(self) -> int:

@@ -95,7 +95,7 @@ def _difference(tokenizer: PreTrainedTokenizerBase, ours: list[int], wanted: lis
     same = next((n for n, (a, b) in enumerate(zip(ours, wanted, strict=False)) if a != b), min(len(ours), len(wanted)))
     here, there = (tokenizer.decode(ids[same:])[:_CONTEXT] for ids in (ours, wanted))
     before = tokenizer.decode(ours[:same])[-_CONTEXT:]
-    return f"after {before!r} stands {here!r}, in the LLM's own chat format {there!r} (token {same})"
+    return f"after {before!r} it writes {here!r}, the LLM's own chat format {there!r} (token {same})"
 
 
 def _better(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, wanted: list[int]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.text.templates import PieceKind, PromptTemplate, Turn
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -152,7 +152,7 @@ def _render_all(tokenizer: PreTrainedTokenizerBase) -> _Renderings:
 
 def _cut(text: str, word: str, what: str) -> tuple[str, str]:
     if text.count(word) != 1:
-        raise NoTemplate(f"{what} stands {text.count(word)} times in its rendering")
+        raise NoTemplate(f"{what} appears {counted(text.count(word), 'times')} in its rendering")
     before, after = text.split(word)
     return before, after
 

@@ -173,7 +173,7 @@ def backend_ids(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]
 def _told(found: list[Difference], other: str) -> str:
     first = found[0]
     return (
-        f"{len(found)} of {len(PROBES)} probe texts get other ids than by {other}, first {first.text!r}: {first.ids} "
+        f"{len(found)} of {len(PROBES)} probe texts get other ids than from {other}, first {first.text!r}: {first.ids} "
         f"instead of {first.other_ids}"
     )
 

@@ -75,7 +75,7 @@ class CheckpointFolder:
         """Takes note that this run is about to put its checkpoint at `path`; what another run left there is renamed."""
         if path.name not in self._own and (path.exists() or path.is_symlink()):
             aside = set_aside(path)
-            get_logger().warning("%s is of another run: it is now %s.", path, aside.name)
+            get_logger().warning("%s belongs to another run and is now named %s.", path, aside.name)
         self._take_note(path)
 
     def _take_note(self, path: Path) -> None:
@@ -91,9 +91,7 @@ class CheckpointFolder:
         except FileNotFoundError:
             return []  # of an older version
         except (ValueError, TypeError):
-            get_logger().warning(
-                "%s is damaged: the checkpoints that are already there are kept beyond save_total_limit.", file
-            )
+            get_logger().warning("%s is damaged, so the checkpoints already there stay, beyond save_total_limit.", file)
             return []
 
     def path(self, step: int) -> Path:
@@ -118,7 +116,7 @@ class CheckpointFolder:
             pass  # a kill before the first pointer
         except (OSError, ValueError) as error:
             get_logger().warning(
-                "%s does not hold the path of a checkpoint (%s): taking %s, the one of most steps.",
+                "%s does not hold the path of a checkpoint (%s): using %s, the one with the most steps.",
                 *(pointer, str(error).splitlines()[0], found[-1].name if found else "none"),
             )
         return found[-1] if found else None
@@ -151,7 +149,7 @@ class CheckpointFolder:
         try:
             best = self.best()
         except XTunerError as error:
-            get_logger().warning("%s The best is measured anew from here.", error)
+            get_logger().warning("%s The search for the best starts again here.", error)
             best = None
         if is_complete(path) and (best is None or best[1].metric != score.metric or score.value > best[1].value):
             self._write(_BEST, json.dumps({"checkpoint": path.name, **asdict(score)}))

@@ -31,7 +31,7 @@ def check_work_dir(work_dir: Path, resume: str | None, start_anew: bool, files: 
         _check_can_move(work_dir, files)
     elif resume is None and (found := CheckpointFolder(work_dir).complete()):
         raise XTunerError(
-            f"{work_dir} holds checkpoints of a former run, the last one {found[-1].name}: --resume auto goes on with "
+            f"{work_dir} holds checkpoints of an earlier run, the last one {found[-1].name}: --resume auto continues "
             f"it, --start-anew moves it aside to {work_dir.name}.1 (nothing is deleted), another --work-dir keeps both."
         )
 
@@ -67,7 +67,7 @@ def move_aside(work_dir: Path) -> None:
         raise XTunerError(
             f"--start-anew: '{place}' cannot be renamed ({error.strerror}): choose another --work-dir."
         ) from error
-    get_logger().info("--start-anew: the former run is now in %s", aside)
+    get_logger().info("--start-anew: the earlier run is now in %s", aside)
     place.mkdir()
 
 

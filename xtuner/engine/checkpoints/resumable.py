@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.log import get_logger
 from xtuner.model.files.base import differences
 
@@ -59,16 +59,20 @@ def _other_parameters(theirs: Mapping[str, list[int]], ours: Mapping[str, list[i
         f"{n}: {theirs[n]}, in this run {ours[n]}" for n in sorted(set(ours) & set(theirs)) if theirs[n] != ours[n]
     ]
     return [
-        *([f"another model: weights trained only in this run ({len(missing)}), e.g. {missing[0]}"] if missing else []),
-        *([f"another model: weights trained only there ({len(surplus)}), e.g. {surplus[0]}"] if surplus else []),
-        *([f"another model: weights of another shape ({len(shapes)}), e.g. {shapes[0]}"] if shapes else []),
+        f"another model: {who}{counted(len(names), what)}, e.g. {names[0]}"
+        for who, what, names in (
+            ("this run alone trains ", "weights", missing),
+            ("that run alone trained ", "weights", surplus),
+            ("", "weights of another shape", shapes),
+        )
+        if names
     ]
 
 
 def _other_frozen_weights(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any], path: Path) -> list[str]:
     # checkpoints leave them out, so that other ones would change the model in silence
     if theirs is None:
-        get_logger().warning("%s does not say which frozen weights it stands on: they are not compared.", path)
+        get_logger().warning("%s does not record its frozen weights, so they are not compared.", path)
         return []
     found = differences(dict(theirs), {part: facts["marks"] for part, facts in ours["parts"].items()})
     return [f"other frozen weights (pretrained_pth, llm_name_or_path, visual_encoder_...): {s}" for s in found.values()]

@@ -180,7 +180,7 @@ class FolderLock:
                     return
             else:
                 if not told:
-                    get_logger().info("%s is locked by %s: waiting for a sign of it.", self.folder, found)
+                    get_logger().info("%s is locked by %s: waiting to see whether it is alive.", self.folder, found)
                 told = True
                 time.sleep(REFRESH_SECONDS / 10)
         if alive:

@@ -112,7 +112,7 @@ def _open(
     if source is None or pointed_at(source).resolve() == path.resolve():
         return own, base
     if not depth:
-        raise XTunerError(f"'{path}' stands on checkpoints that stand on one another in a circle: train it anew.")
+        raise XTunerError(f"'{path}' builds on checkpoints that build on one another in a circle: train it again.")
     below, _ = _open(Path(source), rename, None, None, depth - 1)
     # a part of which the checkpoint holds more than adapters is complete in it
     held = {part for name in own for part in [name.partition(".")[0]] if _ADAPTER not in name}
@@ -132,7 +132,7 @@ def _find_base(
         if moved is not None:
             places = ", ".join(f"{part} from {facts['place']}" for part, facts in base["parts"].items())
             raise XTunerError(
-                f"--base {moved}: '{path}' stands on no checkpoint but on {places}. Leave --base out; where a folder "
+                f"--base {moved}: '{path}' builds on no checkpoint but on {places}. Leave --base out; where a folder "
                 "has moved, set its place by --cfg-options, e.g. llm_name_or_path=PATH."
             )
         return None
@@ -146,7 +146,7 @@ def _find_base(
             return Path(place)
     # the folders of the config may hold the same: whoever loads compares the marks
     get_logger().warning(
-        "%s stands on the checkpoint %s, which holds its %s; it was at '%s' and is gone.",
+        "%s builds on the checkpoint %s, which holds its %s; it was at '%s' and is gone.",
         *(path, stands["name"], ", ".join(sorted(wanted)), stands["place"]),
     )
     return None
@@ -159,7 +159,7 @@ def _say_unknown(path: Path, own: Mapping[str, Weight], source: str | Path | Non
     if lacking:
         where = "what the config names" if source is None else f"'{source}'"
         get_logger().warning(
-            "%s does not say which weights its %s stands on (it has no marks): %s is taken, unchecked.",
+            "%s does not record which weights its %s was trained on, so %s is used without a check.",
             *(path, ", ".join(lacking), where),
         )
 
@@ -176,7 +176,7 @@ def differences(base: Base, marks: Mapping[str, Mapping[str, Any] | None]) -> di
         here, there = marks.get(part), facts.get("marks")
         if here is None or there is None:
             if part in marks:
-                get_logger().warning("%s: there are no marks to compare its weights by.", part)
+                get_logger().warning("%s: nothing was recorded to compare its weights by.", part)
             continue
         same = same_weights(there, here)
         if same is None:
@@ -194,7 +194,7 @@ def refuse(source: str | Path, found: Mapping[str, str]) -> XTunerError:
     """Returns the error for `differences`."""
     lines = "\n".join(f"  - {line}" for line in found.values())
     return XTunerError(
-        f"'{source}' stands on other weights than those found here:\n{lines}\nGive the ones that it was trained on: "
+        f"'{source}' builds on other weights than those found here:\n{lines}\nGive the ones that it was trained on: "
         "--base PATH for a checkpoint, else --cfg-options llm_name_or_path=PATH, visual_encoder_name_or_path=PATH, "
         "visual_encoder_aux_path=PATH."
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.log import get_logger
 from xtuner.model.files.adapter_names import to_adapted_names
 from xtuner.model.files.quantized import put_weight, quantized_layers, whole_shape
@@ -81,9 +81,11 @@ def load_parts(
     for part, tensors in own.items():
         absent = _absent(tensors, found[part])
         if found[part] and absent:
-            problems.append(f"the part '{part}' is incomplete: it lacks weights ({len(absent)}), e.g. {absent[0]}")
+            problems.append(
+                f"the part '{part}' is incomplete: it lacks {counted(len(absent), 'weights')}, e.g. {absent[0]}"
+            )
         elif absent and part in required:
-            problems.append(f"the part '{part}' is absent (weights: {len(absent)})")
+            problems.append(f"the part '{part}' is absent ({counted(len(absent), 'weights')})")
         missing += absent if found[part] or part in required else []
         problems += [
             f"{name} is {tuple(state[name].shape)} in the checkpoint and {shape(tensors[name])} in this model"

@@ -120,7 +120,7 @@ def foreign_names(path: str | Path) -> list[str]:
 def damaged(path: str | Path, error: Exception) -> XTunerError:
     """Returns what to raise for a file that cannot be read."""
     text = "" if isinstance(error, LookupError) else str(error)
-    reason = (text.splitlines() or ["it is no file of weights"])[0].rstrip(".")
+    reason = (text.splitlines() or ["it is not a file of weights"])[0].rstrip(".")
     return XTunerError(f"'{path}' cannot be read: {reason}. It may be cut off: fetch or save it again.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from xtuner.errors import XTunerError
 from xtuner.json_values import read_json
 
-HELP = "a model folder and adapters as peft saves them to one model folder"
+HELP = "a model folder plus the adapters that peft saved to one model folder"
 _ADAPTER = "adapter_config.json"
 _DEFAULT_PART = "llm"
 

@@ -106,5 +106,5 @@ def _index(row: dict[str, str], where: str) -> int:
         return int(float(row["Index"]))
     except ValueError as error:
         raise XTunerError(
-            f"{where}: Index is '{row['Index']}', expected a number: pairs are found by it. Download the file again."
+            f"{where}: Index is '{row['Index']}', expected a number, which finds the pairs. Download the file again."
         ) from error

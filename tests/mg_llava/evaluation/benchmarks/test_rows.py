@@ -45,7 +45,7 @@ class TestPictures:
 
     def test_a_picture_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         bench = self.bench(tmp_path, f"1\t{ENCODED}\tIs <image 2> red?\tx\ty\tA\tdev")
-        with pytest.raises(XTunerError, match="names <image 2>, but its row has 1 pictures"):
+        with pytest.raises(XTunerError, match="names <image 2>, but its row has 1 picture:"):
             bench.place_pictures(bench.questions()[0], bench.prompt(bench.questions()[0]))
 
     def test_only_the_split_that_counts(self, tmp_path: Path) -> None:

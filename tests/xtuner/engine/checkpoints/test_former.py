@@ -22,7 +22,7 @@ def former(tmp_path: Path) -> Path:
 
 
 def test_checkpoints_are_refused_without_a_word(former: Path) -> None:
-    with pytest.raises(XTunerError, match=r"iter_3\.pth: --resume auto goes on.*--start-anew.*another --work-dir"):
+    with pytest.raises(XTunerError, match=r"iter_3\.pth: --resume auto continues.*--start-anew.*another --work-dir"):
         check_work_dir(former, None, start_anew=False)
     check_work_dir(former, "auto", start_anew=False)
     check_work_dir(former, None, start_anew=True)

@@ -181,7 +181,7 @@ def test_curves_that_cannot_be_written_to_their_end(
     monkeypatch.setattr("mmengine.visualization.Visualizer.close", full)
     train_toy(tmp_path, **SETTINGS)
     said = [record.getMessage() for record in framework_log if record.levelno == logging.WARNING]
-    assert any("curves could not be written to their end: [Errno 28] No space left" in line for line in said)
+    assert any("points of the curves could not be written: [Errno 28] No space left" in line for line in said)
 
 
 def test_a_log_that_cannot_be_written_is_reported_once(

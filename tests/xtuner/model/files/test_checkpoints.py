@@ -46,8 +46,8 @@ class TestLoadParts:
         message = str(error.value)
         assert message.startswith("x.pth does not fit this model:")
         assert "encoder.weight is (5, 5) in the checkpoint and (3, 2) in this model" in message
-        assert "the part 'encoder' is incomplete: it lacks weights (1), e.g. encoder.bias" in message
-        assert "the part 'head' is incomplete: it lacks weights (1), e.g. head.bias" in message
+        assert "the part 'encoder' is incomplete: it lacks 1 weight, e.g. encoder.bias" in message
+        assert "the part 'head' is incomplete: it lacks 1 weight, e.g. head.bias" in message
         assert torch.equal(target["head"].weight, before)
 
     def test_stage_1_is_named(self) -> None:

@@ -64,7 +64,7 @@ class VQA(Benchmark):
                 if row["answers"]
             }
         except (KeyError, TypeError) as error:
-            raise XTunerError(f"'{path}' is not VQAv2's annotation file: {error!r} not found as expected.") from error
+            raise XTunerError(f"'{path}' does not have the form of VQAv2's annotation file: {error!r}.") from error
 
     def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
         """Returns the question that a line of the question file holds."""
@@ -134,7 +134,7 @@ class TextVQA(VQA):
             rows = read_json(path)["data"]
             return {_textvqa_key(row["image_id"], row["question"]): texts(row["answers"]) for row in rows}
         except (KeyError, TypeError) as error:
-            raise XTunerError(f"'{path}' is not TextVQA's annotation file: {error!r} not found as expected.") from error
+            raise XTunerError(f"'{path}' does not have the form of TextVQA's annotation file: {error!r}.") from error
 
     def question(self, unique_id: str, row: dict[str, Any], answers: dict[str, Any]) -> Question:
         """Returns the question of a line; its answers must be in the answer file, if there is one."""
