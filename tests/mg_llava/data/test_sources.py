@@ -177,7 +177,7 @@ class TestBadSamples:
         dataset = MGLLaVADataset(**world(records=records, on_bad_sample="skip"))
         for name in ("a.png", "c.png"):
             (tmp_path / name).unlink()
-        with pytest.raises(XTunerError, match=r"sample 'one' .*does not exist.*\(and 1 others"):
+        with pytest.raises(XTunerError, match=r"sample 'one' .*does not exist.*\(1 substitute"):
             dataset[0]
 
     def test_an_unknown_mode(self, world: Any) -> None:

@@ -68,7 +68,7 @@ class TestBadRows:
         bench = jsonl(YesNo, [{"question_id": number, "text": None} for number in range(50)], {})(tmp_path)
         with pytest.raises(ProblemsError, match="question 1: no image, text among question_id") as error:
             bench.questions()
-        assert "and 30 rows more" in str(error.value) and len(error.value.problems) == 21
+        assert "and 30 more rows" in str(error.value) and len(error.value.problems) == 21
 
     def test_a_row_with_too_many_cells(self, tmp_path: Path) -> None:
         bench = tsv(MultipleChoice, "index\tquestion\tA\tB", "1\tq\tx\ty", "2\tq\tx\ty\tz")(tmp_path)
