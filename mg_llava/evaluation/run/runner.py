@@ -82,8 +82,6 @@ class EvaluationRunner:
         selection = BoxSelection() if boxes is None else build(boxes)
         self.collective = collective or Collective()
         self.asker: Asker
-        self.assistant: Assistant | None = None
-        """Of the model that answers; chat, serve and export take it from here. None where an endpoint is asked."""
         if endpoint is not None:
             sent = selection if endpoint_boxes else None
             self.asker = EndpointAsker(endpoint, build(image_processor), sent, endpoint_settings or {"temperature": 0})
@@ -99,7 +97,6 @@ class EvaluationRunner:
             selection,
             check_policy(special_tokens_in_text),
         )
-        self.assistant = assistant
         self.asker = ModelAsker(assistant, batch_size, num_workers, self.collective, lockstep)
 
     @property
