@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "benchmarks.kinds.open_tables": ["OCRVQA", "DocVQA"],
         "run.runner": ["EvaluationRunner"],
         "benchmarks.kinds.chart_qa": ["ChartQA", "TallyQA"],
+        "benchmarks.kinds.choice_files": ["SEEDBench", "VStarBench"],
         "benchmarks.kinds.math_vista": ["MathVista"],
         "benchmarks.kinds.mmvp": ["MMVP"],
         "benchmarks.kinds.multiple_choice": ["MultipleChoice"],

@@ -21,10 +21,13 @@ from mg_llava.evaluation import (
     MMVet,
     MultipleChoice,
     RefCOCO,
+    SEEDBench,
     ShortAnswer,
     TallyQA,
     TextVQA,
+    VizWiz,
     VQAv2,
+    VStarBench,
     YesNo,
 )
 from mg_llava.evaluation.results.predictions import PredictionFiles
@@ -48,7 +51,38 @@ ASKED = [
 ANNOTATIONS = {"annotations": [{"question_id": 1, "answers": [{"answer": 2}] * 10}, {"question_id": 4, "answers": []}]}
 PICTURE = {"image": "a.png", "precision": 1.0}
 CHOICES = {"image": "a.png", "choices": ["左", 2], "precision": None, "unit": None}
+SEED = {
+    "question_id": 1,
+    "question": "狗在哪里？",
+    "data_id": 7,
+    "question_type_id": 1.0,
+    "choice_a": 1,
+    "choice_b": None,
+}
 KINDS: dict[str, Callable[[Path], Benchmark]] = {
+    "seed_bench": listed(
+        SEEDBench,
+        {
+            "questions": [SEED, {**SEED, "answer": "a"}, {**SEED, "data_type": "video", "choice_a": None}],
+            "question_type": {"任务": 1, "x": None},
+        },
+    ),
+    "vstar_bench": jsonl(
+        VStarBench,
+        [
+            {"question_id": n, "image": n, "text": "狗？\n(A) 左\n (B) ", "label": label}
+            for n, label in ((1, "(a)"), (1, None))
+        ],
+        {},
+    ),
+    "viz_wiz": listed(
+        VizWiz,
+        [
+            {"image": "a.png", "question": "狗？", "answers": [{"answer": 2}, {"answer": None}], "answerable": "0"},
+            {"image": "a.png", "question": 5, "answers": ["x", "=1+2"], "answerable": None, "answer_type": 3},
+            {"image": 7, "question": "nan", "answers": None},
+        ],
+    ),
     "multiple_choice": tsv(
         MultipleChoice,
         "index\timage\tquestion\tA\tB\tanswer\tcategory",

@@ -1,4 +1,4 @@
-"""Open questions: TextVQA, VQAv2, GQA, with the question files that LLaVA's evaluation made common."""
+"""Open questions: VQAv2 and TextVQA, with the question files that LLaVA's evaluation made common."""
 
 from __future__ import annotations
 
