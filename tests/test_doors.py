@@ -163,6 +163,7 @@ WAYS = {
         "xtuner.data.records",
         "xtuner.data.text",
         "xtuner.engine.steps",
+        "xtuner.launch",
         "xtuner.memory_estimate",
         "xtuner.tools.support",
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xtuner.launch import FORWARDED
 from xtuner.log import get_logger
 
 
@@ -72,7 +74,7 @@ class Steps:
         get_logger().info("%s%s: xtuner %s", title, " (goes on)" if same else "", " ".join(words))
         self._write(file, finished=False)
         start = time.perf_counter()
-        code = subprocess.run([sys.executable, "-m", "xtuner", *words], check=False).returncode
+        code = run_command([sys.executable, "-m", "xtuner", *words])
         if code != 0:
             raise StepFailed(name, code)
         self._write(file, finished=True, seconds=round(time.perf_counter() - start, 1))
@@ -83,6 +85,22 @@ class Steps:
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"mark": self._mark, **facts}) + "\n", encoding="utf-8")
         partial.replace(file)
+
+
+def run_command(command: Sequence[str]) -> int:
+    """Runs a command and returns its exit code; signals go to it, so that a training saves before both end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # a session of its own: a terminal would send Ctrl-C to both, and here it is passed on
+    process = subprocess.Popen(list(command), start_new_session=True)
+    former = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in FORWARDED}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    # ended by a signal: as a shell reports it
+    return 128 - code if code < 0 else code
 
 
 def _mark(before: str, inputs: Sequence[str | Path]) -> str:

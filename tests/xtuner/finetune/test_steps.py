@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from xtuner.finetune.steps import StepFailed, Steps
+from xtuner.finetune.steps import StepFailed, Steps, run_command
 
 
 class Program:
@@ -18,16 +21,16 @@ class Program:
         self.calls: list[list[str]] = []
         self.codes: dict[str, int] = {}
 
-    def __call__(self, command: list[str], check: bool) -> Any:
-        assert command[1:3] == ["-m", "xtuner"] and not check
+    def __call__(self, command: list[str]) -> int:
+        assert command[1:3] == ["-m", "xtuner"]
         self.calls.append(command[3:])
-        return subprocess.CompletedProcess(command, self.codes.get(command[3], 0))
+        return self.codes.get(command[3], 0)
 
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Program:
     stand_in = Program()
-    monkeypatch.setattr("xtuner.finetune.steps.subprocess.run", stand_in)
+    monkeypatch.setattr("xtuner.finetune.steps.run_command", stand_in)
     return stand_in
 
 
@@ -69,3 +72,34 @@ def test_content_of_files_counts(tmp_path, program):
     for content, ran in (("1", True), ("1", False), ("2", True)):
         file.write_text(content)
         assert Steps(tmp_path / "steps", 1).run("one", [file], lambda _: ("one",)) is ran
+
+
+SAVES = """
+import pathlib, signal, sys, time
+def save(*_):
+    pathlib.Path(sys.argv[2]).write_text("saved")
+    sys.exit(75)
+signal.signal(signal.SIGNUM, save)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_goes_to_the_command_which_saves_first(tmp_path, name):
+    ready, saved = tmp_path / "ready", tmp_path / "saved"
+
+    def send() -> None:
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), getattr(signal, name))
+
+    threading.Thread(target=send).start()
+    before = signal.getsignal(getattr(signal, name))
+    code = run_command([sys.executable, "-c", SAVES.replace("SIGNUM", name), str(ready), str(saved)])
+    assert (code, saved.read_text()) == (75, "saved")
+    assert signal.getsignal(getattr(signal, name)) == before
+
+
+def test_a_command_that_a_signal_ends_has_the_code_of_a_shell():
+    assert run_command([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]) == 137
