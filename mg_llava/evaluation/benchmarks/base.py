@@ -207,7 +207,12 @@ class Benchmark(ABC):
         pairs = [
             (question, prediction) for question, prediction in self.pairs(predictions) if prediction.hit is not None
         ]
-        return {**mean_by_groups((question.groups, prediction.hit or 0.0) for question, prediction in pairs)}
+        means = {name: fmean(values.values()) for name, values in self.means(predictions).items() if values}
+        return {**mean_by_groups((question.groups, prediction.hit or 0.0) for question, prediction in pairs), **means}
+
+    def means(self, predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+        """Returns further measures that are means over questions, 0–1: by name, the value by question id."""
+        return {}
 
     def beside(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns what ``metrics.json`` says beside the scores: counts, and measures that have no standard error."""

@@ -72,4 +72,9 @@ def _of_means(benchmark: Benchmark, predictions: Sequence[Prediction], clusters:
     for (axis, name), members in by_group.items():
         groups.setdefault(axis, {})[name] = clustered_mean(*zip(*members, strict=True)).to_json()
     hits = [(hit, clusters[question.id]) for question, hit in pairs]
-    return {"overall": clustered_mean(*zip(*hits, strict=True)).to_json(), "groups": groups}
+    further = {
+        name: clustered_mean(list(values.values()), [clusters[key] for key in values]).to_json()
+        for name, values in benchmark.means(predictions).items()
+        if values
+    }
+    return {"overall": clustered_mean(*zip(*hits, strict=True)).to_json(), "groups": groups, **further}

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
 from mg_llava.evaluation.benchmarks.base import Verdict, equal, id_text
@@ -79,19 +78,19 @@ class GQA(VQA):
             "lmms-eval": (output, float(lmms_exact_match(output, question.answer))),
         }
 
-    def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """Returns accuracy with consistency, validity and plausibility, each where the files carry what it needs."""
+    def means(self, predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+        """Returns consistency, validity and plausibility, each of the questions whose files carry what it needs."""
         answers = {question.box_id: one.parsed or "" for question, one in self.pairs(predictions)}
-        scored = {question.box_id: hit for question, hit in self.scored(predictions)}
-        consistent = (consistency(key, self._records, answers) for key, hit in scored.items() if hit == 1)
-        measures = {"consistency": [value for value in consistent if value is not None]}
-        for name, kind in (("validity", "valid"), ("plausibility", "plausible")):
-            measures[name] = [
-                float(is_among(answers[key], self._choices[key].get(kind) or (), self._records[key]))
-                for key in scored
+        scored = [(question.id, question.box_id, hit) for question, hit in self.scored(predictions)]
+        consistent = ((name, consistency(key, self._records, answers)) for name, key, hit in scored if hit == 1)
+        measures = {"consistency": {name: value for name, value in consistent if value is not None}}
+        for measure, kind in (("validity", "valid"), ("plausibility", "plausible")):
+            measures[measure] = {
+                name: float(is_among(answers[key], self._choices[key].get(kind) or (), self._records[key]))
+                for name, key, _ in scored
                 if key in self._choices
-            ]
-        return {**super().score(predictions), **{name: fmean(values) for name, values in measures.items() if values}}
+            }
+        return measures
 
     def beside(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Returns the distribution of answers (less is better) and how much of what consistency needs was asked."""
