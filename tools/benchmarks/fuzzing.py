@@ -269,15 +269,20 @@ def override(draw: random.Random, folder: Path) -> None:
     parse_overrides([f"{key}{draw.choice(('=', '', ' = '))}{text}"])
 
 
+def odd_request(draw: random.Random) -> bytes:
+    """Returns a body of ``/v1/chat/completions`` that is right but for a few things."""
+    body = deepcopy(REQUEST)
+    body["messages"][0]["content"][0]["image_url"]["url"] += _encoded()  # type: ignore[index]
+    return odd_json(draw, [body])
+
+
 def request(draw: random.Random, folder: Path) -> None:
     """Bodies of ``/v1/chat/completions``, up to the prompt."""
 
     def open_image(part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | None]:
         return read_picture_url(picture_address(part), _LIMITS), as_picture_boxes(part.get("boxes"))
 
-    body = deepcopy(REQUEST)
-    body["messages"][0]["content"][0]["image_url"]["url"] += _encoded()  # type: ignore[index]
-    fields = read_fields(read_body(odd_json(draw, [body]), _LIMITS), _LIMITS)
+    fields = read_fields(read_body(odd_request(draw), _LIMITS), _LIMITS)
     read_messages(fields.messages, open_image, bool(fields.continue_final_message))
 
 
