@@ -276,7 +276,7 @@ class TestOthers:
     @pytest.mark.parametrize("content", ["[1]", "{", '{"a": 1}'])
     def test_tag_file(self, content: str, tmp_path: Path) -> None:
         (tmp_path / "tags.json").write_text(content)
-        with pytest.raises(XTunerError, match="tag file"):
+        with pytest.raises(XTunerError, match="picture → list of names"):
             TagFile(str(tmp_path / "tags.json"))
 
 
