@@ -13,11 +13,12 @@ from xtuner.engine.checkpoints.former import check_work_dir
 from xtuner.engine.checkpoints.integrity import is_universal
 from xtuner.engine.hooks.validation import ValLoop
 from xtuner.engine.processes.environment import Environment, join_deepspeed, seed_everything
-from xtuner.engine.runner import RunPlan, TrainingMixin, make_runner
+from xtuner.engine.runner import make_runner
 from xtuner.engine.steps.loader import build_train_dataloader
 from xtuner.engine.steps.optim import StepOptimizer
 from xtuner.engine.steps.precision import resolve_precision
 from xtuner.engine.strategies.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
+from xtuner.engine.training import RunPlan, TrainingMixin
 from xtuner.errors import XTunerError, counted
 from xtuner.log import get_logger
 from xtuner.model.files.base import describe_base
