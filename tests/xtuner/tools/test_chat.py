@@ -183,7 +183,7 @@ class TestMistakes:
             capsys, str(other), "--prompt", "what"
         )
         (other / "config.json").write_text("{")
-        assert "expected an object" in self.run(capsys, str(other), "--prompt", "what")
+        assert "is not JSON" in self.run(capsys, str(other), "--prompt", "what")
 
     def test_templates(self, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
         options = [option.replace("prompt_template=vicuna", "prompt_template=vicunna") for option in trained.options]
