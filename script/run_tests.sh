@@ -18,4 +18,4 @@ echo "==> format"; ruff format --check .
 echo "==> types"; mypy
 echo "==> file sizes"; git ls-files -z | xargs -0 python tools/check_large_files.py
 echo "==> tests"
-exec python -m pytest -n "$(nproc)" --dist loadfile -m "not gpu" --durations=15
+exec python -m pytest -n "$(env -u OMP_NUM_THREADS nproc)" --dist loadfile -m "not gpu" --durations=15
