@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
-from mg_llava.inference.generation import greedy_config
+from mg_llava.inference.generation import Draws, greedy_config
 from mg_llava.inference.prompts import Prompt, PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.fitting import build_template
@@ -94,35 +94,49 @@ class Assistant:
         return context - used
 
     def generate(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, streamer: Any | None = None, synced: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        streamer: Any | None = None,
+        synced: bool = False,
+        draws: Draws | None = None,
+        names: Sequence[str] = (),
     ) -> list[str]:
-        """Answers a batch of prompts greedily.
+        """Answers a batch of prompts.
 
         Args:
             prompts: at least one; they may differ in length and in number of pictures.
             max_new_tokens: answers are cut there.
             streamer: a transformers streamer that gets the tokens as they come; for one prompt only.
             synced: go on until the longest answer of all processes ends (ZeRO-3, where they gather weights together).
+            draws: how tokens are drawn; None = the likeliest each time.
+            names: of the prompts; with `draws` they decide, with its seed, on the random numbers.
 
         Returns:
             One answer per prompt, without what ends it.
         """
         batch = collate_prompts(prompts, pad_id=self.tokenizer.pad_token_id)
-        tokens = self.model.generate(**batch, **self.greedy(max_new_tokens), streamer=streamer, synced_gpus=synced)
+        devices = [self.model.llm.device] if self.model.llm.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=draws is not None):
+            if draws is not None:
+                torch.manual_seed(draws.seed_of(names))
+            config = self.generation_config(max_new_tokens, draws)
+            tokens = self.model.generate(**batch, generation_config=config, streamer=streamer, synced_gpus=synced)
         return [self.decode(ids) for ids in tokens.tolist()]
 
     def greedy(self, max_new_tokens: int) -> dict[str, Any]:
         """Returns arguments of ``generate`` for the likeliest answer, ending where the template says."""
         return {"generation_config": self.generation_config(max_new_tokens)}
 
-    def generation_config(self, max_new_tokens: int) -> GenerationConfig:
-        """Returns how answers are made unless asked otherwise; nothing else has a say in it."""
+    def generation_config(self, max_new_tokens: int, draws: Draws | None = None) -> GenerationConfig:
+        """Returns how answers are made: greedily, or by `draws`; nothing else has a say in it."""
         tokenizer = self.tokenizer
-        return greedy_config(max_new_tokens, self.stop_ids(), tokenizer.pad_token_id, tokenizer.bos_token_id)
+        config = greedy_config(max_new_tokens, self.stop_ids(), tokenizer.pad_token_id, tokenizer.bos_token_id)
+        return config if draws is None else draws.config(config)
 
-    def generation_facts(self, max_new_tokens: int) -> dict[str, Any]:
+    def generation_facts(self, max_new_tokens: int, draws: Draws | None = None) -> dict[str, Any]:
         """Returns how answers are made, and what the language model's folder asked for instead, as JSON values."""
-        used = self.generation_config(max_new_tokens).to_diff_dict()
+        used = self.generation_config(max_new_tokens, draws).to_diff_dict()
         used.pop("transformers_version", None)
         return {"used": used, "asked_by_language_model": self.model.asked_generation}
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import GenerationConfig
+
+from xtuner.errors import XTunerError
 
 _NEUTRAL = {
     "do_sample": False,
@@ -19,6 +23,40 @@ _NEUTRAL = {
     "use_cache": True,
 }
 """The likeliest token, each time, and nothing else."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How tokens are drawn where the likeliest is not taken each time.
+
+    Attributes:
+        seed: of the random numbers.
+        temperature: above 0; higher is more random.
+        top_p: tokens come from the smallest set with this share of the probability, above 0 and at most 1.
+
+    Raises:
+        XTunerError: a value out of its range.
+    """
+
+    seed: int
+    temperature: float = 0.7
+    top_p: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not (0 < self.temperature < float("inf") and 0 < self.top_p <= 1 and 0 <= self.seed < 2**63):
+            raise XTunerError(
+                f"seed {self.seed}, temperature {self.temperature}, top_p {self.top_p}: expected a seed of 0 or more, "
+                "a temperature above 0 and a top_p above 0 and at most 1."
+            )
+
+    def config(self, greedy: GenerationConfig) -> GenerationConfig:
+        """Returns the greedy settings with drawn tokens instead."""
+        drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return GenerationConfig(**{**greedy.to_dict(), **drawn})
+
+    def seed_of(self, names: Sequence[str]) -> int:
+        """Returns the seed of one batch: the same for the same names, whichever process answers them."""
+        return zlib.crc32("\0".join([str(self.seed), *names]).encode("utf-8", "replace"))
 
 
 def greedy_config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int, bos_id: int | None) -> GenerationConfig:

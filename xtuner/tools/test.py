@@ -47,6 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir", help="folder for the results, <work-dir>/<benchmark>/ (default: work_dirs/<config name>)"
     )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="draw answers instead of taking the likeliest, once per seed, and show how much scores vary; results are "
+        "in <work-dir>/seed_<N>/<benchmark>/ and <work-dir>/<benchmark>/seeds.json",
+    )
+    parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help="of --seeds (default: 0.7)")
+    parser.add_argument("--top-p", type=float, default=0.9, metavar="P", help="of --seeds (default: 0.9)")
     parser.add_argument("--score-only", action="store_true", help="score the stored answers again, without a model")
     parser.add_argument(
         "--judge",
@@ -157,6 +167,13 @@ def _check(args: argparse.Namespace) -> None:
         raise XTunerError(f"{options} are given: answers come from one of them, so leave the others out.")
     if args.parallel < 1:
         raise XTunerError(f"--parallel is {args.parallel}: expected at least 1 request at a time.")
+    if args.seeds and (args.score_only or args.report or args.xlsx or args.train_images):
+        raise XTunerError(
+            "--seeds writes one folder of results per seed: run --score-only, --report, --xlsx and --train-images on "
+            "one of them, by --work-dir <work-dir>/seed_<N>."
+        )
+    if args.seeds and len(set(args.seeds)) < len(args.seeds):
+        raise XTunerError(f"--seeds names a seed twice: {args.seeds}. Give each once.")
     if args.limit is not None and args.limit < 1:
         raise XTunerError(f"--limit is {args.limit}: expected at least 1 question.")
 
@@ -179,10 +196,22 @@ def _evaluate(
         model = build_trained(cfg, args.checkpoint, environment.device, base=args.base)
         runner = build(cfg.evaluation, model=model, collective=Collective())
         facts = checkpoint_facts(args.checkpoint)
-    results = {
-        one.name: runner.run(one, work_dir / one.name, {**run_facts(cfg, one.name), **facts}, args.limit, judge)
-        for one in benchmarks
-    }
+
+    def run_all(folder: Path) -> dict[str, dict[str, Any]]:
+        return {
+            one.name: runner.run(one, folder / one.name, {**run_facts(cfg, one.name), **facts}, args.limit, judge)
+            for one in benchmarks
+        }
+
+    if args.seeds:
+        results = {}
+        by_seed = {}
+        for seed in args.seeds:
+            runner.sample(seed, args.temperature, args.top_p)
+            by_seed[seed] = run_all(work_dir / f"seed_{seed}")
+        show_seeds(by_seed, work_dir)
+    else:
+        results = run_all(work_dir)
     if not args.endpoint:
         close_environment()
     return results
@@ -200,6 +229,31 @@ def _endpoint(args: argparse.Namespace) -> dict[str, Any]:
         *(model, without_login(args.endpoint), "with" if sends else "without", args.parallel),
     )
     return {"endpoint": Endpoint(args.endpoint, model, key, parallel=args.parallel), "endpoint_boxes": sends}
+
+
+def show_seeds(by_seed: Mapping[int, Mapping[str, Mapping[str, Any]]], work_dir: Path) -> None:
+    """Writes and prints how the scores of each benchmark vary over the seeds; nothing on ranks without results.
+
+    Args:
+        by_seed: what ``metrics.json`` holds, by seed and benchmark.
+        work_dir: gets ``<benchmark>/seeds.json``.
+    """
+    from rich.table import Table
+
+    from xtuner.evaluation.seeds import spread, write_spread
+
+    table = Table("benchmark", "mean", "standard deviation", *(f"seed {seed}" for seed in by_seed))
+    for name in next(iter(by_seed.values())):
+        runs = {seed: results[name] for seed, results in by_seed.items()}
+        if not all(runs.values()):
+            continue
+        found = spread(runs)
+        write_spread(found, work_dir / name / "seeds.json")
+        deviation = found["standard_deviation"]
+        each = [_percent(score) for score in found["seeds"].values()]
+        table.add_row(name, _percent(found["overall"]), "" if deviation is None else f"{deviation:.1%}", *each)
+    if table.row_count:
+        console.print(table)
 
 
 def show_comparison(first: str, second: str) -> int:
@@ -278,6 +332,8 @@ def _to_argv(args: argparse.Namespace) -> list[str]:
         value = getattr(args, option)
         if value is not None:
             argv += [f"--{option.replace('_', '-')}", str(value)]
+    if args.seeds:
+        argv += ["--seeds", *map(str, args.seeds), "--temperature", str(args.temperature), "--top-p", str(args.top_p)]
     argv += ["--allow-missing"] if args.allow_missing else []
     argv += ["--report"] if args.report else []
     argv += ["--xlsx"] if args.xlsx else []

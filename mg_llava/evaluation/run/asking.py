@@ -12,6 +12,7 @@ from mg_llava.evaluation.benchmarks.base import Benchmark
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.run.showing import show, unanswered
 from mg_llava.inference.assistant import Assistant, Prompt
+from mg_llava.inference.generation import Draws
 from xtuner.data.text.templates import Turn
 from xtuner.engine.processes.environment import Collective
 from xtuner.engine.processes.work_queue import WorkQueue
@@ -30,6 +31,9 @@ class Asker(Protocol):
 
     def facts(self, benchmark: Benchmark) -> dict[str, Any]:
         """Returns what answers depend on besides checkpoint and config, as JSON values."""
+
+    def sample(self, seed: int, temperature: float, top_p: float) -> None:
+        """From here on draws tokens instead of taking the likeliest; see `Draws`."""
 
     def ask(
         self, benchmark: Benchmark, questions: Sequence[Question], stop: Callable[[], bool]
@@ -53,6 +57,7 @@ class ModelAsker:
         num_workers: see there.
         collective: see there.
         lockstep: see there.
+        draws: how tokens are drawn; None = the likeliest each time.
     """
 
     assistant: Assistant
@@ -60,12 +65,17 @@ class ModelAsker:
     num_workers: int
     collective: Collective
     lockstep: bool
+    draws: Draws | None = None
+
+    def sample(self, seed: int, temperature: float, top_p: float) -> None:
+        """See `Asker.sample`."""
+        self.draws = Draws(seed, temperature, top_p)
 
     def facts(self, benchmark: Benchmark) -> dict[str, Any]:
         """Returns the template and how answers are generated."""
         return {
             "prompt_template": self.assistant.template.name,
-            "generation": self.assistant.generation_facts(benchmark.max_new_tokens),
+            "generation": self.assistant.generation_facts(benchmark.max_new_tokens, self.draws),
         }
 
     def ask(
@@ -85,7 +95,7 @@ class ModelAsker:
             collate_fn=list,
         )
         for batch in loader:
-            yield _answer(self.assistant, benchmark, batch, self.lockstep)
+            yield _answer(self.assistant, benchmark, batch, self.lockstep, self.draws)
             if takes.ends(stop()):
                 return
 
@@ -136,13 +146,16 @@ class _Rounds:
         return self.collective.sum([float(stop)])[0] > 0
 
 
-def _answer(assistant: Assistant, benchmark: Benchmark, batch: Sequence[Asked], lockstep: bool) -> list[Prediction]:
+def _answer(
+    assistant: Assistant, benchmark: Benchmark, batch: Sequence[Asked], lockstep: bool, draws: Draws | None
+) -> list[Prediction]:
     """The predictions of a batch; in lockstep the model is called even where there is nothing to ask."""
     asked = [(question, words, prompt) for question, words, prompt in batch if isinstance(prompt, Prompt)]
     outputs: list[str] = []
     if asked:
         prompts = [prompt for _, _, prompt in asked]
-        outputs = assistant.generate(prompts, benchmark.max_new_tokens, synced=lockstep)
+        names = [question.id for question, _, _ in asked]
+        outputs = assistant.generate(prompts, benchmark.max_new_tokens, synced=lockstep, draws=draws, names=names)
     elif lockstep:
         assistant.generate([assistant.prepare([Turn("-")])], benchmark.max_new_tokens, synced=True)
     answers = {question.id: output for (question, _, _), output in zip(asked, outputs, strict=True)}

@@ -46,6 +46,10 @@ class EndpointAsker:
         self.boxes = boxes
         self.settings = dict(settings)
 
+    def sample(self, seed: int, temperature: float, top_p: float) -> None:
+        """See `Asker.sample`: the endpoint draws, with the seed that requests carry."""
+        self.settings |= {"temperature": temperature, "top_p": top_p, "seed": seed}
+
     def facts(self, benchmark: Benchmark) -> dict[str, Any]:
         """Returns the endpoint, the model, and what requests say besides the question."""
         return {

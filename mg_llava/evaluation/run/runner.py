@@ -99,6 +99,10 @@ class EvaluationRunner:
         )
         self.asker = ModelAsker(assistant, batch_size, num_workers, self.collective, lockstep)
 
+    def sample(self, seed: int, temperature: float, top_p: float) -> None:
+        """From here on answers are drawn: tokens by `temperature` and `top_p`, random numbers by `seed`."""
+        self.asker.sample(seed, temperature, top_p)
+
     @property
     def assistant(self) -> Assistant:
         """What answers; commands that export or chat take it from here.

@@ -13,9 +13,10 @@ import torch
 from mg_llava.hf import load_assistant, save_pretrained
 from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.chat import ChatSession
-from mg_llava.inference.generation import greedy_config
+from mg_llava.inference.generation import Draws, greedy_config
 from tests.tiny_assistant import tiny_assistant
 from xtuner.data.text.templates import Turn
+from xtuner.errors import XTunerError
 from xtuner.model.meta import meta_init
 from xtuner.registry import build
 
@@ -108,3 +109,40 @@ def test_greedy_config_is_read_back_as_it_was(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     assert type(config).from_pretrained(tmp_path).to_diff_dict() == config.to_diff_dict()
     assert config.eos_token_id == [2, 9] and config.max_new_tokens == 7 and config.do_sample is False
+
+
+class TestDraws:
+    NAMES = ("a", "b")
+
+    @pytest.fixture(scope="class")
+    def drawing(self, tmp_path_factory: pytest.TempPathFactory) -> Assistant:
+        return tiny_assistant(tmp_path_factory.mktemp("draws"))[0]
+
+    @staticmethod
+    def ask(assistant: Assistant, draws: Draws | None, names: tuple[str, ...] = NAMES) -> list[str]:
+        prompts = [assistant.prepare([Turn(text)]) for text in ("Is it red", "dog cat A B C")]
+        return assistant.generate(prompts, 12, draws=draws, names=names)
+
+    def test_a_seed_and_the_names_decide(self, drawing: Assistant) -> None:
+        first = self.ask(drawing, Draws(1, 2.0, 1.0))
+        torch.rand(3)  # what else draws has no say
+        assert self.ask(drawing, Draws(1, 2.0, 1.0)) == first
+        assert self.ask(drawing, Draws(2, 2.0, 1.0)) != first
+        assert self.ask(drawing, Draws(1, 2.0, 1.0), ("a", "c")) != first
+
+    def test_a_small_share_is_the_likeliest(self, drawing: Assistant) -> None:
+        assert self.ask(drawing, Draws(3, 1.0, 1e-9)) == self.ask(drawing, None)
+
+    def test_other_random_numbers_stay(self, drawing: Assistant) -> None:
+        torch.manual_seed(5)
+        wanted = torch.rand(2)
+        torch.manual_seed(5)
+        self.ask(drawing, Draws(1))
+        assert torch.equal(torch.rand(2), wanted)
+
+    @pytest.mark.parametrize(
+        "values", [(-1, 1.0, 1.0), (1, 0.0, 1.0), (1, 1.0, 0.0), (1, float("nan"), 1.0), (1, 1.0, 2.0)]
+    )
+    def test_values_out_of_range(self, values: tuple[int, float, float]) -> None:
+        with pytest.raises(XTunerError, match="expected a seed of 0 or more"):
+            Draws(*values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.stub_endpoint import stub_endpoint
 from tests.xtuner.tools.conftest import Trained
 from xtuner.cli import main
 from xtuner.evaluation.benchmarks import checkpoint_facts
+from xtuner.evaluation.seeds import spread
 
 
 def arguments(trained: Trained, work_dir: Path, *more: str) -> list[str]:
@@ -117,3 +119,38 @@ def test_mistakes(
 def test_no_checkpoint(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", trained.config, "--benchmarks", "pope", *trained.options]) == 1
     assert "no --checkpoint given" in capsys.readouterr().err
+
+
+class TestSeeds:
+    def test_one_run_a_seed_and_what_they_have_together(
+        self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = arguments(trained, tmp_path, "--benchmarks", "pope", "--seeds", "3", "4", "--temperature", "1.5")
+        assert main(command) == 0
+        found = json.loads((tmp_path / "pope" / "seeds.json").read_text())
+        runs = [json.loads((tmp_path / f"seed_{seed}" / "pope" / "metrics.json").read_text()) for seed in (3, 4)]
+        assert found["seeds"] == {"3": runs[0]["overall"], "4": runs[1]["overall"]}
+        assert found["overall"] == pytest.approx(sum(run["overall"] for run in runs) / 2)
+        assert runs[0]["generation"]["used"]["temperature"] == 1.5 and runs[0]["generation"]["used"]["do_sample"]
+        assert "standard deviation" in " ".join(capsys.readouterr().err.split())
+
+    @pytest.mark.parametrize("more", [["--seeds", "1", "1"], ["--seeds", "1", "--report"]])
+    def test_what_does_not_go_together(
+        self, trained: Trained, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(arguments(trained, tmp_path, "--benchmarks", "pope", *more)) == 1
+        assert "--seeds" in capsys.readouterr().err
+
+
+def test_spread_by_hand() -> None:
+    def run(score: float | None) -> dict[str, Any]:
+        return {"overall": score, "num_questions": 10}
+
+    assert spread({1: run(0.5), 2: run(0.7)}) == {
+        "overall": pytest.approx(0.6),
+        "standard_deviation": pytest.approx(0.02**0.5),
+        "seeds": {"1": 0.5, "2": 0.7},
+        "num_questions": 10,
+    }
+    assert spread({1: run(0.5)})["standard_deviation"] is None
+    assert spread({1: run(0.5), 2: run(None)})["overall"] is None
