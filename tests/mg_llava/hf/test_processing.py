@@ -78,7 +78,7 @@ class TestMistakes:
     def test_pictures(self, processor: MGLLaVAProcessor) -> None:
         with pytest.raises(XTunerError, match="pictures without a place in the text: 1"):
             processor(images=PICTURE, text="what")
-        with pytest.raises(XTunerError, match="1 times <image>, 0 pictures"):
+        with pytest.raises(XTunerError, match="1 <image> placeholder, 0 pictures"):
             processor(text=f"{IMAGE_TOKEN} what")
         with pytest.raises(XTunerError, match="got no text"):
             processor(images=PICTURE)
