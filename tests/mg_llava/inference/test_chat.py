@@ -110,7 +110,7 @@ class TestPictures:
     def test_a_large_one_is_refused_before_it_is_decoded(self, assistant: Assistant, tmp_path: Path) -> None:
         """50 megapixels in 6 kB."""
         Image.new("1", (10_000, 5_000)).save(tmp_path / "bomb.png")
-        with pytest.raises(XTunerError, match="10000 x 5000 = 50.0 megapixels, at most 40.0"):
+        with pytest.raises(XTunerError, match="10000 x 5000 = 50.0 megapixels, but at most 40.0"):
             ChatSession(assistant).add_picture(str(tmp_path / "bomb.png"))
 
     def test_of_an_animation_the_first_frame_is_shown_and_said(self, assistant: Assistant, tmp_path: Path) -> None:
