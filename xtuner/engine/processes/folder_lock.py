@@ -191,21 +191,32 @@ class FolderLock:
         self._move_away(found)
 
     def _move_away(self, dead: Holder) -> None:
-        aside = self._beside("dead")
+        """Removes a dead holder's lock: one start at a time, and only while it is still that holder's."""
+        guard = self.path.with_name(f"{self.path.name}.takeover")
         try:
-            self.path.rename(aside)
+            os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            self._wait_for_other_start(guard)
+            return
+        try:
+            now = Holder.read(self.path)
+            if now is not None and now.token == dead.token:
+                # nothing else can take its place meanwhile: a lock is only made where there is none
+                self.path.unlink(missing_ok=True)
+                get_logger().info("The run that held %s has died (%s): taking over.", self.folder, dead)
+        finally:
+            guard.unlink(missing_ok=True)
+
+    def _wait_for_other_start(self, guard: Path) -> None:
+        """Another start removes the lock; one that was killed at it is told by its guard's age."""
+        try:
+            age = self._disk_time() - guard.stat().st_mtime
         except FileNotFoundError:
-            return  # another start was faster
-        moved = Holder.read(aside)
-        if moved is not None and moved.token != dead.token:
-            # another start has taken the lock in between, and holds it
-            try:
-                os.link(aside, self.path)
-            except FileExistsError:
-                get_logger().debug("%s has a third holder already", self.path)
+            return
+        if age > STALE_SECONDS:
+            guard.unlink(missing_ok=True)
         else:
-            get_logger().info("The run that held %s has died (%s): taking over.", self.folder, dead)
-        aside.unlink(missing_ok=True)
+            time.sleep(REFRESH_SECONDS / 200)
 
     def _keep(self) -> None:
         """Touches the lock; ends this process where another one has taken it, for two must not write one folder."""

@@ -50,7 +50,7 @@ class TestDeepSpeed:
 
     def test_no_json(self, tmp_path: Path) -> None:
         (tmp_path / "x.json").write_text("{'a': 1}")
-        with pytest.raises(XTunerError, match="not valid JSON"):
+        with pytest.raises(XTunerError, match="is not JSON: line 1"):
             read_deepspeed(str(tmp_path / "x.json"))
 
     @pytest.mark.parametrize(
