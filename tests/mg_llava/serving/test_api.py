@@ -150,7 +150,7 @@ class TestRefused:
     def test_a_bomb(self, server: Server) -> None:
         bomb = Image.new("1", (10_000, 5_000))
         assert len(data_url(bomb)) < LIMITS.max_upload
-        with pytest.raises(openai.BadRequestError, match="50.0 megapixels, at most 1.0"):
+        with pytest.raises(openai.BadRequestError, match="50.0 megapixels, but at most 1.0"):
             server.ask("what", image(data_url(bomb)))
 
     def test_an_animation_gives_its_first_frame(self, server: Server) -> None:

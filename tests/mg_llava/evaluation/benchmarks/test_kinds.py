@@ -232,7 +232,7 @@ class TestVQAv2:
         write(tmp_path / "q.jsonl", '{"question_id": 1, "image": "a", "text": "?"}')
         write(tmp_path / "a.json", "[]")
         bench = VQA(name="v", data_root=str(tmp_path), data_file="q.jsonl", answer_file="a.json", image_folder="")
-        with pytest.raises(XTunerError, match="not VQAv2's annotation file"):
+        with pytest.raises(XTunerError, match="form of VQAv2's annotation file"):
             bench.questions()
 
 
