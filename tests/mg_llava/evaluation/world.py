@@ -71,14 +71,15 @@ def main() -> None:
     # before the process group: within one, transformers has rank 0 write files only
     assistant = seeded_assistant(args.out.parent / f"parts_{args.out.name}_{os.environ.get('RANK', '0')}")
     environment = setup_environment()
-    generate = assistant.generate
+    # of the class: the runner makes an assistant of its own
+    generate = Assistant.generate
 
-    def slow(*arguments: Any, **keywords: Any) -> list[str]:
+    def slow(self: Assistant, *arguments: Any, **keywords: Any) -> list[str]:
         # rank 1 takes five times as long
         time.sleep(args.delay * (1 + 4 * environment.rank))
-        return generate(*arguments, **keywords)
+        return generate(self, *arguments, **keywords)
 
-    assistant.generate = slow  # type: ignore[method-assign]
+    Assistant.generate = slow  # type: ignore[method-assign]
     collective = Collective()
     run = runner(assistant, 2, collective=collective, num_workers=args.workers)
     run.run(bench(args.world), args.out, FACTS)
