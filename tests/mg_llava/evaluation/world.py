@@ -72,11 +72,11 @@ def main() -> None:
     assistant = seeded_assistant(args.out.parent / f"parts_{args.out.name}_{os.environ.get('RANK', '0')}")
     environment = setup_environment()
     # of the class: the runner makes an assistant of its own
-    generate = Assistant.generate
+    generate, slow_rank = Assistant.generate, [1]
 
     def slow(self: Assistant, *arguments: Any, **keywords: Any) -> list[str]:
-        # rank 1 takes five times as long
-        time.sleep(args.delay * (1 + 4 * environment.rank))
+        # one rank takes five times as long
+        time.sleep(args.delay * (5 if environment.rank == slow_rank[0] else 1))
         return generate(self, *arguments, **keywords)
 
     Assistant.generate = slow  # type: ignore[method-assign]
@@ -86,6 +86,7 @@ def main() -> None:
     if collective.world_size > 1:
         locked = runner(assistant, 2, collective=collective, lockstep=True)
         locked.run(bench(args.world), args.out.with_name(f"{args.out.name}_locked"), FACTS)
+        slow_rank[0] = 0  # rank 1 stops while there is work left
         stops = iter([False, collective.rank == 1])
         cut = args.out.with_name(f"{args.out.name}_cut")
         stopped = run.run(bench(args.world), cut, FACTS, should_stop=lambda: next(stops, collective.rank == 1))
