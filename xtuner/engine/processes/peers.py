@@ -7,11 +7,14 @@ gone. Over the same connections the ranks tell how many meetings (`waiting`) the
 
 from __future__ import annotations
 
+import atexit
 import json
+import logging
 import os
 import secrets
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -243,6 +246,7 @@ class PeerWatch:
             # the failure may be here a moment before the end of the connection
             if not _is_of_communication(error) or not self._dead.wait(_GRACE_SECONDS):
                 raise
+            atexit.register(_leave_at_once)
             raise XTunerError(f"{self._reason}. Rank {self.rank} cannot go on without it.") from error
 
     def _end(self, reason: str) -> None:
@@ -289,3 +293,13 @@ def join_peers(rank: int, world_size: int, environ: Mapping[str, str]) -> PeerWa
             f"{str(error).splitlines()[0]}"
         ) from error
     return PeerWatch(rank, world_size, environ["MASTER_ADDR"], store)
+
+
+def _leave_at_once() -> None:
+    """Ends the process before the interpreter takes itself down: threads of a group that has lost a member would abort
+    it there, and the exit code would be that of a crash.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_DIED)
