@@ -18,6 +18,7 @@ EVERYWHERE = {"xtuner.errors", "xtuner.json_values", "xtuner.log", "xtuner.const
 
 # the rooms and modules at the top of xtuner that a room uses, besides EVERYWHERE
 WAYS = {
+    "mg_llava.model.encoders": {"mg_llava.pictures", "xtuner.model", "xtuner.model.files"},
     "mg_llava": {"mg_llava.evaluation", "mg_llava.hf", "mg_llava.inference", "mg_llava.model"},
     "mg_llava.boxes": {"xtuner.data.records", "xtuner.data.store"},
     "mg_llava.data": {
@@ -100,7 +101,13 @@ WAYS = {
         "xtuner.data.text",
         "xtuner.data.records",
     },
-    "mg_llava.model": {"mg_llava.pictures", "xtuner.memory_estimate", "xtuner.model", "xtuner.model.files"},
+    "mg_llava.model": {
+        "mg_llava.model.encoders",
+        "mg_llava.pictures",
+        "xtuner.memory_estimate",
+        "xtuner.model",
+        "xtuner.model.files",
+    },
     "mg_llava.pictures": {"mg_llava.boxes", "xtuner.model"},
     "mg_llava.serving": {
         "mg_llava.boxes",
