@@ -19,7 +19,8 @@ import torch
 
 from mg_llava.hf.card import model_card
 from mg_llava.hf.configuration import FORMAT_VERSION, MODEL_TYPE, MGLLaVAConfig, check_types
-from mg_llava.hf.modeling import PART_NAMES, MGLLaVAForConditionalGeneration
+from mg_llava.hf.modeling import MGLLaVAForConditionalGeneration
+from mg_llava.hf.parts import PART_NAMES
 from mg_llava.hf.processing import MGLLaVAProcessor
 from mg_llava.hf.streaming import CheckpointWeights, tied_names
 from mg_llava.model.checkpoint_names import to_published_names
@@ -165,8 +166,8 @@ def make_processor(assistant: Assistant) -> MGLLaVAProcessor:
         tokenizer=tokenizer,
         prompt_template=assistant.template,
         boxes=assistant.boxes,
-        num_image_tokens=assistant.model.low_res_encoder.num_tokens,
-        with_objects=assistant.model.object_encoder is not None,
+        num_image_tokens=assistant.model.vision.num_image_tokens,
+        with_objects=assistant.model.vision.with_objects,
         special_tokens_in_text=assistant.special_tokens_in_text,
     )
 

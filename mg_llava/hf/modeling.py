@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mg_llava.hf.configuration import MGLLaVAConfig
+from mg_llava.hf.parts import PART_NAMES, build_text, build_vision
 from mg_llava.model.splice import placeholder_positions
+from mg_llava.model.vision import ENCODERS
 from mg_llava.pictures.preprocess import PixelNormalizer
 from xtuner.constants import IGNORE_INDEX
 from xtuner.errors import XTunerError
-from xtuner.model.llm import resolve_dtype
 from xtuner.model.meta import meta_init
 from xtuner.registry import build
 
-FROZEN_PARTS = ("low_res_encoder", "high_res_encoder")
-PART_NAMES = (*FROZEN_PARTS, "fusion", "projector", "object_encoder", "llm")
 _SHOWN = 5
 _ALIGNMENT = 64
 
@@ -243,37 +242,13 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 def _build_core(config: MGLLaVAConfig) -> Any:
     """Builds the training model's parts from the config alone, without weights."""
-    node = {**config.parts, "trainable": [n for n in PART_NAMES if n not in FROZEN_PARTS], "pretrained_pth": None}
+    trainable = [name for name in PART_NAMES if name not in ENCODERS]
     with meta_init(device=None):
-        for name in PART_NAMES:
-            if node.get(name) is not None:
-                node[name] = _build_part(config, name, node[name])
-        core = build(node)
-    for name, part in core.parts().items():
-        if name != "llm":
-            part.to(_dtype_of(config, name))
+        parts = {**build_vision(config).parts(), "llm": build_text(config)}
+        core = build({**config.parts, **parts, "trainable": trainable, "pretrained_pth": None})
     core.end_ids = tuple(config.stop_token_ids)
     core.data_preprocessor.normalizer = PixelNormalizer(**config.pixels)
     return core
-
-
-def _build_part(config: MGLLaVAConfig, name: str, node: Mapping[str, Any]) -> Any:
-    if name == "llm":
-        return AutoModelForCausalLM.from_config(
-            config.text_config, dtype=_dtype_of(config, name), attn_implementation=config._attn_implementation
-        )
-    if name == "low_res_encoder":
-        return build(node, name_or_path=config.vision_config)
-    if name == "high_res_encoder":
-        return build(node, path=config.high_res_config)
-    # needs the sizes of the others: built with the model, which hands them on
-    return node
-
-
-def _dtype_of(config: MGLLaVAConfig, part: str) -> torch.dtype:
-    """Returns the number format that a part was saved in, else the current one."""
-    wanted = resolve_dtype(config.part_dtypes.get(part, "auto"))
-    return wanted if isinstance(wanted, torch.dtype) else torch.get_default_dtype()
 
 
 @torch.no_grad()

@@ -161,7 +161,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             raise XTunerError("the processor got no text: give one, with <image> at the place of each picture.")
         turn = self.image_processor.apply_exif_orientation
         pictures = [read_source(picture, turn) for picture in _flat(images)]
-        found = _boxes_of(boxes, len(pictures))
+        found = boxes_per_picture(boxes, len(pictures))
         prompts = []
         for words in texts:
             count = words.count(IMAGE_TOKEN)
@@ -236,7 +236,7 @@ class MGLLaVAProcessor(ProcessorMixin):
 
     def _prompts(self, read: Sequence[Conversation], given: Any) -> list[Prompt]:
         total = sum(len(conversation.pictures) for conversation in read)
-        extra = [None] * total if given is None else _boxes_of(given, total)
+        extra = [None] * total if given is None else boxes_per_picture(given, total)
         prompts = []
         for conversation in read:
             if conversation.turns[-1].output is not None:
@@ -248,6 +248,27 @@ class MGLLaVAProcessor(ProcessorMixin):
             )
             extra = extra[count:]
         return prompts
+
+    def prepare_picture(self, picture: Any, boxes: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """One picture to what the model takes, as it is in a batch of `__call__`.
+
+        Args:
+            picture: one that is open, a path, an address, base64 text or bytes.
+            boxes: its boxes, see `as_picture_boxes`.
+
+        Returns:
+            uint8 (3, S, S), and (N, 4) float32: a box per object token, xyxy in pixels of the S frame.
+
+        Raises:
+            XTunerError: no picture, no boxes, or too many of them.
+        """
+        opened = read_source(picture, self.image_processor.apply_exif_orientation)
+        pixels, chosen = self._maker.prepare_picture(opened, as_picture_boxes(boxes))
+        return pixels, chosen if self.with_objects else chosen[:0]
+
+    def picture_ids(self, num_boxes: int) -> list[int]:
+        """Returns the placeholders of a picture with so many object tokens."""
+        return [self.image_token_id] * (self.num_image_tokens + num_boxes)
 
     def collate(self, prompts: Sequence[Prompt]) -> MGLLaVABatch:
         """Joins prompts to a batch padded on the left, with a placeholder for each image and object token."""
@@ -274,7 +295,7 @@ class MGLLaVAProcessor(ProcessorMixin):
         row: list[int] = []
         for token in prompt.input_ids:
             if token == IMAGE_TOKEN_INDEX:
-                row += [self.image_token_id] * (self.num_image_tokens + len(next(pictures)))
+                row += self.picture_ids(len(next(pictures)))
             else:
                 row.append(token)
         return row
@@ -288,7 +309,16 @@ def _flat(images: Any) -> list[Any]:
     return [images]
 
 
-def _boxes_of(given: Any, count: int) -> list[PictureBoxes | None]:
+def boxes_per_picture(given: Any, count: int) -> list[PictureBoxes | None]:
+    """Returns the boxes of each of `count` pictures.
+
+    Args:
+        given: None; a list of one entry per picture, see `as_picture_boxes`; for one picture also that entry itself.
+        count: pictures.
+
+    Raises:
+        XTunerError: another number of entries, or one that holds no boxes.
+    """
     if given is None:
         return [None] * count
     if count == 1 and (

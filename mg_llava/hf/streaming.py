@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mg_llava.model.checkpoint_names import own_names
+from mg_llava.model.vision import CONNECTORS
 from xtuner.model.files.base import differences, open_on_base, refuse
 from xtuner.model.files.checkpoints import load_parts, refuse_left_adapters
 from xtuner.model.files.frozen import base_weights, mark_weights
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mg_llava.model.mg_llava import MGLLaVA
-
-_CONNECTORS = ("fusion", "projector", "object_encoder")
 
 
 class CheckpointWeights:
@@ -60,7 +59,7 @@ class CheckpointWeights:
         self.weights, self.base = open_on_base(checkpoint, own_names, base, model_node.get("pretrained_pth"))
         shapes = {name: torch.empty(weight.shape, device="meta") for name, weight in self.weights.items()}
         parts = model.parts()
-        required = {*model.trainable, *(name for name in _CONNECTORS if name in parts)}
+        required = {*model.trainable, *(name for name in CONNECTORS if name in parts)}
         # loading shapes into shapes finds everything that does not fit, and moves nothing
         report = load_parts(parts, shapes, sorted(required), source=f"checkpoint '{checkpoint}'")
         report.log(str(checkpoint))

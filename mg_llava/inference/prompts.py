@@ -103,7 +103,7 @@ class PromptMaker:
                 f"the conversation has {counted(places, '<image> placeholders')}, {counted(len(pictures), 'pictures')} "
                 f"and {counted(len(found), 'lists of boxes')}: give one <image> and one list (or None) per picture."
             )
-        prepared = [self._prepare_picture(picture, boxes) for picture, boxes in zip(pictures, found, strict=True)]
+        prepared = [self.prepare_picture(picture, boxes) for picture, boxes in zip(pictures, found, strict=True)]
         size = self.image_processor.image_size
         pixels = [pixels for pixels, _ in prepared]
         return Prompt(
@@ -112,7 +112,20 @@ class PromptMaker:
             boxes=[boxes for _, boxes in prepared],
         )
 
-    def _prepare_picture(self, picture: Image.Image, found: PictureBoxes | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare_picture(self, picture: Image.Image, found: PictureBoxes | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Preprocesses one picture.
+
+        Args:
+            picture: of any mode and shape.
+            found: its boxes in its own frame; None = none.
+
+        Returns:
+            The square as uint8 (3, S, S), and as float32 (N, 4) those of its boxes that become object tokens, xyxy in
+            pixels of the S frame.
+
+        Raises:
+            XTunerError: there are more than `mg_llava.boxes.selection.MOST_BOXES` boxes.
+        """
         chosen = None if found is None else self.boxes(*found, training=False).boxes
         pixels, boxes = self.image_processor(picture, chosen)
         return pixels, torch.as_tensor(boxes, dtype=torch.float32)

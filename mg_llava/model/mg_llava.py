@@ -15,6 +15,7 @@ from mg_llava.model.batch import BatchPreprocessor
 from mg_llava.model.checkpoint_names import own_names
 from mg_llava.model.flops import StepFlops
 from mg_llava.model.splice import splice
+from mg_llava.model.vision import CONNECTORS, ENCODERS, VisionSide, check_parts
 from mg_llava.pictures.preprocess import PixelNormalizer
 from xtuner.errors import XTunerError
 from xtuner.model.base import TrainableParts
@@ -26,19 +27,14 @@ from xtuner.model.layers import checkpoint_activations, checkpointing_layers, co
 from xtuner.model.meta import in_meta_init
 from xtuner.registry import build
 
-_CONNECTORS = ("fusion", "projector", "object_encoder")
-
 
 class MGLLaVA(TrainableParts):
     """The model of MG-LLaVA (arXiv 2406.17770), and without its high-resolution parts the LLaVA-1.5 baseline.
 
     The forward pass, and the order of everything here:
 
-    1. low-resolution encoder: (I, 3, s, s) → image tokens (I, V, C);
-    2. high-resolution encoder: (I, 3, S, S) → stage maps (I, C_i, H_i, H_i);
-    3. fusion, if there is one, of the last stage map into the image tokens;
-    4. projector: image tokens to the language model's width, (I, V, D);
-    5. object encoder: one token per box from all stage maps, (ΣN, D);
+    1.–5. the vision side (see `VisionSide`): low-resolution encoder, high-resolution encoder, fusion, projector, object
+       encoder: pictures (I, 3, S, S) → image tokens (I, V, D) and object tokens (ΣN, D);
     6. splice: each ``<image>`` becomes its V image tokens and then its object tokens;
     7. language model: loss on supervised tokens, logits, or new tokens.
 
@@ -63,6 +59,7 @@ class MGLLaVA(TrainableParts):
             the connecting parts, and may hold the language model.
 
     Attributes:
+        vision: steps 1–5, made of this model's own parts.
         asked_generation: what the language model's ``generation_config.json`` says; nothing of it acts but `end_ids`.
         end_ids: ids that end an answer, by that file.
 
@@ -70,7 +67,9 @@ class MGLLaVA(TrainableParts):
         XTunerError: parts that do not fit together or are half given, or a checkpoint that does not fit.
     """
 
-    part_names = ("low_res_encoder", "high_res_encoder", *_CONNECTORS, "llm")
+    vision: VisionSide
+
+    part_names = (*ENCODERS, *CONNECTORS, "llm")
 
     def __init__(
         self,
@@ -80,7 +79,7 @@ class MGLLaVA(TrainableParts):
         high_res_encoder: Mapping[str, Any] | nn.Module | None = None,
         fusion: Mapping[str, Any] | nn.Module | None = None,
         object_encoder: Mapping[str, Any] | nn.Module | None = None,
-        trainable: Collection[str] = _CONNECTORS,
+        trainable: Collection[str] = CONNECTORS,
         llm_lora: Mapping[str, Any] | Any = None,
         visual_encoder_lora: Mapping[str, Any] | Any = None,
         pack: bool = False,
@@ -90,25 +89,18 @@ class MGLLaVA(TrainableParts):
         pretrained_pth: str | None = None,
     ) -> None:
         super().__init__()
-        self.low_res_encoder = build(low_res_encoder)
-        self.high_res_encoder = build(high_res_encoder)
-        self._check_parts(fusion, object_encoder)
+        low, high = build(low_res_encoder), build(high_res_encoder)
+        # before the language model, whose weights take longest to read
+        check_parts(low, high, fusion, object_encoder)
+        self.low_res_encoder, self.high_res_encoder = low, high
         self.llm = build(llm)
         self.asked_generation = take_generation(self.llm)
         self.end_ids = end_ids(self.asked_generation)
         width = self.llm.get_input_embeddings().embedding_dim
-        self.fusion, self.object_encoder = None, None
-        if self.high_res_encoder is not None:
-            channels = self.high_res_encoder.channels
-            self.fusion = build(fusion, low_channels=self.low_res_encoder.channels, high_channels=channels[-1])
-            self.object_encoder = build(
-                object_encoder,
-                in_channels=sum(channels),
-                out_channels=width,
-                image_size=self.high_res_encoder.image_size,
-            )
-        token_channels = self.low_res_encoder.channels if self.fusion is None else self.fusion.out_channels
-        self.projector = build(projector, in_channels=token_channels, out_channels=width)
+        vision = VisionSide(low, projector, width, high, fusion, object_encoder)
+        # not a submodule: its parts are, under their own names, which are the names of the weights in checkpoints
+        object.__setattr__(self, "vision", vision)
+        self.fusion, self.object_encoder, self.projector = vision.fusion, vision.object_encoder, vision.projector
         self.data_preprocessor = self._build_preprocessor(pack)
         for part, setting, lora in (
             ("llm", "llm_lora", llm_lora),
@@ -129,38 +121,19 @@ class MGLLaVA(TrainableParts):
         if pretrained_pth is not None and not in_meta_init():
             self.load_checkpoint(pretrained_pth)
 
-    def _check_parts(self, fusion: Any, object_encoder: Any) -> None:
-        low, high = self.low_res_encoder, self.high_res_encoder
-        if high is None:
-            for name, part in (("fusion", fusion), ("object_encoder", object_encoder)):
-                if part is not None:
-                    raise XTunerError(
-                        f"the model has a {name} but no high_res_encoder to feed it: give both or neither."
-                    )
-            return
-        if fusion is None and object_encoder is None:
-            raise XTunerError(
-                "the model has a high_res_encoder that nothing reads: give a fusion (ConvGateFusion for instance) or "
-                "an object_encoder, or leave the high_res_encoder out."
-            )
-        if fusion is not None and low.grid != high.grid:
-            raise XTunerError(
-                f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} px), "
-                f"high resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride "
-                f"{high.strides[-1]}). Set image_size_aux to {low.grid[0] * high.strides[-1]}."
-            )
-
     def _build_preprocessor(self, pack: bool) -> BatchPreprocessor:
-        low, high = self.low_res_encoder, self.high_res_encoder
+        vision = self.vision
         # nothing is read under meta_init, and the statistics change no shape
-        normalizer = PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(low.name_or_path)
+        normalizer = (
+            PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(self.low_res_encoder.name_or_path)
+        )
         return BatchPreprocessor(
             normalizer,
-            image_size=low.image_size if high is None else high.image_size,
-            low_res_size=low.image_size,
-            num_image_tokens=low.num_tokens,
+            image_size=vision.image_size,
+            low_res_size=vision.low_res_size,
+            num_image_tokens=vision.num_image_tokens,
             vocab_size=self.llm.get_input_embeddings().num_embeddings,
-            with_objects=self.object_encoder is not None,
+            with_objects=vision.with_objects,
             pack=pack,
         )
 
@@ -170,8 +143,7 @@ class MGLLaVA(TrainableParts):
         Raises:
             XTunerError: an unknown part, or an encoder, which this method never trains.
         """
-        encoders = [name for name in names if name in self.part_names and name.endswith("_encoder")]
-        encoders = [name for name in encoders if name not in _CONNECTORS]
+        encoders = [name for name in names if name in ENCODERS]
         if encoders:
             raise XTunerError(
                 f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out, or adapt CLIP "
@@ -182,6 +154,7 @@ class MGLLaVA(TrainableParts):
                 "the language model is quantised, so its weights cannot be trained: give llm_lora as well."
             )
         super().set_trainable(names)
+        self.vision.trained = frozenset(self.trainable).intersection(ENCODERS)
 
     def train(self, mode: bool = True) -> MGLLaVA:
         """Sets the mode of the trained parts; a frozen language model still recomputes its layers if asked to."""
@@ -231,7 +204,7 @@ class MGLLaVA(TrainableParts):
         whole = required is not None
         parts = self.parts()
         if required is None:
-            required = [name for name in _CONNECTORS if name in parts]
+            required = [name for name in CONNECTORS if name in parts]
         report = load_parts(parts, state, required, source=f"checkpoint '{path}'", adapters=self._adapters)
         report.log(str(path))
         refuse_left_adapters(report, path)
@@ -300,57 +273,9 @@ class MGLLaVA(TrainableParts):
         blank_picture: bool = False,
     ) -> torch.Tensor:
         """Steps 1–6: what the language model reads, (B, T', D)."""
-        image_tokens, object_tokens = self.encode_images(high_pixels, low_pixels, boxes, blank_picture)
+        image_tokens, object_tokens = self.vision.encode(high_pixels, low_pixels, boxes, blank_picture)
         text_embeds = self.llm.get_input_embeddings()(input_ids)
         return splice(text_embeds, image_tokens, object_tokens, image_positions, object_positions)
-
-    def encode_images(
-        self,
-        high_pixels: torch.Tensor,
-        low_pixels: torch.Tensor,
-        boxes: Sequence[torch.Tensor],
-        blank_picture: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Steps 1–5: image tokens (I, V, D) and object tokens (ΣN, D) of I normalised pictures; I may be 0.
-
-        Without pictures the encoders do not run unless `blank_picture` asks for it, but the trained parts get empty
-        inputs: their gradients are then zero, not absent, so that ranks with and without pictures still exchange the
-        same gradients.
-        """
-        count = len(low_pixels)
-        if blank_picture and not count:
-            low_pixels = low_pixels.new_zeros((1, *low_pixels.shape[1:]))
-            high_pixels = high_pixels.new_zeros((1, *high_pixels.shape[1:]))
-        low_tokens, stage_maps = self._encode_low(low_pixels), self._encode_high(high_pixels)
-        fused = low_tokens if self.fusion is None else self.fusion(low_tokens, stage_maps[-1])
-        image_tokens = self.projector(fused.to(_dtype(self.projector)))
-        if self.object_encoder is None:
-            return image_tokens[:count], image_tokens.new_zeros((0, image_tokens.shape[-1]))
-        return image_tokens[:count], self.object_encoder([stage[:count] for stage in stage_maps], boxes)
-
-    def _encode_low(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Step 1, under no_grad unless the encoder has adapters; these enter the result with weight zero where there
-        are no pictures.
-        """
-        low = self.low_res_encoder
-        trained = "low_res_encoder" in self.trainable
-        if not len(pixels):
-            tokens = pixels.new_zeros((0, low.num_tokens, low.channels))
-            return tokens + 0 * sum(p.sum() for p in low.parameters() if p.requires_grad) if trained else tokens
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            return low(pixels)
-
-    @torch.no_grad()
-    def _encode_high(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """Step 2 under no_grad, since the encoder is frozen."""
-        high = self.high_res_encoder
-        if high is None:
-            return []
-        if len(pixels):
-            return high(pixels)
-        sides = [high.image_size // stride for stride in high.strides]
-        sizes = zip(high.channels, sides, strict=True)
-        return [pixels.new_zeros((0, channels, side, side)) for channels, side in sizes]
 
     # not inference_mode: evaluation during training must leave no tensors behind that autograd refuses
     @torch.no_grad()
@@ -387,7 +312,3 @@ class MGLLaVA(TrainableParts):
         # in step with other processes, which may have pictures, the encoders run here too
         embeds = self.embed(**batch, blank_picture=generation.get("synced_gpus", False))
         return self.llm.generate(inputs_embeds=embeds, attention_mask=mask.long(), **generation)
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype

@@ -49,7 +49,7 @@ def test_labels_and_positions(model: MGLLaVA, kind: str, name: str) -> None:
 def test_image_and_object_tokens(model: MGLLaVA, kind: str, name: str) -> None:
     batch = prepared(model, name)
     with torch.no_grad():
-        image_tokens, object_tokens = model.encode_images(batch["high_pixels"], batch["low_pixels"], batch["boxes"])
+        image_tokens, object_tokens = model.vision.encode(batch["high_pixels"], batch["low_pixels"], batch["boxes"])
     recorded = {key: GOLDEN[f"{kind}/{name}/{key}"] for key in ("projected_image_tokens_slice", "inputs_embeds_slice")}
     # values up to 4.9; measured worst case 2.6e-6: convolutions over 1536 channels in another order
     np.testing.assert_allclose(image_tokens[:, ::24], recorded["projected_image_tokens_slice"], rtol=0, atol=1e-5)

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from mg_llava.model import MGLLaVA  # noqa: E402
 from mg_llava.model.encoders import HighResEncoder, LowResEncoder  # noqa: E402
 from mg_llava.model.fusion import ConvGateFusion  # noqa: E402
 from mg_llava.model.objects import ObjectEncoder  # noqa: E402
+from mg_llava.model.splice import splice  # noqa: E402
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
 from xtuner.engine.processes.environment import Collective, Environment  # noqa: E402
 from xtuner.engine.steps.optim import StepOptimizer, build_adamw  # noqa: E402
@@ -61,11 +62,25 @@ class PlainWay(MGLLaVA):
     frozen_apart = False
     supervised_only = False
 
-    def _encode_low(self, pixels: torch.Tensor) -> torch.Tensor:
-        return super()._encode_low(pixels) if self.frozen_apart else self.low_res_encoder(pixels)
-
-    def _encode_high(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        return super()._encode_high(pixels) if self.frozen_apart else self.high_res_encoder(pixels)
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        high_pixels: torch.Tensor,
+        low_pixels: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        image_positions: torch.Tensor,
+        object_positions: torch.Tensor,
+        blank_picture: bool = False,
+    ) -> torch.Tensor:
+        """Steps 1–6, with gradients through the encoders unless `frozen_apart`."""
+        if self.frozen_apart:
+            positions = (image_positions, object_positions)
+            return super().embed(input_ids, high_pixels, low_pixels, boxes, *positions, blank_picture)
+        stage_maps = self.high_res_encoder(high_pixels)
+        image_tokens = self.projector(self.fusion(self.low_res_encoder(low_pixels), stage_maps[-1]))
+        text_embeds = self.llm.get_input_embeddings()(input_ids)
+        object_tokens = self.object_encoder(stage_maps, boxes)
+        return splice(text_embeds, image_tokens, object_tokens, image_positions, object_positions)
 
     def forward(self, *args: Any, mode: str = "loss", **batch: Any) -> Any:
         """Loss over logits of all positions, unless `supervised_only`."""

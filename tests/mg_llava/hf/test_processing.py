@@ -16,6 +16,7 @@ from PIL import Image
 from mg_llava.hf import MGLLaVAProcessor
 from mg_llava.hf.chat_template import to_jinja
 from mg_llava.hf.picture_sources import read_source
+from mg_llava.hf.processing import boxes_per_picture
 from mg_llava.inference.prompts import as_picture_boxes
 from mg_llava.pictures.remote import REFUSED
 from tests.mg_llava.hf.conftest import Exported
@@ -104,6 +105,42 @@ class TestMistakes:
     def test_boxes(self, processor: MGLLaVAProcessor, boxes: Any) -> None:
         with pytest.raises(XTunerError, match="boxes cannot be read"):
             as_picture_boxes(boxes)
+
+
+class TestOnePicture:
+    def test_is_what_a_batch_holds(self, processor: MGLLaVAProcessor) -> None:
+        boxes = [[1, 1, 20, 20], [5, 5, 30, 25]]
+        batch = processor(images=PICTURE, text=f"{IMAGE_TOKEN} what", boxes=[boxes])
+        pixels, chosen = processor.prepare_picture(PICTURE, boxes)
+        assert torch.equal(pixels[None], batch["pixel_values"]) and torch.equal(chosen, batch["boxes"])
+        ids = batch["input_ids"][0].tolist()
+        expected = processor.picture_ids(len(chosen))
+        start = ids.index(processor.image_token_id)
+        assert ids[start : start + len(expected)] == expected and processor.image_token_id not in ids[start:][6:]
+
+    def test_without_object_tokens_no_box_is_left(self, exported: Exported) -> None:
+        processor = MGLLaVAProcessor.from_pretrained(exported.folder)
+        processor.with_objects = False
+        assert processor.prepare_picture(PICTURE, [[1, 1, 20, 20]])[1].shape == (0, 4)
+
+    @pytest.mark.parametrize(
+        ("given", "count", "expected"),
+        [
+            (None, 2, [None, None]),
+            ([[0, 0, 1, 1]], 1, [1]),
+            ([[[0, 0, 1, 1]]], 1, [1]),
+            ([[0, 0, 1, 1], [0, 0, 2, 2]], 1, [2]),
+            ({"boxes": [[0, 0, 1, 1]], "labels": ["a"]}, 1, [1]),
+            ([[[0, 0, 1, 1]], None], 2, [1, None]),
+        ],
+    )
+    def test_boxes_of_each_picture(self, given: Any, count: int, expected: list[int | None]) -> None:
+        found = boxes_per_picture(given, count)
+        assert [None if boxes is None else len(boxes.boxes) for boxes in found] == expected
+
+    def test_boxes_of_another_number_of_pictures(self) -> None:
+        with pytest.raises(XTunerError, match="3 lists of boxes for 2 pictures"):
+            boxes_per_picture([None, None, None], 2)
 
 
 def test_boxes_without_labels_are_different_things() -> None:
