@@ -56,17 +56,18 @@ class CheckpointWeights:
         self.dtype = dtype
         self.checkpoint = checkpoint
         self.weights: dict[str, Weight]
-        self.weights, self.base = open_on_base(checkpoint, own_names, base, model_node.get("pretrained_pth"))
+        opened = open_on_base(checkpoint, own_names, base, model_node.get("pretrained_pth"))
+        self.weights, self.base, self._held = opened.weights, opened.base, opened.held
+        self._partial = opened.partial | model.partly_held(opened.weights)
         shapes = {name: torch.empty(weight.shape, device="meta") for name, weight in self.weights.items()}
         parts = model.parts()
         required = {*model.trainable, *(name for name in CONNECTORS if name in parts)}
         # loading shapes into shapes finds everything that does not fit, and moves nothing
-        report = load_parts(parts, shapes, sorted(required), source=f"checkpoint '{checkpoint}'")
+        report = load_parts(parts, shapes, sorted(required), source=f"checkpoint '{checkpoint}'", partial=self._partial)
         report.log(str(checkpoint))
         refuse_left_adapters(report, checkpoint)
         self.loaded_parts = report.loaded_parts
-        unsaved = () if self.base is None else self.base["parts"]
-        self.trained_parts = [name for name in self.loaded_parts if name not in unsaved]
+        self.trained_parts = [name for name in self.loaded_parts if name in self._held]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name in self.model.parts():
@@ -80,10 +81,12 @@ class CheckpointWeights:
         """
         shapes = self.model.parts()[name].state_dict()
         skipped = tied_names(self.model)
-        if name not in self.loaded_parts:
+        held = self._held.get(name, set())
+        own: dict[str, torch.Tensor] = {}
+        if name not in self.loaded_parts or name in self._partial:
             # one part at a time in memory
             built = build(self.model_node[name])
-            self._check(name, base_weights(built))
+            self._check(name, base_weights(built, held))
             own = built.state_dict()
         else:
             self._check(name, self._in_order(name, skipped))
@@ -91,7 +94,7 @@ class CheckpointWeights:
             full = f"{name}.{key}"
             if full in skipped:
                 continue
-            if name not in self.loaded_parts:
+            if key in own and full not in self.weights:
                 yield full, self._cast(own.pop(key), None)
             else:
                 yield full, self._cast(self._read(full, skipped), shape.dtype)
@@ -99,7 +102,7 @@ class CheckpointWeights:
     def _in_order(self, part: str, skipped: set[str]) -> Iterator[torch.Tensor]:
         """The weights of a part that the checkpoint stands on, as they were when it was trained on them."""
         names = {id(value): key for key, value in self.model.parts()[part].named_parameters()}
-        for shape in base_weights(self.model.parts()[part]):
+        for shape in base_weights(self.model.parts()[part], self._held.get(part, ())):
             assert isinstance(shape, torch.Tensor)
             yield self._read(f"{part}.{names[id(shape)]}", skipped).to(shape.dtype)
 

@@ -31,7 +31,7 @@ class StepFlops:
         self.per_picture = low_res_flops(low, "low_res_encoder" in trainable)
         self.per_picture += weight_flops(parts["projector"]) * self.num_image_tokens
         if "high_res_encoder" in parts:
-            self.per_picture += high_res_flops(parts["high_res_encoder"])
+            self.per_picture += high_res_flops(parts["high_res_encoder"], "high_res_encoder" in trainable)
         if "fusion" in parts:
             convolutions = [layer for layer in parts["fusion"].modules() if isinstance(layer, nn.Conv2d)]
             self.per_picture += sum(weight_flops(layer) for layer in convolutions) * self.num_image_tokens
@@ -72,11 +72,11 @@ def low_res_flops(encoder: LowResEncoder, trained: bool) -> float:
     return patch + layers + attention_flops(encoder.channels, len(transformer.encoder.layers), tokens**2, trained)
 
 
-def high_res_flops(encoder: HighResEncoder) -> float:
+def high_res_flops(encoder: HighResEncoder, trained: bool = False) -> float:
     """FLOPs of one picture in the high-resolution encoder: every layer of a stage acts on each cell of its map."""
     total = 0.0
     for index, (stage, stride) in enumerate(zip(encoder.stages, encoder.strides, strict=True)):
         cells = (encoder.image_size // stride) ** 2
         modules = [encoder.stem, stage] if index == 0 else [stage]
-        total += cells * sum(weight_flops(module, backward=False) for module in modules)
+        total += cells * sum(weight_flops(module, backward=trained) for module in modules)
     return total

@@ -44,14 +44,15 @@ class MGLLaVA(TrainableParts):
             passed on at build: fusion reads the encoders' channels, projector and object encoder also the
             language model's width. Without a high-resolution encoder there is neither fusion nor object encoder;
             with one there is at least one of them. Without fusion the image tokens are low resolution only.
-        trainable: parts that are trained, of fusion, projector, object_encoder and llm; both encoders are frozen.
+        trainable: what is trained: parts, and patterns of weights in them (``low_res_encoder.layers.20-``, or a
+            regular expression); see `xtuner.model.selection.matching`.
         llm_lora, visual_encoder_lora: node of or built ``peft.LoraConfig``: trains adapters in the language model or
             in the low-resolution encoder instead of their weights. Without ``target_modules`` all linear layers but
             the head get one.
         pack: train on a batch's samples joined in one row, without padding, instead of on padded rows. Pays with flash
             attention; elsewhere the dense mask of a long row can cost more than the padding.
-        activation_checkpointing: recompute the language model's layers in the backward pass instead of
-            keeping them; a number is the share of layers, see `checkpoint_activations`.
+        activation_checkpointing: recompute the layers of the language model and of trained encoders in the backward
+            pass instead of keeping them; a number is the share of layers, see `checkpoint_activations`.
         compile: compile both encoders and each layer of the language model (``torch.compile``); a string names the
             backend.
         fused_loss: head and loss in one kernel of liger-kernel; needs a GPU, and leaves single sources' losses out.
@@ -109,7 +110,8 @@ class MGLLaVA(TrainableParts):
             if lora is not None:
                 self.add_adapters(part, build(lora), setting)
         self.set_trainable(trainable)
-        checkpoint_activations(self.llm, float(activation_checkpointing))
+        for part in ("llm", *self.vision.trained):
+            checkpoint_activations(getattr(self, part), float(activation_checkpointing))
         self._flops: StepFlops | None = None
         self.fused_loss = fused_loss
         if fused_loss and not in_meta_init():
@@ -138,23 +140,17 @@ class MGLLaVA(TrainableParts):
         )
 
     def set_trainable(self, names: Collection[str]) -> None:
-        """Trains the parts `names`, freezes all others.
+        """Trains what `names` say, freezes all else; see `TrainableParts.set_trainable`.
 
         Raises:
-            XTunerError: an unknown part, or an encoder, which this method never trains.
+            XTunerError: an unknown part, a pattern that matches nothing or everything, or a quantised language model.
         """
-        encoders = [name for name in names if name in ENCODERS]
-        if encoders:
-            raise XTunerError(
-                f"trainable names {encoders[0]}: the encoders are frozen in both stages; leave it out, or adapt CLIP "
-                "by visual_encoder_lora."
-            )
-        if "llm" in names and "llm" not in self._adapters and getattr(self.llm, "is_quantized", False):
+        super().set_trainable(names)
+        self.vision.set_trained(name for name in ENCODERS if name in self.trainable)
+        if "llm" in self.trainable and "llm" not in self._adapters and getattr(self.llm, "is_quantized", False):
             raise XTunerError(
                 "the language model is quantised, so its weights cannot be trained: give llm_lora as well."
             )
-        super().set_trainable(names)
-        self.vision.trained = frozenset(self.trainable).intersection(ENCODERS)
 
     def train(self, mode: bool = True) -> MGLLaVA:
         """Sets the mode of the trained parts; a frozen language model still recomputes its layers if asked to."""
@@ -178,7 +174,7 @@ class MGLLaVA(TrainableParts):
 
     def keep_in_step(self, batch: dict[str, Any], elsewhere: bool, partitioned: bool) -> dict[str, Any]:
         """Adds a blank picture, which nothing sees, where the encoders have to run as they do on other ranks."""
-        trained = "low_res_encoder" in self.trainable
+        trained = bool(self.vision.trained)
         return {**batch, "blank_picture": (elsewhere or trained) if partitioned else (elsewhere and trained)}
 
     def load_checkpoint(
@@ -199,20 +195,21 @@ class MGLLaVA(TrainableParts):
         Raises:
             XTunerError: a part is absent, incomplete or of another shape, or the checkpoint stands on other weights.
         """
-        weights, stands_on = open_on_base(path, own_names, base, configured)
+        weights, stands_on, held, partial = open_on_base(path, own_names, base, configured)
         state = {name: weight.load() for name, weight in weights.items()}
         whole = required is not None
         parts = self.parts()
         if required is None:
             required = [name for name in CONNECTORS if name in parts]
-        report = load_parts(parts, state, required, source=f"checkpoint '{path}'", adapters=self._adapters)
+        partial |= self.partly_held(state)
+        report = load_parts(parts, state, required, f"checkpoint '{path}'", self._adapters, partial)
         report.log(str(path))
         refuse_left_adapters(report, path)
         self.from_checkpoint = frozenset(report.loaded_parts) & parts.keys()
         if stands_on is not None:
             # adapters are of use on their own base alone; connectors may be tried on another one
             strict = parts if whole else [name for name in parts if f"{name} adapters" in report.loaded_parts]
-            self.check_base(stands_on, path, strict)
+            self.check_base(stands_on, path, strict, held)
         return report
 
     def forward(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from xtuner.errors import XTunerError
+from xtuner.model.layers import idle_weights, zero_of
 from xtuner.registry import build
 
 ENCODERS = ("low_res_encoder", "high_res_encoder")
@@ -61,10 +62,16 @@ class VisionSide(nn.Module):
         token_channels = low.channels if self.fusion is None else self.fusion.out_channels
         self.projector = build(projector, in_channels=token_channels, out_channels=width)
         self.trained: frozenset[str] = frozenset()
+        self._idle: dict[str, list[nn.Parameter]] = {}
         self.num_image_tokens: int = low.num_tokens
         self.low_res_size: int = low.image_size
         self.image_size: int = low.image_size if high is None else high.image_size
         self.with_objects = self.object_encoder is not None
+
+    def set_trained(self, encoders: Iterable[str]) -> None:
+        """Says which encoders' gradients are wanted from now on, after they have been given to their weights."""
+        self.trained = frozenset(encoders)
+        self._idle.clear()
 
     def parts(self) -> dict[str, nn.Module]:
         """Returns the parts that there are, by name."""
@@ -80,8 +87,8 @@ class VisionSide(nn.Module):
         """Encodes I normalised pictures; I may be 0.
 
         Without pictures the encoders do not run unless `blank_picture` asks for it, but the trained parts get empty
-        inputs: their gradients are then zero, not absent, so that ranks with and without pictures still exchange the
-        same gradients.
+        inputs, and trained encoders enter the result with weight zero: their gradients are then zero, not absent, so
+        that ranks with and without pictures still exchange the same gradients.
 
         Args:
             high_pixels: (I, 3, S, S), of `PixelNormalizer`.
@@ -99,33 +106,47 @@ class VisionSide(nn.Module):
         low_tokens, stage_maps = self._encode_low(low_pixels), self._encode_high(high_pixels)
         fused = low_tokens if self.fusion is None else self.fusion(low_tokens, stage_maps[-1])
         image_tokens = self.projector(fused.to(next(self.projector.parameters()).dtype))
+        if not count and "high_res_encoder" in self.trained:
+            # where nothing fuses, no gradient would come back from a blank picture's maps
+            image_tokens = image_tokens + 0 * sum(stage.sum() for stage in stage_maps)
         if self.object_encoder is None:
             return image_tokens[:count], image_tokens.new_zeros((0, image_tokens.shape[-1]))
         return image_tokens[:count], self.object_encoder([stage[:count] for stage in stage_maps], boxes)
 
     def _encode_low(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Step 1, under no_grad unless the encoder has adapters; these enter the result with weight zero where there
-        are no pictures.
-        """
+        """Step 1, under no_grad unless the encoder is trained."""
         low = self.low_res_encoder
         trained = "low_res_encoder" in self.trained
         if not len(pixels):
             tokens = pixels.new_zeros((0, low.num_tokens, low.channels))
-            return tokens + 0 * sum(p.sum() for p in low.parameters() if p.requires_grad) if trained else tokens
+            return tokens + zero_of(low) if trained else tokens
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            return low(pixels)
+            (tokens,) = self._reach_all("low_res_encoder", [low(pixels)])
+            return tokens
 
-    @torch.no_grad()
     def _encode_high(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """Step 2 under no_grad, since the encoder is frozen."""
+        """Step 2, under no_grad unless the encoder is trained."""
         high = self.high_res_encoder
         if high is None:
             return []
+        trained = "high_res_encoder" in self.trained
         if len(pixels):
-            return high(pixels)
+            with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+                return self._reach_all("high_res_encoder", high(pixels))
         sides = [high.image_size // stride for stride in high.strides]
         sizes = zip(high.channels, sides, strict=True)
-        return [pixels.new_zeros((0, channels, side, side)) for channels, side in sizes]
+        maps = [pixels.new_zeros((0, channels, side, side)) for channels, side in sizes]
+        return [stage + zero_of(high) for stage in maps] if trained else maps
+
+    def _reach_all(self, name: str, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Returns an encoder's outputs, with the trained weights that they do not depend on added with weight zero."""
+        if name not in self.trained or not torch.is_grad_enabled():
+            return outputs
+        if name not in self._idle:
+            self._idle[name] = idle_weights(getattr(self, name), outputs)
+        if not self._idle[name]:
+            return outputs
+        return [*outputs[:-1], outputs[-1] + 0 * sum(weight.sum() for weight in self._idle[name])]
 
 
 def check_parts(low: Any, high: Any, fusion: Any, object_encoder: Any) -> None:

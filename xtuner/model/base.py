@@ -10,18 +10,21 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from xtuner.errors import XTunerError, nearest
+from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.model.files.base import Base, differences, refuse
 from xtuner.model.files.frozen import Marks, base_weights, mark_weights
 from xtuner.model.meta import in_meta_init
+from xtuner.model.selection import choose
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 class TrainableParts(BaseModel):
-    """A model made of named parts, each wholly trained, wholly frozen, or trained by adapters (LoRA).
+    """A model made of named parts, each trained, frozen, trained in some of its weights, or by adapters (LoRA).
 
     Freezing is one method, `set_trainable`: it decides what gets gradients, what stays in eval mode and what
     checkpoints hold. Subclasses say their parts in `part_names`.
@@ -34,13 +37,14 @@ class TrainableParts(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor)
         self._trainable: tuple[str, ...] = ()
         self._adapters: dict[str, frozenset[str]] = {}
+        self._chosen: dict[str, frozenset[str]] = {}
         self.adapter_settings: dict[str, LoraConfig] = {}
         self.from_checkpoint: frozenset[str] = frozenset()
         """Parts whose weights, adapters aside, are those of the checkpoint that was loaded."""
 
     @property
     def trainable(self) -> tuple[str, ...]:
-        """Names of the parts that are trained."""
+        """Names of the parts that are trained, wholly or not."""
         return self._trainable
 
     def parts(self) -> dict[str, nn.Module]:
@@ -86,33 +90,57 @@ class TrainableParts(BaseModel):
     def is_trained(self, name: str) -> bool:
         """True for the full name of a weight or buffer that belongs to what is trained and saved."""
         part, _, rest = name.partition(".")
-        return part in self._trainable and (part not in self._adapters or rest in self._adapters[part])
+        some = self._some_of(part)
+        return part in self._trainable and (some is None or rest in some)
+
+    def _some_of(self, part: str) -> frozenset[str] | None:
+        """Names, within a trained part, of what is trained of it; None = all."""
+        return self._adapters.get(part, self._chosen.get(part))
 
     def unsaved_parts(self) -> list[str]:
-        """Returns the parts whose weights checkpoints leave out: the frozen ones, and those with adapters."""
-        return [name for name in self.parts() if name not in self._trainable or name in self._adapters]
+        """Returns the parts of which checkpoints leave weights out: all those that are not wholly trained."""
+        return [name for name in self.parts() if name not in self._trainable or self._some_of(name) is not None]
+
+    def partly_held(self, names: Collection[str]) -> set[str]:
+        """Returns the parts that are trained in some of their weights and of which `names` has all of these."""
+        some = {part: [name for name, _ in getattr(self, part).named_parameters()] for part in self._chosen}
+        return {
+            part
+            for part, inner in some.items()
+            if all(f"{part}.{name}" in names for name in inner if name in self._chosen[part])
+        }
 
     def base_marks(self, gather: Callable[[Any], list[Any]] = lambda own: [own]) -> dict[str, Marks | None]:
         """Returns marks of each part in `unsaved_parts`; arguments as of `mark_weights`."""
         return {name: self.part_marks(name, gather) for name in self.unsaved_parts()}
 
-    def part_marks(self, name: str, gather: Callable[[Any], list[Any]] = lambda own: [own]) -> Marks | None:
-        """Returns marks of one part's weights, adapters aside; None where they cannot be known."""
-        return mark_weights(base_weights(self.parts()[name], self._adapters.get(name, ())), gather)
+    def part_marks(
+        self,
+        name: str,
+        gather: Callable[[Any], list[Any]] = lambda own: [own],
+        left_out: Collection[str] | None = None,
+    ) -> Marks | None:
+        """Returns marks of one part's weights, but for `left_out` (those that are trained); None where unknown."""
+        left_out = self._some_of(name) if left_out is None else left_out
+        return mark_weights(base_weights(self.parts()[name], left_out or ()), gather)
 
-    def check_base(self, base: Base, source: str | Path, strict: Collection[str]) -> None:
+    def check_base(
+        self, base: Base, source: str | Path, strict: Collection[str], held: Mapping[str, Collection[str]] | None = None
+    ) -> None:
         """Compares this model's weights with those that a checkpoint stands on.
 
         Args:
             base: of the checkpoint, whose weights are loaded.
             source: the checkpoint, for messages.
             strict: parts that have to be the same; others are reported where they differ.
+            held: names within each part that the checkpoint holds itself, which are not compared.
 
         Raises:
             XTunerError: one of `strict` differs.
         """
-        parts = self.parts()
-        found = differences(base, {name: self.part_marks(name) for name in base["parts"] if name in parts})
+        parts, held = self.parts(), held or {}
+        left_out = {name: self._adapters.get(name, held.get(name, ())) for name in base["parts"] if name in parts}
+        found = differences(base, {name: self.part_marks(name, left_out=some) for name, some in left_out.items()})
         refused = {name: line for name, line in found.items() if name in strict}
         if refused:
             raise refuse(source, refused)
@@ -120,19 +148,29 @@ class TrainableParts(BaseModel):
             get_logger().warning("%s was trained on %s", source, line)
 
     def set_trainable(self, names: Collection[str]) -> None:
-        """Trains the parts `names` and all adapters, freezes all else, and logs each part with its parameters.
+        """Trains what `names` say and all adapters, freezes all else, and logs each part with its parameters.
+
+        Args:
+            names: parts, and patterns of weights in them; see `xtuner.model.selection.matching`. A part that only this
+                very model goes without is skipped.
 
         Raises:
-            XTunerError: a name in no way a part. One that only this very model goes without is skipped.
+            XTunerError: a name in no way a part, a pattern that matches nothing or everything, or one for a part that
+                adapters train.
         """
-        for name in names:
-            if name not in self.part_names:
-                raise XTunerError(
-                    f"'{name}' in trainable is not a part of {type(self).__name__}: expected one or more of "
-                    f"{', '.join(self.part_names)}.{nearest(name, self.part_names)}"
-                )
         parts = self.parts()
-        self._trainable = tuple(name for name in parts if name in names or name in self._adapters)
+        weights = {name: [key for key, _ in part.named_parameters()] for name, part in parts.items()}
+        chosen = choose(names, self.part_names, weights, type(self).__name__)
+        both = [name for name, some in chosen.items() if some is not None and name in self._adapters]
+        if both:
+            raise XTunerError(
+                f"trainable has a pattern for {both[0]}, which adapters train: remove the pattern, or the adapters' "
+                "setting (llm_lora, visual_encoder_lora)."
+            )
+        self._trainable = tuple(name for name in parts if name in chosen or name in self._adapters)
+        self._chosen = {
+            name: some | _buffers_beside(parts[name], some) for name, some in chosen.items() if some is not None
+        }
         for name, part in parts.items():
             counts = [0, 0]
             for key, parameter in part.named_parameters():
@@ -141,18 +179,31 @@ class TrainableParts(BaseModel):
                     parameter.requires_grad_(trained)
                 counts[trained] += getattr(parameter, "ds_numel", parameter.numel())
             state = "adapters" if name in self._adapters else "trained" if name in self._trainable else "frozen"
-            of_them = f", {counts[1] / 1e6:.2f} M of them trained" if state == "adapters" else ""
+            state = "partly" if name in self._chosen else state
+            of_them = f", {counts[1] / 1e6:.2f} M of them trained" if state in ("adapters", "partly") else ""
             # a model that only its shape is wanted of, or that is loaded from an exported folder, is not to be trained
             log = get_logger().debug if in_meta_init() else get_logger().info
             log("%-16s %-8s %9.2f M parameters%s", name, state, sum(counts) / 1e6, of_them)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TrainableParts:
-        """Sets the mode; frozen parts stay in eval mode, so that no DropPath or dropout acts in them."""
+        """Sets the mode; what is frozen stays in eval mode, so that no DropPath or dropout acts in it.
+
+        Of a part that is trained in some of its weights, the modules without a frozen weight are in train mode. Batch
+        norms keep their statistics: those of a micro-batch would differ between ranks.
+        """
         super().train(mode)
         for name, part in self.parts().items():
-            if name not in self._trainable:
+            if name not in self._trainable or name in self._chosen:
                 part.eval()
+            if mode and name in self._chosen:
+                for module in part.modules():
+                    own = [parameter.requires_grad for parameter in module.parameters()]
+                    if own and all(own):
+                        module.train()
+            for module in part.modules():
+                if isinstance(module, _BATCH_NORMS):
+                    module.eval()
         return self
 
     def step_flops(self, batch: Mapping[str, Any]) -> float:
@@ -217,3 +268,16 @@ class TrainableParts(BaseModel):
             raise RuntimeError(f"missing weights: {missing}; unexpected weights: {result.unexpected_keys}")
         result.missing_keys[:] = missing
         return result
+
+
+def _buffers_beside(part: nn.Module, names: frozenset[str]) -> set[str]:
+    """Names of the buffers in the modules of `part` that have one of the weights `names`: running means, say."""
+    found = set()
+    for place, module in part.named_modules():
+        own, buffers = (
+            {f"{place}.{name}".removeprefix(".") for name, _ in tensors(recurse=False)}
+            for tensors in (module.named_parameters, module.named_buffers)
+        )
+        if own & names:
+            found |= buffers
+    return found

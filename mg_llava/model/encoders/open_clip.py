@@ -68,6 +68,8 @@ class HighResEncoder(nn.Module):
         image_size: S, side of the pictures in pixels.
         channels_last: keep maps with the channels innermost in memory, as ConvNeXt's normalisations and pointwise
             layers want them; the numbers stay.
+        drop_path_rate: share of blocks that training skips at random, the last ones most often; None = as the folder
+            says (``timm_drop_path``). A frozen encoder skips none.
 
     Attributes:
         channels: C_i of each stage map. strides: pixels per cell of each stage map. image_size: S. trunk_config:
@@ -78,11 +80,21 @@ class HighResEncoder(nn.Module):
             of the strides.
     """
 
-    def __init__(self, path: str | Mapping[str, Any], image_size: int = 768, channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Mapping[str, Any],
+        image_size: int = 768,
+        channels_last: bool = True,
+        drop_path_rate: float | None = None,
+    ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         config = read_trunk_config(path)
-        trunk: Any = timm.create_model(config["timm_model_name"], pretrained=False, num_classes=0)
+        # acts only where the encoder is trained
+        drop_path = config.get("timm_drop_path") if drop_path_rate is None else drop_path_rate
+        trunk: Any = timm.create_model(
+            config["timm_model_name"], pretrained=False, num_classes=0, drop_path_rate=drop_path or 0.0
+        )
         self.stem = trunk.stem
         self.stages = trunk.stages
         self.channels: list[int] = [stage["num_chs"] for stage in trunk.feature_info]

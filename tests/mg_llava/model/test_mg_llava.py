@@ -181,10 +181,6 @@ class TestTraining:
         assert {name.split(".")[0] for name in model.state_dict()} == set(CONNECTORS)
         assert {name.split(".")[0] for name in model.full_state_dict()} == set(model.parts())
 
-    def test_encoders_cannot_be_trained(self, tmp_path: Path) -> None:
-        with pytest.raises(XTunerError, match="the encoders are frozen in both stages"):
-            tiny_model(tmp_path, trainable=("low_res_encoder",))
-
     def test_unknown_part(self, tmp_path: Path) -> None:
         with pytest.raises(XTunerError, match="'projektor' in trainable .* Did you mean 'projector'"):
             tiny_model(tmp_path, trainable=("projektor",))

@@ -11,7 +11,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
@@ -27,6 +27,22 @@ _PLACES = ("name_or_path", "path")
 _DEPTH = 16
 Base = dict[str, Any]
 Renaming = Callable[[Mapping[str, Weight]], dict[str, Weight]]
+
+
+class Opened(NamedTuple):
+    """A checkpoint's weights together with those of the checkpoints that it stands on.
+
+    Attributes:
+        weights: by full name.
+        base: what the checkpoint names; None where it names none.
+        held: names within each part that the checkpoint holds itself.
+        partial: parts that were trained in some of their weights: the others are in the parts' own files.
+    """
+
+    weights: dict[str, Weight]
+    base: Base | None
+    held: dict[str, set[str]]
+    partial: set[str]
 
 
 def describe_base(
@@ -78,7 +94,7 @@ def read_base(path: str | Path) -> Base | None:
 
 def open_on_base(
     path: str | Path, rename: Renaming, moved: str | Path | None = None, configured: str | Path | None = None
-) -> tuple[dict[str, Weight], Base | None]:
+) -> Opened:
     """Finds a checkpoint's weights together with those that it stands on, in whatever checkpoints these are.
 
     Args:
@@ -87,21 +103,21 @@ def open_on_base(
         moved: where the checkpoint that it stands on is now, if not where it was.
         configured: ``pretrained_pth`` of the config, another place to look at.
 
-    Returns:
-        The weights by name, and the base that the checkpoint names.
-
     Raises:
         XTunerError: nothing is at `moved`, or the checkpoint stands on none.
     """
     return _open(Path(path), rename, moved, configured, _DEPTH)
 
 
-def _open(
-    path: Path, rename: Renaming, moved: str | Path | None, configured: str | Path | None, depth: int
-) -> tuple[dict[str, Weight], Base | None]:
+def _open(path: Path, rename: Renaming, moved: str | Path | None, configured: str | Path | None, depth: int) -> Opened:
     path = pointed_at(path)
     own = rename(open_weights(path))
+    held: dict[str, set[str]] = {}
+    for name in own:
+        part, _, inner = name.partition(".")
+        held.setdefault(part, set()).add(inner)
     base = read_base(path)
+    partial = set() if base is None else {part for part in base["parts"] if part in held}
     if base is None:
         source = moved or (configured if configured and Path(configured).exists() else None)
         _say_unknown(path, own, source)
@@ -110,18 +126,19 @@ def _open(
         wanted = {part for part, facts in base["parts"].items() if facts["from_checkpoint"]}
         source = _find_base(path, base, wanted, moved, configured)
     if source is None or pointed_at(source).resolve() == path.resolve():
-        return own, base
+        return Opened(own, base, held, partial)
     if not depth:
         raise XTunerError(f"'{path}' builds on checkpoints that build on one another in a circle: train it again.")
-    below, _ = _open(Path(source), rename, None, None, depth - 1)
+    below = _open(Path(source), rename, None, None, depth - 1)
     # a part of which the checkpoint holds more than adapters is complete in it
-    held = {part for name in own for part in [name.partition(".")[0]] if _ADAPTER not in name}
-    kept = {
-        name: weight
-        for name, weight in below.items()
-        if (name.partition(".")[0] not in held if wanted is None else name.partition(".")[0] in wanted)
-    }
-    return {**kept, **own}, base
+    complete = {part for name in own for part in [name.partition(".")[0]] if _ADAPTER not in name}
+
+    def taken(part: str) -> bool:
+        return part not in complete if wanted is None else part in wanted
+
+    kept = {name: weight for name, weight in below.weights.items() if taken(name.partition(".")[0])}
+    partial = {part for part in partial if wanted is None or part not in wanted}
+    return Opened({**kept, **own}, base, held, partial | {part for part in below.partial if taken(part)})
 
 
 def _find_base(

@@ -28,7 +28,7 @@ class LoadReport:
     """What loading did.
 
     Attributes:
-        loaded_parts: parts that were loaded, each completely.
+        loaded_parts: parts that were loaded, each as completely as asked for.
         missing: names of these parts that the checkpoint lacks. Always empty: such a checkpoint is refused.
         unexpected: names of the checkpoint that the model lacks.
     """
@@ -51,6 +51,7 @@ def load_parts(
     required: Collection[str],
     source: str = "the checkpoint",
     adapters: Mapping[str, Collection[str]] | None = None,
+    partial: Collection[str] = (),
 ) -> LoadReport:
     """Loads `state` into a model's parts: all of it or, if anything does not fit, nothing.
 
@@ -61,6 +62,7 @@ def load_parts(
         source: where `state` is from, for messages.
         adapters: parts that are trained by adapters, with the names of these weights within the part. Such a part's
             adapters and its other weights may each come alone; where it is required its adapters are.
+        partial: parts of which `state` need only hold some weights: the model has the others already.
 
     Raises:
         XTunerError: a required part is absent, a part is incomplete, or a weight has another shape; the message
@@ -79,7 +81,7 @@ def load_parts(
     missing: list[str] = []
     problems: list[str] = []
     for part, tensors in own.items():
-        absent = _absent(tensors, found[part])
+        absent = [] if part in partial and found[part] else _absent(tensors, found[part])
         if found[part] and absent:
             problems.append(
                 f"the part '{part}' is incomplete: it lacks {counted(len(absent), 'weights')}, e.g. {absent[0]}"
