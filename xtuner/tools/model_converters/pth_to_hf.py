@@ -54,28 +54,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder (default): the whole model, for transformers, chat and serve; original: only the trained parts, "
         "under the names of the published checkpoints, to SAVE_PATH (.pth, .bin, .safetensors, or a folder of shards)",
     )
+    parser.add_argument(
+        "--push-to-hub",
+        metavar="NAME",
+        help="also upload the folder to this repository of the Hugging Face Hub (NAME or OWNER/NAME), made if need be; "
+        "name, token and permission are checked before the export",
+    )
+    parser.add_argument("--private", action="store_true", help="with --push-to-hub: a new repository is private")
     add_base(parser)
     add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Converts; returns the exit code."""
-    import torch
-
+    """Converts, and pushes the folder where it is asked to; returns the exit code."""
     from xtuner.config import load_config, parse_overrides
     from xtuner.log import get_logger
     from xtuner.model.files.weight_files import check_exists
+    from xtuner.tools.support.hub import prepare_repository, push_folder
+
+    name = args.push_to_hub
+    if args.private and name is None:
+        raise XTunerError("--private makes a pushed repository private: give --push-to-hub NAME as well.")
+    if name is not None and args.layout == "original":
+        raise XTunerError("--push-to-hub uploads the whole folder: leave --layout original out.")
+    cfg = load_config(args.config, parse_overrides(args.cfg_options))
+    check_exists(args.checkpoint)
+    repository = None if name is None else prepare_repository(name, args.private)
+    _convert(args, cfg)
+    if repository is not None:
+        get_logger().info("pushed: %s", push_folder(Path(args.save_path), repository))
+    return 0
+
+
+def _convert(args: argparse.Namespace, cfg: Any) -> None:
+    import torch
+
+    from xtuner.log import get_logger
     from xtuner.model.meta import meta_init
     from xtuner.registry import build
     from xtuner.tools.support.families import family_of_config
 
     # 1. the model's shape, which takes no memory
     start = time.perf_counter()
-    cfg = load_config(args.config, parse_overrides(args.cfg_options))
-    check_exists(args.checkpoint)
     dtype = None if args.dtype == "auto" else getattr(torch, _DTYPES[args.dtype])
     if any(cfg.model.get(name) for name in _ADAPTERS):
-        return _convert_adapted(args, cfg)
+        _convert_adapted(args, cfg)
+        return
     with meta_init():
         model = build(cfg.model)
     assistant = build(cfg.evaluation, model=model).assistant
@@ -89,10 +113,9 @@ def run(args: argparse.Namespace) -> int:
         facts = describe_training(cfg, args.checkpoint, model.trainable)
         target = family.save_checkpoint(assistant, cfg.model, args.save_path, args.checkpoint, facts, dtype, args.base)
     get_logger().info("%s: %.1f MB in %.0f s", target, _size(target) / 1e6, time.perf_counter() - start)
-    return 0
 
 
-def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
+def _convert_adapted(args: argparse.Namespace, cfg: Any) -> None:
     """A checkpoint of adapters: they are added to the weights of the model layer by layer while it is written."""
     import torch
 
@@ -121,7 +144,6 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> int:
     assistant = build(cfg.evaluation, model=plain).assistant
     facts = describe_training(cfg, args.checkpoint, model.trainable)
     family_of_config(cfg).save_pretrained(assistant, cfg.model, args.save_path, facts, model.merged_weights())
-    return 0
 
 
 def _save_adapters(model: Any, cfg: Any, args: argparse.Namespace) -> None:
