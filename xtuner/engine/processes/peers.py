@@ -244,7 +244,7 @@ class PeerWatch:
             yield
         except RuntimeError as error:
             # the failure may be here a moment before the end of the connection
-            if not _is_of_communication(error) or not self._dead.wait(_GRACE_SECONDS):
+            if not _is_of_communication(error) or not self._dead.wait(2 * _GRACE_SECONDS):
                 raise
             atexit.register(_leave_at_once)
             raise XTunerError(f"{self._reason}. Rank {self.rank} cannot go on without it.") from error
@@ -252,9 +252,10 @@ class PeerWatch:
     def _end(self, reason: str) -> None:
         """Tells the others, gives this process time to end by itself, then ends it."""
         self._reason = reason
-        self._dead.set()
+        # before anything else: this process may end as soon as it knows, and the others would blame it
         for line in self._lines:
             self._send(line, {"died": reason})
+        self._dead.set()
         # all may have found the same fault, and each says it best itself
         if not self._leaving.wait(_GRACE_SECONDS):
             get_logger().error("%s. Rank %d waits no longer.", reason, self.rank)
