@@ -34,7 +34,7 @@ class PieceKind(enum.Enum):
     __hash__ = object.__hash__
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Piece:
     """One piece of a rendered conversation.
 
@@ -194,6 +194,10 @@ class PromptTemplate:
 
     def _question(self, turn: Turn) -> Iterator[Piece]:
         before, after = self.around_input
+        if type(turn.input) is str and turn.input and not turn.system and IMAGE_TOKEN not in turn.input:
+            # what most turns are
+            yield Piece(PieceKind.TEXT, before + turn.input + after, False, (before, turn.input, after))
+            return
         words: tuple[str, ...] = (before,)
         if turn.system:
             before_system, after_system = self.around_system

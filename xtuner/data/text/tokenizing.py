@@ -19,13 +19,16 @@ from xtuner.data.records.messages import check_text
 from xtuner.data.text.conversations import Conversation
 from xtuner.data.text.specials import Policy, SpecialTokens, refusal, special_tokens
 from xtuner.data.text.templates import Piece, PieceKind, PromptTemplate, Turn
-from xtuner.data.text.word_cache import WordCache, cuts_at_spaces
+from xtuner.data.text.word_cache import WordCache, cuts_at_spaces, pack, unpack
 from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_IGNORED = pack([IGNORE_INDEX])
+_PICTURE = pack([IMAGE_TOKEN_INDEX])
+_WIDTH = len(_PICTURE)
 _MANY = 100
 """Texts of one call from which on looking words up pays."""
 
@@ -151,7 +154,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 class _PieceIds:
-    """Ids of each distinct text and of what is no text; separators and short answers repeat often.
+    """Ids of each distinct text and of what is no text, packed; separators and short answers repeat often.
 
     Args:
         rendered: pieces of all conversations.
@@ -177,11 +180,12 @@ class _PieceIds:
         self.special_words = _special_words(rendered, set(filter(special.search, texts)), special)
         # kept ones are what the tokenizer makes of them anyway; a picture's place they must not become
         foreign = [words for words, found in self.special_words.items() if policy != "keep" or IMAGE_TOKEN in found]
-        self.foreign = dict(zip(foreign, special.encode(foreign, policy == "keep") if foreign else (), strict=True))
+        encoded = special.encode(foreign, policy == "keep") if foreign else ()
+        self.foreign = dict(zip(foreign, map(pack, encoded), strict=True))
         if foreign:
             own = (piece for pieces in rendered for piece in pieces if piece.words not in self.foreign)
             texts = list(dict.fromkeys(piece.text for piece in own if piece.text))
-        self.own: dict[str | PieceKind, list[int]] = {
+        self.own: dict[str | PieceKind, bytes] = {
             key: _special(key, tokenizer) for key in keys if isinstance(key, PieceKind)
         }
         self.own.update(zip(texts, _tokenize(texts, tokenizer), strict=True))
@@ -197,7 +201,7 @@ def _special_words(
     return {one: found for one in words if (found := special.in_words(one))}
 
 
-def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
     if len(texts) >= _MANY and (words := _word_cache(tokenizer)) is not None:
         return words.encode(texts)
     if tokenizer.is_fast:
@@ -205,9 +209,9 @@ def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [pack(encoding.ids) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     # verbose: a piece longer than the tokenizer's model_max_length is cut by max_length, no need to warn
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return list(map(pack, tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
 
 
 _word_caches: WeakKeyDictionary[PreTrainedTokenizerBase, WordCache | None] = WeakKeyDictionary()
@@ -222,9 +226,9 @@ def _word_cache(tokenizer: PreTrainedTokenizerBase) -> WordCache | None:
 
 
 def _join(pieces: Sequence[Piece], ids_of: _PieceIds, max_length: int | None) -> Encoded:
-    input_ids: list[int] = []
-    labels: list[int] = []
-    bos: list[int] = []
+    all_ids: list[bytes] = []
+    all_labels: list[bytes] = []
+    bos = b""
     # looked up once: this loop is a good part of the tokenising
     own, foreign, bos_kind = ids_of.own, ids_of.foreign, PieceKind.BOS
     for piece in pieces:
@@ -233,15 +237,17 @@ def _join(pieces: Sequence[Piece], ids_of: _PieceIds, max_length: int | None) ->
             bos = ids
             continue
         # a text may begin with bos itself: SmolLM2's is <|im_start|>
-        if bos and not (piece.text and ids[:1] == bos):
-            input_ids += bos
-            labels.append(IGNORE_INDEX)
-        bos = []
-        input_ids += ids
-        labels += ids if piece.supervised else [IGNORE_INDEX] * len(ids)
-    # a question of no words
-    input_ids += bos
-    labels += [IGNORE_INDEX] * len(bos)
+        if bos and not (piece.text and ids.startswith(bos)):
+            all_ids.append(bos)
+            all_labels.append(_IGNORED)
+        bos = b""
+        all_ids.append(ids)
+        all_labels.append(ids if piece.supervised else _IGNORED * (len(ids) // _WIDTH))
+    if bos:
+        # a question of no words
+        all_ids.append(bos)
+        all_labels.append(_IGNORED)
+    input_ids, labels = unpack(b"".join(all_ids)), unpack(b"".join(all_labels))
     found: tuple[str, ...] = ()
     if ids_of.special_words:
         words = (word for piece in pieces for word in ids_of.special_words.get(piece.words, ()))
@@ -259,11 +265,11 @@ def _join(pieces: Sequence[Piece], ids_of: _PieceIds, max_length: int | None) ->
     )
 
 
-def _special(kind: PieceKind, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _special(kind: PieceKind, tokenizer: PreTrainedTokenizerBase) -> bytes:
     if kind is PieceKind.IMAGE:
-        return [IMAGE_TOKEN_INDEX]
+        return _PICTURE
     if kind is PieceKind.BOS:
-        return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return b"" if tokenizer.bos_token_id is None else pack([tokenizer.bos_token_id])
     if tokenizer.eos_token_id is None:
         raise XTunerError("the tokenizer has no eos token, so answers would never end: set 'eos_token' in its config.")
-    return [tokenizer.eos_token_id]
+    return pack([tokenizer.eos_token_id])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +29,16 @@ _SPLITS = (LLAMA3_PATTERN, LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"))
 space stands before it."""
 
 
+def pack(ids: Iterable[int]) -> bytes:
+    """Returns ids as 32-bit numbers one after the other: joined in one copy, lists of objects take much longer."""
+    return array("i", ids).tobytes()
+
+
+def unpack(packed: bytes) -> list[int]:
+    """Returns the ids that `pack` was given."""
+    return array("i", packed).tolist()
+
+
 _RARE_SPACE = re.compile(r"[\t\r\x0b\x0c\x1c-\x1f]").search
 
 
@@ -45,25 +55,27 @@ class WordCache:
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
         self._context = backend.encode("a", add_special_tokens=False).ids
-        self._firsts: dict[str, list[int]] = {}
-        self._others: dict[str, list[int]] = {}
+        self._firsts: dict[str, bytes] = {}
+        self._others: dict[str, bytes] = {}
         self._added = tuple(token.content for token in backend.get_added_tokens_decoder().values())
         self._has_added = re.compile("|".join(map(re.escape, self._added)) or r"(?!)").search
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each text, without special tokens added."""
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """Returns the ids of each text as `pack` has them, without special tokens added."""
         cut = [self._parts(text) for text in texts]
         if len(self._firsts) + len(self._others) > _MOST_WORDS:
             self._firsts, self._others = {}, {}
         self._learn({parts[0] for parts in cut}, {part for parts in cut for part in parts[1:]})
-        first, other = self._firsts.__getitem__, self._others.__getitem__
-        return [[*first(parts[0]), *chain.from_iterable(map(other, parts[1:]))] for parts in cut]
+        firsts, other, join = self._firsts, self._others.__getitem__, b"".join
+        return [firsts[parts[0]] + join(map(other, parts[1:])) for parts in cut]
 
     def _parts(self, text: str) -> list[str]:
         """Cuts `text` at its safe spaces, which the parts no longer hold."""
         words = text.split(" ")
         # the common case, told apart without looking at each word; a space at either end gives an empty word
-        paired = "  " in text or " \n" in text or "\n " in text or _RARE_SPACE(text)
+        paired = "  " in text or (
+            not text.isprintable() and (" \n" in text or "\n " in text or _RARE_SPACE(text) is not None)
+        )
         if words[0] and words[-1] and text.isascii() and not paired and not self._has_added(text):
             return words
         parts = [words[0]]
@@ -83,9 +95,9 @@ class WordCache:
             [*new_firsts, *(f"a {part}" for part in new_others)], add_special_tokens=False
         )
         for part, encoding in zip(new_firsts, encoded, strict=False):
-            self._firsts[part] = encoding.ids
+            self._firsts[part] = pack(encoding.ids)
         for part, encoding in zip(new_others, encoded[len(new_firsts) :], strict=True):
-            self._others[part] = encoding.ids[len(self._context) :]
+            self._others[part] = pack(encoding.ids[len(self._context) :])
 
 
 def cuts_at_spaces(backend: Tokenizer) -> bool:
