@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from xtuner.data.text.word_cache import flat_steps
@@ -28,6 +30,7 @@ TokenizerSource: TypeAlias = Literal["auto", "tokenizer.json", "tokenizer.model"
 JSON_FILE, MODEL_FILE = "tokenizer.json", "tokenizer.model"
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 _SPACE = "\u2581"
+_TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+").fullmatch
 
 
 PROBES = (
@@ -38,6 +41,8 @@ PROBES = (
     " one",
     "  one",
     "   one",
+    "a     b      c       d        e         f",
+    "a          b           c            d              e                 f",
     " ",
     "  ",
     "     ",
@@ -156,6 +161,14 @@ def load_tokenizer(
                 "model's tokenizer.json to the folder, or use another version of transformers."
             )
         return tokenizer
+    if json_file is None and model_file is not None and not _is_tiktoken(model_file):
+        # transformers makes an empty vocabulary of an empty file
+        raise TokenizerMismatch(
+            f"the tokenizer '{name_or_path}' cannot be read: its tokenizer.model "
+            f"({os.path.getsize(model_file):,} bytes) "
+            "is neither a sentencepiece file nor a list of tiktoken's, as where a download has stopped. Download it "
+            "again, or add the model's tokenizer.json."
+        )
     tokenizer = _from_json(name_or_path, json_file, padding_side)
     if pieces is not None and json_file is not None and (found := _against(tokenizer, pieces)):
         warn(
@@ -200,6 +213,13 @@ def _read_sentencepiece(path: str) -> SentencePieceProcessor | None:
         return SentencePieceProcessor(model_file=path)
     except (RuntimeError, OSError):
         return None
+
+
+def _is_tiktoken(path: str) -> bool:
+    """Tells whether each of the first lines is a token in base64 and its rank, as Llama 3's file has it."""
+    with open(path, "rb") as file:
+        lines = list(islice(file, 10))
+    return bool(lines) and all(_TIKTOKEN_LINE(line.rstrip()) for line in lines)
 
 
 def _against(tokenizer: PreTrainedTokenizerBase, pieces: SentencePieceProcessor) -> list[Difference]:
