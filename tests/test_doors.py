@@ -19,6 +19,7 @@ EVERYWHERE = {"xtuner.errors", "xtuner.json_values", "xtuner.log", "xtuner.const
 # the rooms and modules at the top of xtuner that a room uses, besides EVERYWHERE
 WAYS = {
     "mg_llava.model.encoders": {"mg_llava.pictures", "xtuner.model", "xtuner.model.files"},
+    "xtuner.data.sources": {"xtuner.data.pictures", "xtuner.data.records", "xtuner.data.store", "xtuner.data.tables"},
     "mg_llava": {"mg_llava.evaluation", "mg_llava.hf", "mg_llava.inference", "mg_llava.model"},
     "mg_llava.boxes": {"xtuner.data.records", "xtuner.data.store"},
     "mg_llava.data": {
@@ -27,6 +28,7 @@ WAYS = {
         "xtuner.data.batches",
         "xtuner.data.pictures",
         "xtuner.data.records",
+        "xtuner.data.sources",
         "xtuner.data.store",
         "xtuner.data.text",
         "xtuner.model",
@@ -46,11 +48,13 @@ WAYS = {
         "xtuner.data.text",
     },
     "mg_llava.evaluation.benchmarks.kinds": {
+        "mg_llava.boxes",
         "mg_llava.evaluation.benchmarks",
         "mg_llava.evaluation.judging",
         "mg_llava.evaluation.reading",
         "mg_llava.evaluation.results",
         "xtuner.data.pictures",
+        "xtuner.data.sources",
         "xtuner.data.text",
     },
     "mg_llava.evaluation.benchmarks.kinds.vqa": {
@@ -131,7 +135,10 @@ WAYS = {
     "xtuner.cli": {"xtuner", "xtuner.model.files"},
     "xtuner.config": {"xtuner", "xtuner.compat"},
     "xtuner.data.batches": {"xtuner.data.store"},
-    "xtuner.data.pictures": {"xtuner.data.store"},
+    "xtuner.data.pictures": {
+        "xtuner.data.store",
+        "xtuner.data.tables",
+    },
     "xtuner.data.store": {"xtuner.data.records", "xtuner.data.text"},
     "xtuner.data.text": {"xtuner.data.records"},
     "xtuner.engine": {
@@ -166,8 +173,8 @@ WAYS = {
     },
     "xtuner.finetune": {
         "xtuner.config",
-        "xtuner.data.pictures",
         "xtuner.data.records",
+        "xtuner.data.sources",
         "xtuner.data.text",
         "xtuner.engine.steps",
         "xtuner.launch",
@@ -180,6 +187,7 @@ WAYS = {
         "xtuner.cli",
         "xtuner.config",
         "xtuner.data.records",
+        "xtuner.data.sources",
         "xtuner.data.store",
         "xtuner.data.text",
         "xtuner.engine",

@@ -7,7 +7,7 @@ with read_base():
 
 visual_encoder_aux_path = None
 image_size_aux = 336
-box_json_path = None
+box_json_path = ""
 benchmark_box_folder = None
 
 model.pop("high_res_encoder")

@@ -19,6 +19,7 @@ max_length = 2048 - 576
 system_prompt = None  # of conversations without one; None: the template's ("auto" may have one)
 tokenizer_source = "auto"  # where a folder's files disagree: "tokenizer.json" (as "auto") or "tokenizer.model"
 special_tokens_in_text = "split"  # "</s>" in a text is text; "keep": it becomes the token, "refuse": it is an error
+data_columns = None  # of Parquet, Arrow, WebDataset: dict(conversations="chat", image="jpg") where names differ
 pad_image_to_square = True
 offline_processed_text_folder = None
 box_iou_threshold = 0.2

@@ -24,6 +24,7 @@ box_selection = dict(
 train_dataset = dict(
     type=MGLLaVADataset,
     data_path="${data_path}",
+    data_columns="${data_columns}",
     image_folder="${image_folder}",
     box_json_path="${box_json_path}",
     offline_processed_text_folder="${offline_processed_text_folder}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,54 @@ def parse_box_record(key: str | None, number: int, value: Any) -> BoxRecord:
         _size(value, where),
         None if image is None else image_key(str(image)),
         None if sample_id is None else str(sample_id),
+    )
+
+
+def parse_own_boxes(fields: Mapping[str, Any], images: Sequence[str], where: str) -> list[BoxRecord]:
+    """Reads the boxes that a training record gives of its own pictures.
+
+    Args:
+        fields: ``boxes`` and, where they are given, ``labels`` ("object" where not), ``scores`` (1 where not),
+            ``width`` and ``height``. Of one picture: N boxes, N labels, ...; of any number of pictures: a list with
+            those of each.
+        images: the pictures.
+        where: how messages name the record.
+
+    Raises:
+        XTunerError: they are malformed; the message says in what.
+    """
+    boxes = fields["boxes"]
+    where = f"the boxes of {where}"
+    if not isinstance(boxes, list):
+        raise XTunerError(f"{where} are {str(boxes)[:_SHOWN]!r}, expected a list.")
+    if len(images) == 1 and not _is_per_picture(boxes):
+        parts = [dict(fields)]
+    else:
+        parts = [{} for _ in images]
+        for name, values in fields.items():
+            if not isinstance(values, list) or len(values) != len(images):
+                found = counted(len(values), "entries") if isinstance(values, list) else repr(str(values)[:_SHOWN])
+                raise XTunerError(
+                    f"{where}: '{name}' has {found}, expected one for each of {counted(len(images), 'pictures')}."
+                )
+            for part, value in zip(parts, values, strict=True):
+                part[name] = value
+    return [_own_record(part, image, f"{where}, picture '{image}'") for part, image in zip(parts, images, strict=True)]
+
+
+def _own_record(part: dict[str, Any], image: str, where: str) -> BoxRecord:
+    values = {**part, "boxes": [] if part.get("boxes") is None else part["boxes"]}
+    if isinstance(values["boxes"], list):
+        for name, value in (("labels", "object"), ("scores", 1.0)):
+            if values.get(name) is None:
+                values[name] = [value] * len(values["boxes"])
+    return BoxRecord(where, _parse_boxes(values, where), _size(values, where), image_key(image))
+
+
+def _is_per_picture(boxes: list[Any]) -> bool:
+    """True for [[[x0, y0, x1, y1], ...]], False for [[x0, y0, x1, y1], ...]."""
+    return len(boxes) == 1 and (
+        boxes[0] is None or (isinstance(boxes[0], list) and all(isinstance(box, list) for box in boxes[0]))
     )
 
 

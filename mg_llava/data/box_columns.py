@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mg_llava.boxes.records import BoxRecord, parse_own_boxes
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
 from mg_llava.boxes.sense import odd_boxes
 from mg_llava.boxes.store import BoxStore
 from mg_llava.pictures.preprocess import ImageProcessor
+from xtuner.data.sources.places import picture_name
 from xtuner.data.store.cache import remembered_digest
 from xtuner.data.store.prepared import PreparedRow
 from xtuner.data.text.conversations import Conversation
@@ -48,7 +50,7 @@ class BoxColumns:
     are gone; else they stand in the picture's frame, and are mapped when the picture is read.
 
     Args:
-        box_json_path: see `BoxStore`; None = no boxes.
+        box_json_path: see `BoxStore`; None = only the boxes that records give of their own pictures; "" = no boxes.
         selection: which boxes become tokens.
         processor: says where the boxes go.
         max_length: most text tokens of a sample.
@@ -71,7 +73,8 @@ class BoxColumns:
         max_length: int,
         context_length: int | None,
     ) -> None:
-        self.box_json_path = box_json_path
+        self.box_json_path = box_json_path or None
+        self.takes_own = box_json_path != ""
         self.selection = selection
         self.processor = processor
         self.max_length = max_length
@@ -82,10 +85,10 @@ class BoxColumns:
     def settings(self) -> dict[str, Any]:
         """Describes everything that the columns depend on, as JSON can hold it."""
         settings: dict[str, Any] = {"image_tokens": self.num_image_tokens, "context_length": self.context_length}
-        if self.box_json_path is None:
+        if not self.takes_own:
             return {**settings, "box_file": None}
         try:
-            digest = remembered_digest(self.box_json_path)
+            digest = None if self.box_json_path is None else remembered_digest(self.box_json_path)
         except OSError as error:
             raise XTunerError(
                 f"box file '{self.box_json_path}' cannot be read ({error.strerror}): check box_json_path, or set it to "
@@ -114,8 +117,14 @@ class BoxColumns:
                 counts[LEFT_OUT] += 1
                 tokens.append(None)
             else:
+                own: Sequence[BoxRecord | None] = [None] * len(talk.images)
                 try:
-                    pictures = [self._picture(path, talk, num_ids, counts) for path in talk.images]
+                    own = own_records(talk) if self.takes_own and talk.boxes else own
+                except XTunerError as error:
+                    problems.append(f"malformed boxes: {error}")
+                try:
+                    used = zip(talk.images, own, strict=True)
+                    pictures = [self._picture(path, talk, num_ids, counts, record) for path, record in used]
                 except XTunerError as error:
                     problems.append(f"ambiguous boxes: sample '{talk.id}': {error}")
                 found = sum(len(picture.found.labels) for picture in pictures)
@@ -125,14 +134,15 @@ class BoxColumns:
             _append(columns, pictures)
         return Added({**columns}, tokens, counts, problems)
 
-    def _picture(self, path: str, talk: Conversation, num_ids: int, counts: Counter[str]) -> PreparedBoxes:
-        """Chooses the boxes of one picture; what is odd about them is counted."""
+    def _picture(
+        self, path: str, talk: Conversation, num_ids: int, counts: Counter[str], record: BoxRecord | None
+    ) -> PreparedBoxes:
+        """Chooses the boxes of one picture, its record's own or the box file's; what is odd about them is counted."""
         counts["pictures"] += 1
-        if self._store is None:
-            return PreparedBoxes(no_boxes(), None)
-        record = self._store.find(path, talk.id, len(talk.images))
+        if record is None and self._store is not None:
+            record = self._store.find(picture_name(path), talk.id, len(talk.images))
+            counts[NOT_KNOWN] += record is None
         if record is None:
-            counts[NOT_KNOWN] += 1
             return PreparedBoxes(no_boxes(), None)
         if not record.found.labels:
             counts["pictures without boxes"] += 1
@@ -145,6 +155,17 @@ class BoxColumns:
             return PreparedBoxes(chosen, None)
         mapped, kept = self.processor.map_boxes(chosen.boxes, record.size)
         return PreparedBoxes(chosen.take(kept)._replace(boxes=mapped), record.size)
+
+
+def own_records(talk: Conversation) -> list[BoxRecord]:
+    """Returns the boxes that a record gives of its own pictures, one entry per picture.
+
+    Raises:
+        XTunerError: they are malformed.
+    """
+    cut = ["(cut off)"] * talk.images_cut
+    records = parse_own_boxes(talk.boxes or {}, [*map(picture_name, talk.images), *cut], talk.where)
+    return records[: len(talk.images)]
 
 
 def object_room(context_length: int | None, num_ids: int, num_images: int, num_image_tokens: int) -> int | None:

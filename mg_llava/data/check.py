@@ -17,14 +17,17 @@ from rich.progress import track
 from mg_llava.boxes.records import BoxRecord
 from mg_llava.boxes.sense import ADVICE, INVERTED, LARGER, NO_AREA, OUTSIDE, odd_boxes
 from mg_llava.boxes.store import BoxStore, no_match_message, other_size_message
+from mg_llava.data.box_columns import own_records
 from mg_llava.data.length_check import sample_notes
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
-from mg_llava.data.sources import DataSource, read_sources
+from mg_llava.data.sources import DataSource, sources_of
 from mg_llava.data.statistics import DataStatistics
 from mg_llava.pictures.open import open_picture
 from mg_llava.pictures.preprocess import ImageProcessor
-from xtuner.data.pictures.files import PictureFiles, picture_files
+from xtuner.data.pictures.files import PictureFiles
 from xtuner.data.records.findings import Findings
+from xtuner.data.records.records import RecordSource
+from xtuner.data.sources.places import picture_name
 from xtuner.data.store.progress import FileProgress
 from xtuner.data.text.conversations import Conversation, iter_conversations
 from xtuner.data.text.templates import PromptTemplate
@@ -52,6 +55,7 @@ class _Use:
     path: str
     sample_id: str
     num_images: int
+    own: BoxRecord | None = None
 
 
 def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings:
@@ -70,13 +74,7 @@ def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings
     tokenizer = _try("tokenizer", lambda: build(node["tokenizer"]), problems)
     processor = _try("image processor", lambda: build(node["image_processor"]), problems)
     _try("box selection", lambda: build(node.get("boxes")), problems)
-    sources = _try(
-        "settings",
-        lambda: read_sources(
-            node.get("data_path"), node["image_folder"], node.get("box_json_path"), node["prompt_template"]
-        ),
-        problems,
-    )
+    sources = _try("settings", lambda: sources_of(node), problems)
     # nothing can be tokenised where a part is missing; the records are looked at all the same
     complete = not problems
     maker = _try("language model", lambda: make_samples(node, tokenizer, processor), problems) if complete else None
@@ -89,7 +87,7 @@ def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings
     for number, source in enumerate(sources or ()):
         template = None if maker is None else _try("prompt template", partial(maker.template, source), problems)
         if source.data_path is not None:
-            uses = _uses_of_file(source.data_path, findings, maker, template, statistics)
+            uses = _uses_of(source, findings, maker, template, statistics)
         elif prepared is not None:
             uses = [_Use(path, name, len(images)) for name, images in prepared.pictures(number) for path in images]
             findings.notes += [f"prepared data: {count:,} {kind}" for kind, count in prepared.left_out(number)]
@@ -97,12 +95,12 @@ def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings
             if folder is None:
                 problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
             continue
-        sizes = _check_pictures(uses, source.image_folder or "", processor, fast, problems)
+        files = _try("pictures", source.pictures, problems) if uses else None
+        sizes = _check_pictures(uses, files, processor, fast, problems)
         statistics.add_missing({use.path for use in uses} - sizes.keys())
         said = problems if node.get("strict_paths") else findings.notes
-        said += _outside(uses, source.image_folder or "")
-        if source.box_json_path is not None:
-            _check_boxes(uses, sizes, source.box_json_path, findings, statistics)
+        said += _outside(uses, files)
+        _check_boxes(uses, sizes, source.box_json_path, findings, statistics)
     told = list(dict.fromkeys(problems)), list(dict.fromkeys(findings.notes))
     return Findings(*told, statistics.rows() if sources else [])
 
@@ -118,15 +116,13 @@ def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> 
     for source in sources:
         if source.data_path is None:
             continue
-        uses = _uses_of_file(source.data_path, findings)
-        files = _try("pictures", partial(picture_files, source.image_folder or ""), problems) if uses else None
+        uses = _uses_of(source, findings)
+        files = _try("pictures", source.pictures, problems) if uses else None
         if files is not None:
             users = {use.path: use.sample_id for use in reversed(uses)}
             missing = files.missing(pa.array(users, pa.string()))
             problems += [f"missing picture: '{path}' (sample '{users[path]}') does not exist" for path in missing]
-        if source.box_json_path is not None:
-            for _ in _records_of(uses, source.box_json_path, findings):
-                pass
+        deque(_records_of(uses, source.box_json_path, findings), maxlen=0)
     problems = list(dict.fromkeys(problems))
     if not problems:
         return ProblemsError(error.what, error.problems)
@@ -150,14 +146,14 @@ def _try(kind: str, action: Callable[[], Any], problems: list[str]) -> Any:
         return None
 
 
-def _uses_of_file(
-    path: str,
+def _uses_of(
+    source: DataSource,
     findings: Findings,
     maker: SampleMaker | None = None,
     template: PromptTemplate | None = None,
     statistics: DataStatistics | None = None,
 ) -> list[_Use]:
-    """Pictures of the good records of a file; the faulty ones become problems, named with the file.
+    """Pictures of the good records of a source; the faulty ones become problems, named with the source.
 
     With `maker` and `template` what is too long is noted; `statistics` sees every record.
     """
@@ -165,28 +161,32 @@ def _uses_of_file(
     refused: list[str] = []
     notes: list[str] = []
     uses: list[_Use] = []
+    path = str(source.data_path)
 
-    def answered() -> Iterator[Conversation]:
-        for number, conversation in enumerate(iter_conversations(path, faults, progress.on_bytes), start=1):
+    def answered(records: RecordSource) -> Iterator[Conversation]:
+        for number, conversation in enumerate(iter_conversations(records.records(progress.on_bytes), faults), start=1):
             if number % _RECORDS_PER_REPORT == 0:
                 progress.advance(_RECORDS_PER_REPORT)
             if statistics is not None:
                 statistics.add_record(conversation)
             if conversation.turns:
                 images = conversation.images
-                uses.extend(_Use(image, conversation.id, len(images)) for image in images)
+                own = _own_boxes(conversation, source, faults)
+                used = zip(images, own, strict=True)
+                uses.extend(_Use(image, conversation.id, len(images), record) for image, record in used)
                 yield conversation
             else:
                 where = f"record '{conversation.id}' (number {conversation.index + 1})"
                 notes.append(f"no answer: {where} has no answer to a question; it is left out.")
 
     try:
-        with FileProgress(path, "Checking") as progress:
+        records = source.records()
+        with FileProgress(path, "Checking", records.size()) as progress:
             if maker is None or template is None:
-                deque(answered(), maxlen=0)
+                deque(answered(records), maxlen=0)
             else:
                 watch = None if statistics is None else statistics.add_tokens
-                notes += sample_notes(answered(), maker, template, refused, watch)
+                notes += sample_notes(answered(records), maker, template, refused, watch)
     except XTunerError as error:
         findings.problems.append(f"data file: {error}")
     if statistics is not None:
@@ -197,13 +197,22 @@ def _uses_of_file(
     return uses
 
 
+def _own_boxes(conversation: Conversation, source: DataSource, faults: list[str]) -> Sequence[BoxRecord | None]:
+    """The boxes that a record gives of each of its pictures; None where it gives none."""
+    if conversation.boxes and source.box_json_path != "":
+        try:
+            return own_records(conversation)
+        except XTunerError as error:
+            faults.append(f"malformed boxes: {error}")
+    return [None] * len(conversation.images)
+
+
 def _check_pictures(
-    uses: Sequence[_Use], image_folder: str, processor: ImageProcessor | None, fast: bool, problems: list[str]
+    uses: Sequence[_Use], files: PictureFiles | None, processor: ImageProcessor | None, fast: bool, problems: list[str]
 ) -> dict[str, tuple[int, int]]:
     """Reads each picture once as training does; returns (width, height) of the good ones by path."""
     first_use = {use.path: use for use in reversed(uses)}
     sizes: dict[str, tuple[int, int]] = {}
-    files = _try("pictures", lambda: picture_files(image_folder), problems) if uses else None
     if files is None:
         return sizes
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -217,11 +226,9 @@ def _check_pictures(
     return sizes
 
 
-def _outside(uses: Sequence[_Use], image_folder: str) -> Iterator[str]:
+def _outside(uses: Sequence[_Use], files: PictureFiles | None) -> Iterator[str]:
     """Names the pictures that lie outside the image folder."""
-    try:
-        files = picture_files(image_folder)
-    except XTunerError:
+    if files is None:
         # named where the pictures are read
         return
     for path, use in {use.path: use for use in reversed(uses)}.items():
@@ -246,7 +253,7 @@ def _read(files: PictureFiles, path: str, processor: ImageProcessor | None, fast
 def _check_boxes(
     uses: Sequence[_Use],
     sizes: Mapping[str, tuple[int, int]],
-    box_path: str,
+    box_path: str | None,
     findings: Findings,
     statistics: DataStatistics,
 ) -> None:
@@ -263,8 +270,11 @@ def _check_boxes(
             problems.append(f"boxes of another size: {other_size_message(use.path, size, record.size, record.where)}")
 
 
-def _records_of(uses: Sequence[_Use], box_path: str, findings: Findings) -> Iterator[tuple[_Use, BoxRecord]]:
+def _records_of(uses: Sequence[_Use], box_path: str | None, findings: Findings) -> Iterator[tuple[_Use, BoxRecord]]:
     """Yields the box records of the pictures; malformed and ambiguous ones, and a foreign file, become problems."""
+    yield from ((use, use.own) for use in uses if use.own is not None)
+    if not box_path:
+        return
     problems = findings.problems
     store = _try("box file", lambda: BoxStore(box_path, check=False), problems)
     if store is None:
@@ -272,11 +282,12 @@ def _records_of(uses: Sequence[_Use], box_path: str, findings: Findings) -> Iter
     problems += [f"malformed box record: {problem}" for problem in store.problems]
     # after these the file may look like another one's only because it, or the data file, was not read to its end
     broken = bool(store.problems) or any(problem.startswith(_CUT_SHORT) for problem in problems)
-    pictures = {use.path for use in uses}
+    asked = [use for use in uses if use.own is None]
+    pictures = {use.path for use in asked}
     found: set[str] = set()
-    for use in uses:
+    for use in asked:
         try:
-            record = store.find(use.path, use.sample_id, use.num_images)
+            record = store.find(picture_name(use.path), use.sample_id, use.num_images)
         except XTunerError as error:
             problems.append(f"ambiguous boxes: sample '{use.sample_id}': {error}")
             found.add(use.path)

@@ -17,7 +17,7 @@ from mg_llava.data.box_columns import PreparedBoxes, object_room, read_boxes
 from mg_llava.data.check import check_training_data, with_other_problems
 from mg_llava.data.originals import find_turns
 from mg_llava.data.prepared_sources import PreparedSources, make_samples, prepare_sources
-from mg_llava.data.sources import DataSource, Template, read_sources
+from mg_llava.data.sources import DataSource, Template, read_sources, sources_of
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.batches.bad_samples import BadSample, Replacements
 from xtuner.data.batches.collate import collate
@@ -50,17 +50,18 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
     the sample go. What is dropped or cut is counted and logged.
 
     Args:
-        data_path: JSON or JSONL of records (see `xtuner list-dataset-format`), or a list of such files or of
-            `DataSource` with their own folder, boxes, template and repeats; None where
-            `offline_processed_text_folder` is given.
+        data_path: records (see `xtuner list-dataset-format`) as JSON, Parquet, Arrow, WebDataset or a data set of the
+            Hub, see `xtuner.data.sources.locate.locate`; or a list of such or of `DataSource` with their own folder,
+            boxes, template and repeats; None where `offline_processed_text_folder` is given.
         image_folder: folder that the records' picture paths are relative to, or archives of pictures: see
-            `xtuner.data.pictures.files.picture_files`.
+            `xtuner.data.pictures.files.picture_files`. Pictures that stand in the records' own files need none.
         tokenizer: or the config node that builds it.
         image_processor: or the config node that builds it.
         prompt_template: name, template or config node; "auto" = made from the tokenizer's chat template.
         system_prompt: of conversations without one; None = the template's own.
         max_length: most text tokens of a sample, a picture counting as one.
-        box_json_path: see `BoxStore`; None = no object tokens.
+        box_json_path: see `BoxStore`; None = only the boxes that records give of their own pictures; "" = no object
+            tokens.
         boxes: which boxes become tokens, or the config node that builds it; None = the defaults of
             `BoxSelection`.
         llm_name_or_path: language model whose context length bounds a sample; None = no bound.
@@ -71,6 +72,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             `xtuner.data.text.specials.Policy`.
         strict_paths: refuse pictures outside their image folder: absolute paths, "..", symbolic links.
         allow_odd_boxes: take box files in which most boxes cannot be pixels, see `mg_llava.boxes.sense`.
+        data_columns: the column of each field (``conversations``, ``image``, ...) that has another name in Parquet,
+            Arrow or WebDataset, see `xtuner.data.sources.columns.FIELDS`.
 
     Attributes:
         lengths: (number of samples,) int64 tokens of each: text, image and object tokens. Exact where the box
@@ -104,6 +107,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         allow_odd_boxes: bool = False,
         special_tokens_in_text: Policy = "split",
         system_prompt: str | None = None,
+        data_columns: Mapping[str, str] | None = None,
     ) -> None:
         if on_bad_sample not in _MODES:
             raise XTunerError(f"on_bad_sample='{on_bad_sample}': expected one of {', '.join(_MODES)}.")
@@ -122,7 +126,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             )
         )
         self.tokenizer, self.image_processor = self.maker.tokenizer, self.maker.processor
-        sources = read_sources(data_path, image_folder, box_json_path, prompt_template)
+        sources = read_sources(data_path, image_folder, box_json_path, prompt_template, data_columns)
         try:
             self.samples = PreparedSources(sources, self.maker, offline_processed_text_folder)
             self.samples.check_pictures()
@@ -228,9 +232,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             XTunerError: as `xtuner.data.store.prepare.prepare`.
             ProblemsError: faulty records or boxes: with all that a training would not start for.
         """
-        sources = read_sources(
-            node.get("data_path"), node["image_folder"], node.get("box_json_path"), node["prompt_template"]
-        )
+        sources = sources_of(node)
         try:
             return prepare_sources(sources, make_samples(node), out_folder, num_proc)
         except ProblemsError as error:

@@ -40,7 +40,7 @@ def _find(source: DataSource, maker: SampleMaker, wanted: dict[int, PreparedRow]
         by_id.setdefault(row["id"], []).append(number)
     found: dict[int, tuple[Turn, ...]] = {}
     try:
-        for talk in iter_conversations(str(source.data_path), []):
+        for talk in iter_conversations(source.records().records(), []):
             rest = [number for number in by_id.get(talk.id, ()) if number not in found]
             if not rest or not talk.turns:
                 continue

@@ -16,14 +16,17 @@ from mg_llava.boxes.records import BoxRecord
 from mg_llava.boxes.selection import BoxSelection
 from mg_llava.boxes.sense import refuse_odd
 from mg_llava.boxes.store import BoxStore, no_match_message
-from mg_llava.data.box_columns import ALL_BOXES, NOT_KNOWN, BoxColumns
+from mg_llava.data.box_columns import ALL_BOXES, NOT_KNOWN, BoxColumns, own_records
 from mg_llava.data.sources import DataSource
 from mg_llava.pictures.preprocess import ImageProcessor
-from xtuner.data.pictures.files import FolderPictures, PictureFiles, picture_files
+from xtuner.data.pictures.files import FolderPictures, PictureFiles
+from xtuner.data.records.records import RecordSource
+from xtuner.data.sources.pictures import SourcePictures
 from xtuner.data.store.cache import CacheError, cache_folder, lock, remember
 from xtuner.data.store.fingerprint import fingerprint, text_settings
 from xtuner.data.store.prepare import load_prepared, prepare
 from xtuner.data.store.prepared import PreparedData, PreparedRow
+from xtuner.data.text.conversations import iter_conversations
 from xtuner.data.text.encoder import RecordEncoder
 from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy, check_policy
@@ -131,9 +134,7 @@ class PreparedSources:
         self.sources = list(sources)
         folders = [None] * len(sources) if offline_folder is None else _parts(offline_folder, len(sources))
         self._parts = [_open(source, maker, folder) for source, folder in zip(self.sources, folders, strict=True)]
-        self.files: list[PictureFiles] = [
-            picture_files(source.image_folder or "", maker.strict_paths) for source in self.sources
-        ]
+        self.files = [source.pictures(maker.strict_paths) for source in self.sources]
         index = np.concatenate([part.index for part in self._parts])
         self.tokens, self.num_images = index["tokens"].astype(np.int64), index["images"]
         self.num_ids = index["length"]
@@ -172,8 +173,13 @@ class PreparedSources:
         """
         for source, part, files in zip(self.sources, self._parts, self.files, strict=True):
             folder = source.image_folder or ""
-            strict = "\nstrict" if isinstance(files, FolderPictures) and files.strict_paths else ""
-            name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}{strict}"
+            strict = "\nstrict" if _is_strict(files) else ""
+            own = (
+                f"\n{Path(source.data_path).resolve()}"
+                if isinstance(files, SourcePictures) and source.data_path
+                else ""
+            )
+            name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}{own}{strict}"
             checked = cache_folder() / "checked_pictures" / hashlib.sha256(name.encode()).hexdigest()[:32]
             if checked.exists() and not _spot_check(part, files):
                 continue
@@ -200,33 +206,38 @@ def prepare_sources(
     counts: Counter[str] = Counter()
     for source, folder in zip(sources, _parts(out_folder, len(sources)), strict=True):
         if source.data_path is None:
-            raise XTunerError("no training data to prepare: set data_path (LLaVA JSON or JSONL).")
-        encoder = maker.encoder(source)
-        counts.update(prepare(source.data_path, folder, _settings(source, encoder), encoder, num_proc))
+            raise XTunerError("no training data to prepare: set data_path (see docs/data.md).")
+        encoder, records = maker.encoder(source), source.records()
+        counts.update(prepare(records, folder, _settings(records, encoder), encoder, num_proc))
     return dict(counts)
 
 
 def _open(source: DataSource, maker: SampleMaker, folder: Path | None) -> PreparedData:
     encoder = maker.encoder(source)
-    part = load_prepared(source.data_path, _settings(source, encoder), encoder, None if folder is None else str(folder))
+    records = None if source.data_path is None else source.records()
+    offline = None if folder is None else str(folder)
+    part = load_prepared(records, _settings(records, encoder), encoder, offline)
     pictures = part.report.get("pictures", 0)
-    if source.box_json_path is not None and 0 < pictures == part.report.get(NOT_KNOWN):
+    if source.box_json_path and 0 < pictures == part.report.get(NOT_KNOWN):
         raise XTunerError(no_match_message(source.box_json_path, pictures))
-    if source.box_json_path is not None and not maker.allow_odd_boxes:
-        path = source.box_json_path
-        refuse_odd(part.report, part.report.get(ALL_BOXES, 0), path, _records(path))
+    if not maker.allow_odd_boxes:
+        path = source.box_json_path or source.data_path or str(folder)
+        refuse_odd(part.report, part.report.get(ALL_BOXES, 0), path, _records(source))
     return part
 
 
-def _records(path: str) -> Iterator[BoxRecord]:
+def _records(source: DataSource) -> Iterator[BoxRecord]:
     """Opens the file only if a record is asked for."""
-    yield from BoxStore(path, check=False).records()
+    if source.box_json_path:
+        yield from BoxStore(source.box_json_path, check=False).records()
+    if source.data_path is not None:
+        for talk in iter_conversations(source.records().records(), []):
+            yield from own_records(talk) if talk.boxes else ()
 
 
-def _settings(source: DataSource, encoder: RecordEncoder) -> dict[str, Any]:
-    text = text_settings(
-        source.data_path, encoder.tokenizer, encoder.template, encoder.max_length, encoder.special_tokens_in_text
-    )
+def _settings(records: RecordSource | None, encoder: RecordEncoder) -> dict[str, Any]:
+    data = None if records is None else records.identity()
+    text = text_settings(data, encoder.tokenizer, encoder.template, encoder.max_length, encoder.special_tokens_in_text)
     added: Mapping[str, Any] = {} if encoder.columns is None else encoder.columns.settings()
     return {**text, "samples": dict(added)}
 
@@ -246,8 +257,8 @@ def _spot_check(part: PreparedData, files: PictureFiles) -> list[str]:
 
 def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> None:
     paths = part.picture_paths()
-    if isinstance(files, FolderPictures) and files.strict_paths:
-        _refuse_outside(part, files, paths.to_pylist())
+    if _is_strict(files):
+        _refuse_outside(part, files, image_folder, paths.to_pylist())
     missing = files.missing(paths)
     if not missing:
         # a million names, and as many found: what held them goes back to the system
@@ -264,12 +275,16 @@ def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> No
     )
 
 
-def _refuse_outside(part: PreparedData, files: FolderPictures, paths: Sequence[str]) -> None:
+def _is_strict(files: PictureFiles) -> bool:
+    return isinstance(files, (FolderPictures, SourcePictures)) and files.strict_paths
+
+
+def _refuse_outside(part: PreparedData, files: PictureFiles, image_folder: str, paths: Sequence[str]) -> None:
     outside = {path: how for path in paths if (how := files.outside(path))}
     if outside:
         users = _users(part, list(outside)[:_SHOWN])
         raise ProblemsError(
-            f"'{files.folder}' (setting image_folder), {counted(len(outside), 'pictures')} outside of it "
+            f"'{image_folder}' (setting image_folder), {counted(len(outside), 'pictures')} outside of it "
             "(strict_paths=True)",
             [f"picture '{path}' of sample '{sample_id}' {outside[path]}" for path, sample_id in users.items()],
         )

@@ -1,4 +1,4 @@
-"""The data files of a training: which there are, how often each is seen, and where its pictures and boxes lie."""
+"""The data sources of a training: which there are, how often each is seen, and where its pictures and boxes lie."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
+from xtuner.data.pictures.files import PictureFiles
+from xtuner.data.records.records import RecordSource
+from xtuner.data.sources import open_pictures, open_source
+from xtuner.data.sources.columns import check_names
+from xtuner.data.sources.locate import source_name
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import XTunerError, nearest
 from xtuner.registry import build, is_node
@@ -18,16 +22,18 @@ Template: TypeAlias = "str | PromptTemplate | Mapping[str, Any]"
 
 @dataclass(frozen=True)
 class DataSource:
-    """One data file of a mixture. What is None is taken from the data set's own setting.
+    """One data source of a mixture. What is None is taken from the data set's own setting.
 
     Args:
-        data_path: JSON or JSONL of records; None where a prepared folder is given instead.
-        image_folder: see `xtuner.data.pictures.files.picture_files`.
-        box_json_path: see `BoxStore`; "" = no object tokens.
+        data_path: records, see `xtuner.data.sources.locate.locate`; None where a prepared folder is given instead.
+        image_folder: see `open_pictures`.
+        box_json_path: see `BoxStore`; it adds to the boxes that records give of their own pictures. "" = no object
+            tokens.
         prompt_template: name, template or config node.
         repeats: how often an epoch sees each sample. A fraction is drawn anew each epoch: 0.5 = half of the samples,
             2.5 = all twice and half of them a third time.
         name: in the log; None = the file's.
+        columns: the column of each field (``conversations``, ``image``, ...) that has another name there.
     """
 
     data_path: str | None = None
@@ -36,10 +42,28 @@ class DataSource:
     prompt_template: Template | None = None
     repeats: float = 1.0
     name: str | None = None
+    columns: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.repeats, (int, float)) and math.isfinite(self.repeats) and self.repeats > 0):
             raise XTunerError(f"data source '{self.data_path}': repeats={self.repeats!r}, expected a number above 0.")
+        check_names(self.columns)
+
+    def records(self) -> RecordSource:
+        """Opens its records.
+
+        Raises:
+            XTunerError: nothing is there.
+        """
+        return open_source(str(self.data_path), self.columns)
+
+    def pictures(self, strict_paths: bool = False) -> PictureFiles:
+        """Opens its pictures.
+
+        Raises:
+            XTunerError: nothing is there.
+        """
+        return open_pictures(self.image_folder or "", self.data_path, strict_paths)
 
 
 def read_sources(
@@ -47,6 +71,7 @@ def read_sources(
     image_folder: str,
     box_json_path: str | None,
     prompt_template: Template,
+    columns: Mapping[str, str] | None = None,
 ) -> list[DataSource]:
     """Returns the sources of a ``train_dataset`` with everything filled in and names that differ.
 
@@ -55,24 +80,32 @@ def read_sources(
         image_folder: of sources without their own, like the next two.
         box_json_path: see there.
         prompt_template: see there.
+        columns: see there.
 
     Raises:
         XTunerError: an item that is none of these.
     """
     items = [data_path] if data_path is None or isinstance(data_path, (str, Mapping, DataSource)) else list(data_path)
     sources = [_read(item) for item in items]
-    names = [source.name or Path(source.data_path or "prepared").stem for source in sources]
+    names = [source.name or source_name(source.data_path or "prepared") for source in sources]
     repeated = {name for name, count in Counter(names).items() if count > 1}
     return [
         replace(
             source,
             image_folder=source.image_folder or image_folder,
-            box_json_path=(box_json_path if source.box_json_path is None else source.box_json_path) or None,
+            box_json_path=box_json_path if source.box_json_path is None else source.box_json_path,
             prompt_template=source.prompt_template or prompt_template,
+            columns=columns if source.columns is None else source.columns,
             name=f"{name}#{number}" if name in repeated else name,
         )
         for number, (source, name) in enumerate(zip(sources, names, strict=True), start=1)
     ]
+
+
+def sources_of(node: Mapping[str, Any]) -> list[DataSource]:
+    """Returns the sources of a config's ``train_dataset``, see `read_sources`."""
+    found = (node.get("data_path"), node["image_folder"], node.get("box_json_path"), node["prompt_template"])
+    return read_sources(*found, node.get("data_columns"))
 
 
 def _read(item: Any) -> DataSource:

@@ -120,7 +120,7 @@ class TestParts:
         assert self.parts("llava", "sft") == (everything, {"projector", "llm"})
         config = shipped("llava", "yi34b", "sft")
         assert config.image_processor.image_size == 336
-        assert config.train_dataset.box_json_path is None
+        assert config.train_dataset.box_json_path == ""
 
 
 @pytest.mark.parametrize(

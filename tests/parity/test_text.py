@@ -11,6 +11,7 @@ import pytest
 
 from xtuner.constants import IGNORE_INDEX
 from xtuner.data.batches.collate import collate
+from xtuner.data.records.records import read_records
 from xtuner.data.text.conversations import Conversation, iter_conversations
 from xtuner.data.text.templates import Turn, get_template
 from xtuner.data.text.tokenizer import build_tokenizer
@@ -26,7 +27,7 @@ def read_golden(setting: str) -> dict[str, Any]:
 
 def conversations() -> list[Conversation]:
     problems: list[str] = []
-    parsed = list(iter_conversations(str(GOLDEN / "data.json"), problems))
+    parsed = list(iter_conversations(read_records(str(GOLDEN / "data.json")), problems))
     assert not problems
     return parsed
 

@@ -42,6 +42,7 @@ from mg_llava.serving.requests.pictures import read_picture_url
 from mg_llava.serving.requests.settings import Limits
 from xtuner.config import load_config, parse_overrides
 from xtuner.data.records.messages import picture_address
+from xtuner.data.records.records import read_records
 from xtuner.data.text.conversations import iter_conversations
 from xtuner.errors import XTunerError
 
@@ -199,7 +200,7 @@ def records(draw: random.Random, folder: Path) -> None:
     """Training records."""
     path = folder / "data.json"
     path.write_bytes(odd_json(draw, [[RECORD, RECORD], [OPENAI], RECORD]))
-    for _ in iter_conversations(str(path), []):
+    for _ in iter_conversations(read_records(str(path)), []):
         pass
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from xtuner.data.pictures.files import picture_files
-from xtuner.data.records.records import Record, read_records
+from xtuner.data.records.records import Record
+from xtuner.data.sources import open_pictures, open_source
 from xtuner.data.text.conversations import Conversation, RecordError, parse_record
 from xtuner.errors import ProblemsError, XTunerError
 
@@ -37,15 +37,19 @@ class Split:
     held_out: list[OwnRecord]
 
 
-def read_own_records(path: str) -> list[OwnRecord]:
-    """Reads the records of a JSON or JSONL file that have an answer.
+def read_own_records(path: str, columns: Mapping[str, str] | None = None) -> list[OwnRecord]:
+    """Reads the records of a data source that have an answer.
+
+    Args:
+        path: see `xtuner.data.sources.locate.locate`.
+        columns: the column of each field that has another name.
 
     Raises:
         ProblemsError: with the records that cannot be read.
         XTunerError: no such file, or nothing in it to learn from.
     """
     found, problems = [], []
-    for record in read_records(path):
+    for record in open_source(path, columns).records():
         if not isinstance(record, Record):
             problems.append(record)
             continue
@@ -70,7 +74,7 @@ def check_pictures(records: Sequence[OwnRecord], image_folder: str) -> None:
         XTunerError: none of the pictures is there, or paths are written with backslashes.
     """
     names = list(dict.fromkeys(name for record in records for name in record.conversation.images))
-    files = picture_files(image_folder)
+    files = open_pictures(image_folder)
     missing = files.missing(pa.array(names, pa.string())) if names else []
     windows = [name for name in missing if "\\" in name and files.holds(name.replace("\\", "/"))]
     if windows:

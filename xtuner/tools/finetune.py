@@ -81,6 +81,7 @@ class _Work:
 
     def __init__(self, args: argparse.Namespace) -> None:
         from xtuner.config import load_config, parse_overrides
+        from xtuner.data.sources.locate import source_name
 
         self.args = args
         self.overrides = parse_overrides(args.cfg_options)
@@ -96,18 +97,26 @@ class _Work:
         if not isinstance(data, str):
             raise XTunerError(f"data_path is {data!r}: finetune takes one file of records; name it with --data.")
         self.data = data
-        self.out: Path = (args.out or Path("work_dirs") / Path(data).stem).absolute()
+        self.out: Path = (args.out or Path("work_dirs") / source_name(data)).absolute()
         self.configs = {stage: self.out / f"{self.out.name}_{stage}.py" for stage in ("pretrain", "sft")}
         self.files = {name: self.out / "data" / f"{name}.jsonl" for name in ("training", "asked", "held_out")}
         self.processes = int(os.environ.get("NPROC_PER_NODE", 1)) * int(os.environ.get("NNODES", 1))
 
     def split(self) -> None:
         """Reads the records, holds some out and writes all parts."""
+        from xtuner.data.sources.locate import place_of
+        from xtuner.data.sources.places import SCHEME, read_place
         from xtuner.finetune.split import check_pictures, read_own_records, split_records, write_records
         from xtuner.log import get_logger
 
         args = self.args
-        records = read_own_records(self.data)
+        columns = self.overrides.get("data_columns", self.given[-1].get("data_columns") if self.given else None)
+        records = read_own_records(self.data, columns)
+        if any(read_place(name) for record in records for name in record.conversation.images):
+            # the pictures stand in the data itself
+            self.images = f"{SCHEME}{place_of(self.data)}"
+        elif self.images is None:
+            raise XTunerError("--images is missing: name the folder that the records' picture paths start from.")
         check_pictures(records, str(self.images))
         self.records = split_records(records, args.held_out, args.seed)
         training, held_out = self.records.training, self.records.held_out
@@ -205,7 +214,7 @@ class _Work:
             _print_settings(stage, len(self.records.training), settings, self.configs[stage])
 
     def _text(self, stage: str, lora: bool, lines: Sequence[str]) -> str:
-        values = {"name": self.out.name, "data": str(self.files["training"]), "lora": lora}
+        values = {"name": self.out.name, "data": str(self.files["training"]), "images": self.images, "lora": lora}
         args = argparse.Namespace(**{**vars(self.args), **values})
         text = config_text(args, stage, base_of(self.args.base), str(self.out / "stage_1"))
         return text + "\n".join(lines) + "\n"
@@ -240,6 +249,7 @@ class _Work:
 
     def run_steps(self) -> None:
         """Runs check, preparing, both stages, evaluation and export."""
+        from xtuner.data.sources.locate import place_of
         from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
         from xtuner.finetune.steps import Steps
 
@@ -254,7 +264,7 @@ class _Work:
             ]
 
         # held-out records too
-        everything = f"data_path={Path(self.data).absolute()}"
+        everything = f"data_path={place_of(self.data)}"
         steps.run("check", data, lambda _: ("check-dataset", first, "--fast", "--cfg-options", everything))
         steps.run("prepare", [first], lambda _: ("log-dataset", first, "-n", "1"))
         steps.run("stage 1", [], train(first, self.out / "stage_1"))
@@ -299,6 +309,8 @@ class _Work:
 
 def _problems(args: argparse.Namespace, overrides: dict[str, Any]) -> list[str]:
     """Returns what is wrong with the arguments, one sentence each."""
+    from xtuner.data.sources.locate import is_columnar
+
     problems = []
     if len(args.configs) not in (0, 2):
         problems.append(f"{len(args.configs)} configs given: expected two, of stage 1 and of stage 2, or none.")
@@ -308,7 +320,9 @@ def _problems(args: argparse.Namespace, overrides: dict[str, Any]) -> list[str]:
         if given:
             problems.append(f"{', '.join(given)}: the configs say this; change it there, or leave the configs out.")
     else:
+        own_pictures = args.data is not None and is_columnar(args.data)
         absent = [f"--{name}" for name in ("data", "images") if getattr(args, name) is None]
+        absent = absent if not own_pictures else []
         if absent:
             problems.append(f"{' and '.join(absent)} missing: name your records and the folder of their pictures.")
         problems += model_problems(args)

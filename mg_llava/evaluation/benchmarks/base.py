@@ -96,7 +96,7 @@ class Benchmark(ABC):
     @property
     def box_path(self) -> str | None:
         """The box file, or None."""
-        if self.box_json_path is not None:
+        if self.box_json_path:
             return self.path(self.box_json_path)
         return None if self.box_folder is None else os.path.join(self.box_folder, f"{self.name}.json")
 

@@ -45,13 +45,14 @@ def pictures_in_place(words: str, pictures: Sequence[Picture]) -> tuple[str, lis
 def find_boxes(store: BoxStore | None, question: Question, picture: Picture) -> BoxRecord | None:
     """Returns the boxes of one of a question's pictures, None where the box file does not know it or there is none.
 
-    Looked up by the picture's path, then by the question's id if this is its only picture, then by `Picture.box_ids`.
+    Those that its record gives win. Else they are looked up by the picture's path, then by
+    the question's id if this is its only picture, then by `Picture.box_ids`.
 
     Raises:
         XTunerError: the id that fits stands for several records with different boxes.
     """
-    if store is None:
-        return None
+    if picture.boxes is not None or store is None:
+        return picture.boxes
     ids = [question.box_id] if len(question.pictures) == 1 else []
     for sample_id in (*ids, *picture.box_ids) or (None,):
         record = store.find(picture.key or None, sample_id)

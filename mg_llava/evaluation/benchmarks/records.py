@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from mg_llava.boxes.records import BoxRecord
 from mg_llava.pictures.open import open_base64
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.templates import Turn
@@ -25,12 +26,14 @@ class Picture:
         path: the file, or None.
         encoded: base64 text of the file's bytes, or None.
         box_ids: further ids that box files may know it by, tried after `key` and the question's own.
+        boxes: those that its record gives, or None.
     """
 
     key: str
     path: str | None = None
     encoded: str | None = None
     box_ids: tuple[str, ...] = ()
+    boxes: BoxRecord | None = None
 
     def open(self, image_processor: ImageProcessor) -> Image.Image:
         """Returns the picture as 8-bit RGB.

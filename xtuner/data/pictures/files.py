@@ -1,4 +1,4 @@
-"""Where pictures lie: in a folder, in tar or zip shards, or as bytes in Parquet."""
+"""Where pictures lie: in a folder, in tar or zip shards, or in Parquet; read there, never copied."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from xtuner.data.pictures.index import DEFLATED, SUFFIXES, picture_index
 from xtuner.data.store.arrow_rows import ArrowRows
 from xtuner.data.store.key_table import KeyTable
+from xtuner.data.tables.parquet import ParquetTable
 from xtuner.errors import SampleError, XTunerError
 
-_LARGEST = 256 << 20
+MOST_BYTES = 256 << 20
 """Most bytes of a picture's file in an archive, stored or unpacked: a small member may unpack to gigabytes."""
 _LISTED = 10_000
 """Names of a folder that stand in memory as Python's at a time."""
@@ -152,7 +153,8 @@ class ArchivePictures:
         folder, rows_of_batches = picture_index(files)
         self._rows = ArrowRows([folder / "members.arrow"], [rows_of_batches])
         self._keys = KeyTable(folder / "members.keys")
-        self._handles: dict[int, int] = {}
+        self._places = FilePlaces()
+        self._tables: dict[int, ParquetTable] = {}
 
     def __reduce__(self) -> tuple[type[ArchivePictures], tuple[list[str]]]:
         return type(self), (self.files,)
@@ -171,38 +173,32 @@ class ArchivePictures:
                 "image_folder and the record's 'image'.",
             )
         batch, number = self._rows.locate(row)
-        size = batch.column("size")[number].as_py()
-        if size > _LARGEST:
-            raise _too_large(path, f"has {size / 1e6:,.0f} MB")
-        stored = batch.column("bytes")[number]
-        if stored.is_valid:
-            return io.BytesIO(stored.as_py())
-        place = (batch.column(name)[number].as_py() for name in ("file", "offset", "method"))
-        file, offset, method = place
-        if file not in self._handles:
-            self._handles[file] = os.open(self.files[file], os.O_RDONLY)
-        try:
-            # at a place of its own: processes that share the handle do not move each other
-            content = os.pread(self._handles[file], size, offset)
-        except (OSError, ValueError, OverflowError) as error:
-            message = f"picture '{path}' in '{self.files[file]}' cannot be read ({error}). Copy the archive again."
-            raise SampleError("picture does not decode", message) from error
-        if len(content) < size:
-            message = f"picture '{path}': the archive '{self.files[file]}' is truncated; copy it again."
-            raise SampleError("picture does not decode", message)
+        names = ("file", "offset", "size", "method", "column")
+        file, offset, size, method, column = (batch.column(name)[number].as_py() for name in names)
+        if column is not None:
+            return io.BytesIO(self._cell(file, column, offset, path))
+        content = self._places.read(self.files[file], offset, size, path)
         if method != DEFLATED:
             return io.BytesIO(content)
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            unpacked = unpacker.decompress(content, _LARGEST)
+            unpacked = unpacker.decompress(content, MOST_BYTES)
             if unpacker.unconsumed_tail:
-                raise _too_large(path, f"unpacks to more than {_LARGEST / 1e6:,.0f} MB")
+                raise _too_large(path, f"unpacks to more than {MOST_BYTES / 1e6:,.0f} MB")
             if not unpacker.eof:
                 raise zlib.error("the compressed data is cut off")
             return io.BytesIO(unpacked)
         except zlib.error as error:
             message = f"picture '{path}' in '{self.files[file]}' cannot be unpacked ({error}). Copy the archive again."
             raise SampleError("picture does not decode", message) from error
+
+    def _cell(self, file: int, column: str, row: int, path: str) -> bytes:
+        if file not in self._tables:
+            self._tables[file] = ParquetTable(self.files[file])
+        content = self._tables[file].bytes_of(column, row, 0) or b""
+        if len(content) > MOST_BYTES:
+            raise _too_large(path, f"has {len(content) / 1e6:,.0f} MB")
+        return content
 
     def holds(self, path: str) -> bool:
         """Says whether an archive holds the picture."""
@@ -227,8 +223,42 @@ class ArchivePictures:
         return None
 
 
+class FilePlaces:
+    """Reads bytes at places in files, which stay open."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, int] = {}
+
+    def read(self, file: str, offset: int, size: int, path: str) -> bytes:
+        """Returns `size` bytes of a file.
+
+        Args:
+            file: its path.
+            offset: of the first byte.
+            size: at most `MOST_BYTES`.
+            path: of the picture, for messages.
+
+        Raises:
+            SampleError: the picture is too large, or the file is cut off or cannot be read.
+        """
+        if size > MOST_BYTES:
+            raise _too_large(path, f"has {size / 1e6:,.0f} MB")
+        try:
+            if file not in self._handles:
+                self._handles[file] = os.open(file, os.O_RDONLY)
+            # at a place of its own: processes that share the handle do not move each other
+            content = os.pread(self._handles[file], size, offset)
+        except (OSError, ValueError, OverflowError) as error:
+            message = f"picture '{path}' in '{file}' cannot be read ({error}). Copy the archive again."
+            raise SampleError("picture does not decode", message) from error
+        if len(content) < size:
+            message = f"picture '{path}': the archive '{file}' is truncated; copy it again."
+            raise SampleError("picture does not decode", message)
+        return content
+
+
 def _too_large(path: str, found: str) -> SampleError:
-    message = f"picture '{path}' in its archive {found}, at most {_LARGEST / 1e6:,.0f} MB are read: make it smaller."
+    message = f"picture '{path}' in its archive {found}, at most {MOST_BYTES / 1e6:,.0f} MB are read: make it smaller."
     return SampleError("picture too large", message)
 
 

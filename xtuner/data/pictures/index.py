@@ -11,22 +11,23 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from xtuner.data.store.cache import build_once, cache_folder, publish, unfinished_name
 from xtuner.data.store.key_table import KeyTable, hash_key
+from xtuner.data.tables.cells import holds_bytes, is_list
+from xtuner.data.tables.parquet import ParquetTable
 from xtuner.errors import XTunerError
 from xtuner.log import tell_from_any_rank
 
 SUFFIXES = (".tar", ".zip", ".parquet")
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+_VERSION = 2
 _BATCH = 1000
-_PARQUET_BATCH = 64
 _NAMES = ("path", "image_path", "file_name", "filename", "name", "key", "id")
 _SCHEMA = pa.schema(
     {
@@ -35,27 +36,25 @@ _SCHEMA = pa.schema(
         "offset": pa.int64(),
         "size": pa.int64(),
         "method": pa.int32(),
-        "bytes": pa.binary(),
+        "column": pa.string(),
     }
 )
 
 _BROKEN_ARCHIVE = (ValueError, KeyError, IndexError, EOFError, NotImplementedError, OverflowError, zlib.error)
 """What the readers of archives raise beside their own errors where bytes are wrong."""
 
-Member = tuple[str, int, int, int, int, "bytes | None"]
-"""Name, number of its file, offset, stored size, compression, and its bytes where it comes from Parquet."""
+Member = tuple[str, int, int, int, int, "str | None"]
+"""Name, number of its file, offset, stored size, compression; in Parquet its row instead of the offset, and column."""
 
 
 def picture_index(files: list[str]) -> tuple[Path, list[int]]:
     """Returns the folder of the index of `files` and the rows of its record batches; made now where there is none.
 
-    Parquet cannot be read at a place: its pictures' bytes are copied into the index.
-
     Raises:
         XTunerError: a file cannot be read, or the cache cannot be written.
     """
     state = [(os.path.abspath(file), os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files]
-    folder = cache_folder() / "pictures" / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
+    folder = cache_folder() / "pictures" / hashlib.sha256(json.dumps([_VERSION, state]).encode()).hexdigest()[:32]
     build_once(folder, lambda: _build(files, folder))
     return folder, json.loads((folder / "index.json").read_text())
 
@@ -69,8 +68,7 @@ def _build(files: list[str], folder: Path) -> None:
         with pa.OSFile(str(unfinished / "members.arrow"), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             for number, file in enumerate(files):
                 members = _members(file, number)
-                size = _PARQUET_BATCH if file.lower().endswith(".parquet") else _BATCH
-                while part := list(islice(members, size)):
+                while part := list(islice(members, _BATCH)):
                     columns = zip(*part, strict=True)
                     arrays = [pa.array(column, kind.type) for column, kind in zip(columns, _SCHEMA, strict=True)]
                     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
@@ -98,7 +96,7 @@ def _members(file: str, number: int) -> Iterator[Member]:
         elif file.lower().endswith(".zip"):
             yield from _zip_members(file, number)
         elif file.lower().endswith(".parquet"):
-            yield from _parquet_members(file, number)
+            yield from _table_members(file, number)
         else:
             raise XTunerError(f"'{file}' is not an archive of pictures: expected {', '.join(SUFFIXES)}.")
     except XTunerError:
@@ -135,29 +133,24 @@ def _zip_members(file: str, number: int) -> Iterator[Member]:
             yield name, number, start, member.compress_size, member.compress_type, None
 
 
-def _parquet_members(file: str, number: int) -> Iterator[Member]:
-    import pyarrow.parquet as parquet
-
-    table = parquet.ParquetFile(file)
-    for batch in table.iter_batches(batch_size=_PARQUET_BATCH):
-        names, pictures = _picture_columns(batch, file)
-        for name, picture in zip(names, pictures, strict=True):
-            if name is not None and picture is not None:
-                yield posixpath.normpath(str(name)), number, 0, len(picture), STORED, picture
-
-
-def _picture_columns(batch: pa.RecordBatch, file: str) -> tuple[Iterable[Any], Iterable[bytes | None]]:
-    """Names and bytes: of a struct column {bytes, path}, as `datasets` writes pictures, or of two columns."""
-    named = [name for name in _NAMES if name in batch.schema.names]
-    for field in batch.schema:
-        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
-            values = [value or {} for value in batch.column(field.name).to_pylist()]
-            inner = [value.get("path") for value in values]
-            names = inner if all(inner) or not named else batch.column(named[0]).to_pylist()
-            return names, [value.get("bytes") for value in values]
-        if (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)) and named:
-            return batch.column(named[0]).to_pylist(), batch.column(field.name).to_pylist()
-    raise XTunerError(
-        f"'{file}' has the columns {', '.join(batch.schema.names)}: expected pictures as {{bytes, path}}, or a "
-        f"column of bytes beside one of {', '.join(_NAMES)}."
-    )
+def _table_members(file: str, number: int) -> Iterator[Member]:
+    """Names from the paths in the cells, else from a column of names; the pictures stay in their cells."""
+    table = ParquetTable(file)
+    kinds = {entry.name: entry.type for entry in table.schema}
+    named = [name for name in _NAMES if name in kinds]
+    pictures = [name for name, kind in kinds.items() if holds_bytes(kind) and not is_list(kind)]
+    if not pictures or not (named or pa.types.is_struct(kinds[pictures[0]])):
+        raise XTunerError(
+            f"'{file}' has the columns {', '.join(kinds)}: expected pictures as {{bytes, path}}, or a column of bytes "
+            f"beside one of {', '.join(_NAMES)}."
+        )
+    row = 0
+    for batch, cells in table.batches(named[:1], pictures[0]):
+        assert cells is not None
+        names = batch.column(named[0]).to_pylist() if named else [None] * len(batch)
+        filled = iter(zip(cells.has_bytes, cells.paths, strict=True))
+        for place, (count, name) in enumerate(zip(cells.counts, names, strict=True), start=row):
+            has_bytes, path = next(filled) if count else (False, None)
+            if has_bytes and (called := path or name) is not None:
+                yield posixpath.normpath(str(called)), number, place, 0, STORED, pictures[0]
+        row += len(batch)

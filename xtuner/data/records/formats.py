@@ -76,6 +76,7 @@ FORMATS = (
 
 _SAID = frozenset({"conversations", "messages", "system", "value", "content", "role", "from", "loss", "weight"})
 _KNOWN = frozenset({"id", "image", "images", "conversations", "messages", "system", "loss", "weight"})
+_BOXES = ("boxes", "labels", "scores", "width", "height")
 _NOT_SUPPORTED = ("video", "videos", "audio", "audios", "tools", "functions")
 _PICTURE_NAME = re.compile(r"image|img|picture|photo|media|visual|screenshot|figure|frame|(^|_)pics?($|_)", re.I).search
 _PICTURE_PATH = re.compile(
@@ -136,10 +137,18 @@ def read_record(record: Mapping[str, Any]) -> RecordContent:
     if not (named or has_parts) and any(IMAGE_TOKEN in part for message in messages for part in message.texts):
         suspect = _picture_like(record, _messages(record))
     places_in_text = not has_parts and (named or suspect is not None)
-    unread = sorted(name for name, value in record.items() if name not in _KNOWN and value not in (None, "", [], {}))
+    known = _KNOWN if own_boxes(record) is None else _KNOWN.union(_BOXES)
+    unread = sorted(name for name, value in record.items() if name not in known and value not in (None, "", [], {}))
     notes = [f"a field {name!r}, which is not read," for name in (*unread, *sorted(ignored))]
     notes += _literal_notes(messages, has_parts, places_in_text)
     return RecordContent(tuple(messages), tuple(images), places_in_text, tuple(dict.fromkeys(notes)), suspect)
+
+
+def own_boxes(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the fields that give the boxes of a record's own pictures, as they are; None where it gives none."""
+    if record.get("boxes") is None:
+        return None
+    return {name: record[name] for name in _BOXES if record.get(name) is not None}
 
 
 def _literal_notes(messages: Sequence[Message], has_parts: bool, places_in_text: bool) -> list[str]:

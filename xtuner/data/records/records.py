@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any, Protocol, TextIO
 
 from xtuner.data.records.json_stream import Record, Window, first_character, stream_elements
 from xtuner.errors import XTunerError
 from xtuner.json_values import JSONFault, parse_json
 
-__all__ = ["Record", "read_keyed_records", "read_records"]
+__all__ = ["Record", "RecordSource", "read_keyed_records", "read_records"]
 
 _LINES_PER_REPORT = 1000
 _LONGEST_LINE = 16 << 20
 """A whole object of gigabytes may stand on one line."""
+
+
+class RecordSource(Protocol):
+    """Training records, in whichever form they lie.
+
+    Attributes:
+        data_path: as the setting names it.
+    """
+
+    data_path: str
+
+    def records(self, on_bytes: Callable[[int], None] | None = None) -> Iterator[Record | str]:
+        """Yields records; a sentence ``"kind: what is wrong"`` for one that cannot be read.
+
+        Args:
+            on_bytes: told now and then how many of `size` bytes have been read.
+        """
+        ...
+
+    def size(self) -> int:
+        """Returns the bytes of the records, those of pictures left out where they lie beside them."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Returns ``path``, ``size`` and ``digest`` of what the records say: two sources of one digest are the same."""
+        ...
 
 
 def read_records(path: str, on_bytes: Callable[[int], None] | None = None) -> Iterator[Record | str]:

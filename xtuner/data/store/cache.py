@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,22 +98,40 @@ def publish(unfinished: Path, target: Path) -> None:
 
 def remembered_digest(path: str) -> str:
     """Digest of a file's content, remembered by place, size and time: not read again at every start."""
-    state = os.stat(path)
-    key = f"{os.path.abspath(path)}\n{state.st_size}\n{state.st_mtime_ns}"
-    memory = cache_folder() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    return remembered_of([path], "", lambda: _file_digest(path))
+
+
+def remembered_of(files: Sequence[str], what: str, compute: Callable[[], str]) -> str:
+    """Returns what `compute` finds out of files, remembered by their places, sizes and times.
+
+    Args:
+        files: that it depends on.
+        what: is found out, where it depends on more than the files.
+        compute: is called where it is not remembered.
+
+    Raises:
+        OSError: a file is not there.
+    """
+    states = [(os.path.abspath(file), os.stat(file)) for file in files]
+    key = "\n".join(f"{path}\n{state.st_size}\n{state.st_mtime_ns}" for path, state in states) + what
+    memory = cache_folder() / "digests" / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     try:
         return memory.read_text()
     except OSError:
-        digest = _file_digest(path)
+        found = compute()
+    write_text(memory, found)
+    return found
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a small file into the cache; a read-only home only costs finding its content out again."""
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = unfinished_name(memory)
-        unfinished.write_text(digest)
-        os.replace(unfinished, memory)
-    except OSError:
-        # a read-only home only costs reading the file again
-        return digest
-    return digest
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = unfinished_name(file)
+        unfinished.write_text(text)
+        os.replace(unfinished, file)
+    except OSError as error:
+        get_logger().debug("'%s' cannot be written: %s", file, error)
 
 
 def _file_digest(path: str) -> str:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from xtuner.data.store.cache import remembered_digest
 from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.tokenizer_files import backend_ids, probe_digest
-from xtuner.errors import XTunerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised whenever the same settings would give other ids, labels or columns."""
 
 _NOT_COMPARED = frozenset({"data.path", "tokenizer.name", "prompt_template.name", "prompt_template.stop_words"})
@@ -26,7 +23,7 @@ _UNKNOWN = "unknown"
 
 
 def text_settings(
-    data_path: str | None,
+    data: Mapping[str, Any] | None,
     tokenizer: PreTrainedTokenizerBase,
     template: PromptTemplate,
     max_length: int,
@@ -35,19 +32,16 @@ def text_settings(
     """Describes everything that the ids and labels depend on, as JSON can hold it.
 
     Args:
-        data_path: the LLaVA file; None where only the prepared folder is at hand: its content is not
-            compared.
+        data: `RecordSource.identity` of the records; None where only the prepared folder is at hand: their content
+            is not compared.
         tokenizer: compared by what it does, not by its name.
         template: words around the turns.
         max_length: ids beyond it are cut off.
         special_tokens_in_text: what becomes of special tokens that a text holds.
-
-    Raises:
-        XTunerError: the data file does not exist.
     """
     return {
         "version": FORMAT_VERSION,
-        "data": {"path": data_path, **_file_identity(data_path)},
+        "data": {"path": None, "size": _UNKNOWN, "digest": _UNKNOWN} if data is None else dict(data),
         "tokenizer": {
             "name": str(tokenizer.name_or_path),
             "digest": _tokenizer_digest(tokenizer),
@@ -89,14 +83,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
-
-
-def _file_identity(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {"size": _UNKNOWN, "digest": _UNKNOWN}
-    if not os.path.isfile(path):
-        raise XTunerError(f"data file '{path}' does not exist: set data_path to a LLaVA JSON or JSONL file.")
-    return {"size": os.path.getsize(path), "digest": remembered_digest(path)}
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

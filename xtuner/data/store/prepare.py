@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.data.records.json_stream import Record
-from xtuner.data.records.records import read_records
+from xtuner.data.records.records import RecordSource
 from xtuner.data.store import shards
 from xtuner.data.store.cache import cache_folder, lock, publish
 from xtuner.data.store.fingerprint import fingerprint
@@ -28,23 +28,23 @@ _SHOWN_PROBLEMS = 50
 
 
 def prepare(
-    data_path: str,
+    source: RecordSource,
     out_folder: str | os.PathLike[str],
     settings: Mapping[str, Any],
     encoder: RecordEncoder,
     num_proc: int | None = None,
 ) -> dict[str, int]:
-    """Encodes a data file into `out_folder`, which appears only when it is complete.
+    """Encodes records into `out_folder`, which appears only when it is complete.
 
     A folder that was made with the same settings is left as it is. Finished shards of a run that was killed stand in a
     hidden folder beside it and are used again.
 
     Args:
-        data_path: LLaVA JSON or JSONL.
+        source: of the records.
         out_folder: new or empty folder, or one prepared before.
         settings: everything that the content depends on, see `xtuner.data.store.fingerprint.text_settings`.
         encoder: makes the record batches.
-        num_proc: processes; None chooses by cores and the file's size. The result is the same for any number.
+        num_proc: processes; None chooses by cores and the records' size. The result is the same for any number.
 
     Returns:
         Counts: ``records``, ``kept``, ``dropped: ...`` per reason and ``cut off: ...`` per kind.
@@ -62,7 +62,7 @@ def prepare(
         unfinished = out.with_name(f".{out.name}.unfinished")
         try:
             writer = ShardWriter(unfinished, settings, encoder.schema)
-            report = _encode_file(data_path, writer, encoder, num_proc)
+            report = _encode(source, writer, encoder, num_proc)
             write_json(unfinished / SETTINGS, {**settings, "report": report, "shards": writer.finish()})
             publish(unfinished, out)
         except XTunerError as error:
@@ -85,15 +85,15 @@ def prepare(
 
 
 def load_prepared(
-    data_path: str | None,
+    source: RecordSource | None,
     settings: Mapping[str, Any],
     encoder: RecordEncoder,
     offline_folder: str | None = None,
 ) -> PreparedData:
-    """Opens the prepared samples of a data file, preparing them first where that was not done before.
+    """Opens the prepared samples of a data source, preparing them first where that was not done before.
 
     Args:
-        data_path: LLaVA JSON or JSONL; may be None where `offline_folder` is given.
+        source: of the records; may be None where `offline_folder` is given.
         settings: as for `prepare`.
         encoder: as for `prepare`.
         offline_folder: use exactly this folder. None: the automatic cache, by the settings' fingerprint. Of several
@@ -105,11 +105,11 @@ def load_prepared(
     if offline_folder is not None:
         check_settings(Path(offline_folder), settings)
         return PreparedData(offline_folder)
-    if data_path is None:
-        raise XTunerError("no training data: set data_path (LLaVA JSON or JSONL) or offline_processed_text_folder.")
+    if source is None:
+        raise XTunerError("no training data: set data_path (see docs/data.md) or offline_processed_text_folder.")
     folder = cache_folder() / "prepared" / fingerprint(settings)
     if not folder.is_dir():
-        prepare(data_path, folder, settings, encoder)
+        prepare(source, folder, settings, encoder)
     try:
         return PreparedData(folder)
     except XTunerError as error:
@@ -117,17 +117,18 @@ def load_prepared(
         get_logger().warning("%s Preparing it again.", error)
         with lock(folder):
             shutil.rmtree(folder, ignore_errors=True)
-        prepare(data_path, folder, settings, encoder)
+        prepare(source, folder, settings, encoder)
         return PreparedData(folder)
 
 
-def _encode_file(data_path: str, writer: ShardWriter, encoder: RecordEncoder, num_proc: int | None) -> dict[str, int]:
+def _encode(source: RecordSource, writer: ShardWriter, encoder: RecordEncoder, num_proc: int | None) -> dict[str, int]:
     """Lets `writer` make the shards that are missing; returns the counts of all."""
     problems: list[str] = []
     notes: dict[str, list[str]] = {}
     done = len(writer.shards) * writer.records_per_shard
-    with FileProgress(data_path, "Preparing") as progress:
-        batches = _batches(data_path, progress, done, problems)
+    data_path = source.data_path
+    with FileProgress(data_path, "Preparing", source.size()) as progress:
+        batches = _batches(source, progress, done, problems)
         results = map_batches(encoder, batches, processes_for(progress.size, num_proc))
         good = _without_faults(results, progress, problems, notes)
         while writer.write(good):
@@ -162,9 +163,9 @@ def _without_faults(
             yield result
 
 
-def _batches(data_path: str, progress: FileProgress, done: int, problems: list[str]) -> Iterator[list[Record]]:
+def _batches(source: RecordSource, progress: FileProgress, done: int, problems: list[str]) -> Iterator[list[Record]]:
     def records() -> Iterator[Record]:
-        for item in read_records(data_path, progress.on_bytes):
+        for item in source.records(progress.on_bytes):
             if isinstance(item, Record):
                 yield item
             else:

@@ -19,11 +19,12 @@ class FileProgress:
     Args:
         path: the file.
         doing: what is done with it, "Preparing" say.
+        size: bytes to be read; None = the file's.
     """
 
-    def __init__(self, path: str, doing: str) -> None:
+    def __init__(self, path: str, doing: str, size: int | None = None) -> None:
         self.doing = f"{doing} {os.path.basename(path)}"
-        self.size = max(1, os.path.getsize(path) if os.path.isfile(path) else 0)
+        self.size = max(1, size if size is not None else os.path.getsize(path) if os.path.isfile(path) else 0)
         self.read = 0
         self.records = 0
         self._started = self._told = time.monotonic()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unicodedata import category
 
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.records.formats import RecordContent, read_record
+from xtuner.data.records.formats import RecordContent, own_boxes, read_record
 from xtuner.data.records.messages import check_text
-from xtuner.data.records.records import Record, read_records
+from xtuner.data.records.records import Record
 from xtuner.data.text.templates import Turn
 from xtuner.data.text.turns import read_turns
 from xtuner.errors import SampleError, XTunerError
@@ -34,6 +34,8 @@ class Conversation:
             fault).
         index: number of the record in its file, from 0.
         notes: what it has that is left out, or read in another way than one might think.
+        boxes: fields of the record that give the boxes of its pictures, as they are; None where it gives none.
+        images_cut: pictures that it had more.
     """
 
     id: str
@@ -41,6 +43,8 @@ class Conversation:
     turns: tuple[Turn, ...]
     index: int
     notes: tuple[str, ...] = ()
+    boxes: Mapping[str, Any] | None = None
+    images_cut: int = 0
 
     @property
     def where(self) -> str:
@@ -49,7 +53,7 @@ class Conversation:
 
     def without_last_images(self, count: int) -> Conversation:
         """Returns the conversation without its last `count` pictures."""
-        return replace(self, images=self.images[: len(self.images) - count])
+        return replace(self, images=self.images[: len(self.images) - count], images_cut=self.images_cut + count)
 
 
 def parse_record(record: Any, index: int) -> Conversation:
@@ -87,19 +91,14 @@ def parse_record(record: Any, index: int) -> Conversation:
     if turns:
         _check_counts(turns, content, where)
     notes += _empty(turns)
-    return Conversation(name, content.images, turns, index, tuple(notes))
+    return Conversation(name, content.images, turns, index, tuple(notes), own_boxes(record))
 
 
-def iter_conversations(
-    path: str, problems: list[str], on_bytes: Callable[[int], None] | None = None
-) -> Iterator[Conversation]:
-    """Yields the good records of a LLaVA JSON or JSONL file; a sentence per faulty one is appended to
+def iter_conversations(records: Iterable[Record | str], problems: list[str]) -> Iterator[Conversation]:
+    """Yields the good ones of `records`, see `RecordSource.records`; a sentence per faulty one is appended to
     `problems`.
-
-    Malformed JSON ends the reading (what follows cannot be told apart) and is appended too. A missing file
-    raises. `on_bytes` is told now and then how many bytes have been read.
     """
-    for item in read_records(path, on_bytes):
+    for item in records:
         if not isinstance(item, Record):
             problems.append(item)
             continue

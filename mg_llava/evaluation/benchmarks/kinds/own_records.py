@@ -12,12 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mg_llava.boxes.records import BoxRecord, parse_own_boxes
 from mg_llava.evaluation.benchmarks.base import Benchmark, mean_by_groups, unique_ids
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.reading.answers import short_answer
 from mg_llava.evaluation.reading.metrics import similarity
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.pictures.files import PictureFiles, picture_files
+from xtuner.data.pictures.files import PictureFiles
+from xtuner.data.sources import open_pictures, open_source
+from xtuner.data.sources.places import SCHEME, picture_name
 from xtuner.data.text.conversations import Conversation, iter_conversations
 from xtuner.data.text.templates import Turn
 from xtuner.errors import ProblemsError, SampleError
@@ -42,18 +45,26 @@ class OwnRecords(Benchmark):
 
     parts: Sequence[str] = ("own",)
 
+    def path(self, path: str) -> str:
+        """Returns a path below `data_root`; pictures of a data source are named by themselves."""
+        return path if path.startswith(SCHEME) else super().path(path)
+
+    def files(self) -> list[str]:
+        """Returns the files and folders that the questions cannot do without."""
+        return [path for path in super().files() if not path.startswith(SCHEME)]
+
     def read_questions(self) -> list[Question]:
         """Reads the records' turns.
 
         Raises:
             ProblemsError: with every record that cannot be read.
         """
-        files = picture_files(self.path(self.image_folder or ""))
+        files = open_pictures(self.path(self.image_folder or ""))
         problems: list[str] = []
         found = [
             question
             for part, path in zip(self.parts, self.data_paths, strict=True)
-            for conversation in iter_conversations(path, problems)
+            for conversation in iter_conversations(open_source(path).records(), problems)
             for question in self._questions_of(conversation, part, files)
         ]
         if problems:
@@ -63,6 +74,7 @@ class OwnRecords(Benchmark):
 
     def _questions_of(self, conversation: Conversation, part: str, files: PictureFiles) -> list[Question]:
         questions, shown = [], 0
+        own = self._own_boxes(conversation)
         for number, turn in enumerate(conversation.turns):
             shown += turn.num_pictures
             if not turn.supervised or not turn.output:
@@ -71,7 +83,9 @@ class OwnRecords(Benchmark):
             question = Question(
                 id=f"{part}/{conversation.id}{place}",
                 text="".join(piece if isinstance(piece, str) else IMAGE_TOKEN for piece in turn.parts),
-                pictures=tuple(self._picture(name, files) for name in conversation.images[:shown]),
+                pictures=tuple(
+                    self._picture(*one, files) for one in zip(conversation.images[:shown], own, strict=False)
+                ),
                 box_id=conversation.id,
                 answer=turn.output,
                 groups={"part": part},
@@ -80,15 +94,21 @@ class OwnRecords(Benchmark):
             questions.append(question)
         return questions
 
-    def _picture(self, name: str, files: PictureFiles) -> Picture:
+    def _own_boxes(self, conversation: Conversation) -> Sequence[BoxRecord | None]:
+        if not conversation.boxes or self.box_json_path == "":
+            return [None] * len(conversation.images)
+        return parse_own_boxes(conversation.boxes, conversation.images, conversation.where)
+
+    def _picture(self, name: str, boxes: BoxRecord | None, files: PictureFiles) -> Picture:
+        key = picture_name(name)
         try:
             found = files.open(name)
         except SampleError:
             # told when it is asked
             found = os.path.join(self.path(self.image_folder or ""), name)
         if isinstance(found, io.BytesIO):
-            return Picture(name, encoded=base64.b64encode(found.getvalue()).decode())
-        return Picture(name, path=found)
+            return Picture(key, encoded=base64.b64encode(found.getvalue()).decode(), boxes=boxes)
+        return Picture(key, path=found, boxes=boxes)
 
     def place_pictures(self, question: Question, words: str) -> tuple[str, list[Picture]]:
         """Returns the words as they are: the records say where pictures stand."""

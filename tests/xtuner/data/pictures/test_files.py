@@ -119,7 +119,7 @@ class TestFaults:
 
 class TestLimits:
     def test_members_that_unpack_to_more_than_is_allowed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("xtuner.data.pictures.files._LARGEST", 10_000)
+        monkeypatch.setattr("xtuner.data.pictures.files.MOST_BYTES", 10_000)
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
             archive.writestr("bomb.png", b"\0" * 10_000_000, zipfile.ZIP_DEFLATED)
             archive.writestr("stored.png", b"\0" * 10_001, zipfile.ZIP_STORED)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from xtuner.data.sources import open_source
 from xtuner.data.store import cache, prepare, shards
 from xtuner.data.store.fingerprint import text_settings
 from xtuner.data.store.prepared import PreparedData
@@ -42,19 +43,21 @@ def data(write_records: Write, make_record: MakeRecord) -> str:
 
 def parts(data_path: str | None, tokenizer: Any, template: str, length: int) -> tuple[dict[str, Any], RecordEncoder]:
     found = get_template(template)
-    return text_settings(data_path, tokenizer, found, length), RecordEncoder(tokenizer, found, length)
+    data = None if data_path is None else open_source(data_path).identity()
+    return text_settings(data, tokenizer, found, length), RecordEncoder(tokenizer, found, length)
 
 
 def make(
     data: str, out: Path | str, tokenizer: Any, template: str = "vicuna", length: int = 500, num_proc: int | None = None
 ) -> dict[str, int]:
-    return prepare.prepare(data, out, *parts(data, tokenizer, template, length), num_proc)
+    return prepare.prepare(open_source(data), out, *parts(data, tokenizer, template, length), num_proc)
 
 
 def load(
     data: str | None, tokenizer: Any, template: str = "vicuna", length: int = 500, folder: str | None = None
 ) -> PreparedData:
-    return prepare.load_prepared(data, *parts(data, tokenizer, template, length), folder)
+    source = None if data is None else open_source(data)
+    return prepare.load_prepared(source, *parts(data, tokenizer, template, length), folder)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -147,6 +150,7 @@ KILLED = """
 import sys, time
 from transformers import AutoTokenizer
 from xtuner.data.store import prepare
+from xtuner.data.sources import open_source
 from xtuner.data.store import shards
 from xtuner.data.text.encoder import RecordEncoder
 from xtuner.data.store.fingerprint import text_settings
@@ -162,7 +166,9 @@ class Slow(RecordEncoder):
 
 tokenizer = AutoTokenizer.from_pretrained(tokenizer)
 template = get_template("vicuna")
-prepare.prepare(data, out, text_settings(data, tokenizer, template, 500), Slow(tokenizer, template, 500), 1)
+source = open_source(data)
+settings = text_settings(source.identity(), tokenizer, template, 500)
+prepare.prepare(source, out, settings, Slow(tokenizer, template, 500), 1)
 """
 
 
@@ -299,7 +305,9 @@ class TestFaults:
     ) -> None:
         settings, _ = parts(data, tokenizer, "vicuna", 500)
         with pytest.raises(XTunerError, match="worker process .* was killed"):
-            prepare.prepare(data, tmp_path / "out", settings, Dying(tokenizer, get_template("vicuna"), 500), 2)
+            prepare.prepare(
+                open_source(data), tmp_path / "out", settings, Dying(tokenizer, get_template("vicuna"), 500), 2
+            )
 
 
 class Dying(RecordEncoder):

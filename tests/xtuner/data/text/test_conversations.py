@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from xtuner.data.records.records import read_records
 from xtuner.data.text.conversations import RecordError, iter_conversations, parse_record
 from xtuner.data.text.templates import Turn
 
@@ -95,7 +96,7 @@ def test_all_faults_of_a_file_are_collected(tmp_path: Path, write_records: Calla
     good = talk(("human", "Q"), ("gpt", "A"))
     problems: list[str] = []
     path = write_records([good, talk(("gpt", "A")), good, 3, talk(("human", "Q"), ("x", "A"))])
-    assert [conversation.index for conversation in iter_conversations(path, problems)] == [0, 2]
+    assert [conversation.index for conversation in iter_conversations(read_records(path), problems)] == [0, 2]
     assert [problem.split(":")[0] for problem in problems] == [
         "no human turn",
         "not a record",

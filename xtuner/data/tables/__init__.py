@@ -1,0 +1,1 @@
+"""Parquet and Arrow files, read without their pictures; a picture's bytes stay where they lie until they are wanted."""

@@ -1,0 +1,181 @@
+"""A Parquet file: rows in order without the bytes of their pictures, and one picture's bytes from its row group."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xtuner.data.tables.cells import BYTES, PictureCells, cell_bytes, is_list, read_cells
+from xtuner.errors import XTunerError
+
+MOST_PICTURE_BYTES = 256 << 20
+"""Most bytes of the pictures of a row group: to read one picture the whole group is read."""
+_BATCH = 500
+_BATCH_WITH_BYTES = 16
+_BUFFER = 1 << 20
+
+Batch = tuple[pa.RecordBatch, "PictureCells | None"]
+
+
+class ParquetTable:
+    """One Parquet file. Threads may share it; a forked process opens it anew.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        XTunerError: it is no Parquet file, or is cut off.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._process = -1
+        file = self._open()
+        self.schema: pa.Schema = file.schema_arrow
+        self._leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        self._kept: tuple[int, str, pa.ChunkedArray] | None = None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def text_bytes(self, columns: Sequence[str]) -> int:
+        """Returns how many bytes the values of `columns` take, unpacked."""
+        wanted = {leaf for name in columns for leaf in self._leaves_of(name)}
+        metadata = self._open().metadata
+        groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+        parts = (group.column(leaf) for group in groups for leaf in range(metadata.num_columns))
+        return sum(part.total_uncompressed_size for part in parts if part.path_in_schema in wanted)
+
+    def picture_bytes(self, column: str) -> tuple[int, int]:
+        """Returns the number and the largest size, in bytes, of the row groups' parts of a picture column."""
+        metadata, leaves = self._open().metadata, self._leaves_of(column)
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        places = [place for place, leaf in enumerate(self._leaves) if leaf in leaves]
+        sizes = [sum(group.column(place).total_uncompressed_size for place in places) for group in groups]
+        return len(sizes), max(sizes, default=0)
+
+    def batches(self, columns: Sequence[str], pictures: str | None = None) -> Iterator[Batch]:
+        """Yields all rows in order: the text `columns`, and what the cells of the column `pictures` hold.
+
+        Raises:
+            XTunerError: the file is damaged.
+        """
+        file = self._open()
+        leaves = [leaf for name in columns for leaf in self._leaves_of(name)]
+        try:
+            for group in range(file.num_row_groups):
+                yield from self._group_batches(file, group, leaves, pictures)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
+    def bytes_of(self, column: str, row: int, number: int) -> bytes | None:
+        """Returns the bytes of picture `number` of a row's cell; None where there are none.
+
+        Raises:
+            XTunerError: the file is damaged, or its row group is too large to be read for one picture.
+        """
+        if not 0 <= row < len(self):
+            return None
+        group = int(np.searchsorted(self._ends, row, "right"))
+        first = int(self._ends[group - 1]) if group else 0
+        with self._lock:
+            return cell_bytes(self._column(group, column)[row - first].as_py(), number)
+
+    def _column(self, group: int, column: str) -> pa.ChunkedArray:
+        if self._kept is None or self._kept[:2] != (group, column) or self._process != os.getpid():
+            file, leaves = self._open(), self._leaves_of(column)
+            part = file.metadata.row_group(group)
+            size = sum(part.column(leaf).total_uncompressed_size for leaf in map(self._leaves.index, leaves))
+            if size > MOST_PICTURE_BYTES:
+                raise large_row_group(self.path, size)
+            try:
+                table = file.read_row_group(group, columns=leaves, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise self._damaged(error) from error
+            self._kept = (group, column, table.column(column))
+        return self._kept[2]
+
+    def _group_batches(
+        self, file: pq.ParquetFile, group: int, leaves: Sequence[str], pictures: str | None
+    ) -> Iterator[Batch]:
+        wanted, has_bytes, size = list(leaves), None, _BATCH
+        if pictures is not None:
+            light, has_bytes = self._light(file, group, pictures)
+            wanted += light
+            size = _BATCH_WITH_BYTES if has_bytes is None and light else _BATCH
+        start = 0
+        for batch in file.iter_batches(size, row_groups=[group], columns=wanted, use_threads=False):
+            if pictures is None:
+                yield batch, None
+                continue
+            cells = read_cells(batch.column(pictures), None) if pictures in batch.schema.names else None
+            if cells is None:
+                # a column of nothing but bytes, none of them null
+                cells = PictureCells([1] * len(batch), False, np.ones(len(batch), bool), [None] * len(batch))
+            elif has_bytes is not None:
+                end = start + len(cells.paths)
+                cells = PictureCells(cells.counts, cells.in_lists, has_bytes[start:end], cells.paths)
+                start = end
+            yield batch, cells
+
+    def _light(self, file: pq.ParquetFile, group: int, column: str) -> tuple[list[str], np.ndarray | None]:
+        """The leaves of a picture column to read, and which of its pictures have bytes where that is known without."""
+        leaves = self._leaves_of(column)
+        of_bytes = [leaf for leaf in leaves if leaf.rpartition(".")[2] == BYTES or leaf == column]
+        others = [leaf for leaf in leaves if leaf not in of_bytes]
+        kind = self.schema.field(column).type
+        if not of_bytes or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return leaves, None
+        part = file.metadata.row_group(group).column(self._leaves.index(of_bytes[0]))
+        statistics = part.statistics if part.is_stats_set else None
+        if statistics is None or not statistics.has_null_count:
+            return leaves, None
+        filled = part.num_values - statistics.null_count
+        if not others:
+            full = filled == file.metadata.row_group(group).num_rows and not is_list(kind)
+            return ([], None) if full else (leaves, None)
+        table = file.read_row_group(group, columns=others, use_threads=False)
+        cells = [read_cells(chunk) for chunk in table.column(column).chunks]
+        number = sum(len(cell.paths) for cell in cells)
+        if filled not in (0, number):
+            return leaves, None
+        return others, np.full(number, filled == number and number > 0)
+
+    def _leaves_of(self, column: str) -> list[str]:
+        return [leaf for leaf in self._leaves if leaf == column or leaf.startswith(f"{column}.")]
+
+    def _open(self) -> pq.ParquetFile:
+        # a forked process must not share the parent's handle
+        if self._process != os.getpid():
+            try:
+                self._file = pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
+            except (pa.ArrowException, OSError) as error:
+                raise self._damaged(error) from error
+            self._process, self._kept = os.getpid(), None
+        return self._file
+
+    def _damaged(self, error: Exception) -> XTunerError:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        return XTunerError(f"the Parquet file '{self.path}' cannot be read ({reason}): copy it again.")
+
+    def __reduce__(self) -> tuple[type[ParquetTable], tuple[str]]:
+        return type(self), (self.path,)
+
+
+def large_row_group(path: str, size: int) -> XTunerError:
+    """Says that a row group is too large to be read for one picture."""
+    return XTunerError(
+        f"a row group of '{Path(path).name}' has {size / 1e6:,.0f} MB of pictures, and reading one picture reads its "
+        f"whole group, of at most {MOST_PICTURE_BYTES / 1e6:,.0f} MB: write the data with small row groups by "
+        "`xtuner convert dataset`."
+    )
