@@ -144,6 +144,7 @@ WAYS = {
     "xtuner.engine": {
         "xtuner",
         "xtuner.config",
+        "xtuner.data.sources",
         "xtuner.engine.checkpoints",
         "xtuner.engine.hooks",
         "xtuner.engine.processes",

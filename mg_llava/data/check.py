@@ -171,7 +171,7 @@ def _uses_of(
                 statistics.add_record(conversation)
             if conversation.turns:
                 images = conversation.images
-                own = _own_boxes(conversation, source, faults)
+                own = _own_boxes(conversation, source, refused)
                 used = zip(images, own, strict=True)
                 uses.extend(_Use(image, conversation.id, len(images), record) for image, record in used)
                 yield conversation
@@ -197,13 +197,13 @@ def _uses_of(
     return uses
 
 
-def _own_boxes(conversation: Conversation, source: DataSource, faults: list[str]) -> Sequence[BoxRecord | None]:
+def _own_boxes(conversation: Conversation, source: DataSource, problems: list[str]) -> Sequence[BoxRecord | None]:
     """The boxes that a record gives of each of its pictures; None where it gives none."""
     if conversation.boxes and source.box_json_path != "":
         try:
             return own_records(conversation)
         except XTunerError as error:
-            faults.append(f"malformed boxes: {error}")
+            problems.append(f"malformed boxes: {error}")
     return [None] * len(conversation.images)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from xtuner.config.schema import UNUSED
+from xtuner.data.sources.locate import is_there, needs_folder
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 from xtuner.engine.checkpoints.former import check_work_dir
 from xtuner.engine.hooks.validation import chosen_benchmarks
@@ -40,7 +40,9 @@ def missing_files(settings: Mapping[str, Any]) -> list[str]:
         for path in _strings(value):
             if key.endswith(_NAME_OR_PATH) and not _is_local(path):
                 continue
-            if not Path(path).expanduser().exists() and not glob.glob(path):
+            if key == "image_folder" and not needs_folder(settings.get("data_path")):
+                continue
+            if not Path(path).expanduser().exists() and not is_there(path):
                 problems.append(f"{key}: '{path}' does not exist. Set it in the config or with --cfg-options {key}=...")
     return problems
 

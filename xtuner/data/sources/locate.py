@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from xtuner.data.sources.hub import HUB, hub_files
+from xtuner.data.sources.places import SCHEME
 from xtuner.errors import XTunerError
 
 Kind: TypeAlias = Literal["json", "parquet", "arrow", "webdataset"]
@@ -71,6 +72,24 @@ def locate(data_path: str) -> SourceFiles:
 def is_columnar(data_path: str) -> bool:
     """Says whether a ``data_path`` names something else than a JSON or JSONL file."""
     return data_path.startswith(HUB) or os.path.isdir(data_path) or _kind_of_name(data_path) != "json"
+
+
+def is_there(path: str) -> bool:
+    """Says whether files stand behind a path or pattern; of the Hub it is not asked."""
+    path = path.removeprefix(SCHEME)
+    if path.startswith(HUB) or glob.glob(path, recursive=True):
+        return True
+    try:
+        return _BRACES.search(path) is not None and bool(_files_of_pattern(path))
+    except XTunerError:
+        return False
+
+
+def needs_folder(data_path: Any) -> bool:
+    """Says whether the pictures of a setting ``data_path`` need a folder: not where all sources may hold their own."""
+    items = data_path if isinstance(data_path, (list, tuple)) else [data_path]
+    paths = [item.get("data_path") if isinstance(item, Mapping) else item for item in items]
+    return not all(isinstance(path, str) and is_columnar(path) for path in paths)
 
 
 def place_of(data_path: str) -> str:

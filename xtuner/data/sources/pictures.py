@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from functools import cached_property
 
 import pyarrow as pa
 
 from xtuner.data.pictures.files import FilePlaces, PictureFiles, picture_files
 from xtuner.data.sources.locate import SourceFiles, is_columnar, locate
-from xtuner.data.sources.places import SCHEME, Place, read_place
+from xtuner.data.sources.places import SCHEME, Place, read_bytes, read_cell, read_place
 from xtuner.data.sources.table import open_table
 from xtuner.data.tables.arrow import ArrowTable
 from xtuner.data.tables.parquet import ParquetTable
 from xtuner.errors import SampleError, XTunerError
-
-_CELL = re.compile(r"(.+?)\[(\d+)\](?:\[(\d+)\])?")
-_BYTES = re.compile(r"(\d{1,18})\+(\d{1,18})")
 
 
 def open_pictures(image_folder: str, data_path: str | None = None, strict_paths: bool = False) -> PictureFiles:
@@ -118,24 +114,22 @@ class SourcePictures:
         if number is None:
             return False
         if self.found.kind == "webdataset":
-            spot = _BYTES.fullmatch(place.spot)
-            return spot is not None and sum(map(int, spot.groups())) <= os.path.getsize(self.found.files[number])
-        cell = _CELL.fullmatch(place.spot)
+            spot = read_bytes(place.spot)
+            return spot is not None and sum(spot) <= os.path.getsize(self.found.files[number])
+        cell = read_cell(place.spot)
         table = self._table(number)
-        return cell is not None and cell[1] in table.schema.names and int(cell[2]) < len(table)
+        return cell is not None and cell[0] in table.schema.names and cell[1] < len(table)
 
     def _bytes(self, place: Place) -> bytes | None:
         number = self._numbers.get(place.file)
         if number is None:
             return None
         if self.found.kind == "webdataset":
-            spot = _BYTES.fullmatch(place.spot)
-            return spot and self._places.read(self.found.files[number], int(spot[1]), int(spot[2]), str(place))
-        cell = _CELL.fullmatch(place.spot)
+            spot = read_bytes(place.spot)
+            return None if spot is None else self._places.read(self.found.files[number], *spot, str(place))
+        cell = read_cell(place.spot)
         table = self._table(number)
-        if cell is None or cell[1] not in table.schema.names:
-            return None
-        return table.bytes_of(cell[1], int(cell[2]), int(cell[3] or 0))
+        return None if cell is None or cell[0] not in table.schema.names else table.bytes_of(*cell)
 
     def _table(self, number: int) -> ParquetTable | ArrowTable:
         if number not in self._tables:

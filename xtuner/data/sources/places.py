@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 SCHEME = "source:"
+_CELL = re.compile(r"([^\[\]]+)\[(\d{1,18})\](?:\[(\d{1,9})\])?")
+_BYTES = re.compile(r"(\d{1,18})\+(\d{1,18})")
 
 
 class Place(NamedTuple):
@@ -13,7 +16,7 @@ class Place(NamedTuple):
 
     Attributes:
         file: of the source, one of `SourceFiles.names`.
-        spot: in the file: ``column[row]``, ``column[row][number]``, or ``offset+size``.
+        spot: in the file: see `cell_spot` and `bytes_spot`.
         name: that the source gives the picture; "" where it gives none. Box files know it by this.
     """
 
@@ -23,7 +26,7 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         named = f"@{self.name}" if self.name else ""
-        return f"{SCHEME}{quote(self.file, safe='/ ')}#{quote(self.spot, safe='[]+ ')}{named}"
+        return f"{SCHEME}{quote(self.file, safe='/ ')}#{self.spot}{named}"
 
 
 def read_place(text: str) -> Place | None:
@@ -32,7 +35,30 @@ def read_place(text: str) -> Place | None:
         return None
     file, mark, rest = text.removeprefix(SCHEME).partition("#")
     spot, _, name = rest.partition("@")
-    return Place(unquote(file), unquote(spot), name) if mark else None
+    return Place(unquote(file), spot, name) if mark else None
+
+
+def cell_spot(column: str, row: int, number: int | None = None) -> str:
+    """Returns the spot of a cell's picture, or of picture `number` of its list."""
+    spot = f"{quote(column, safe=' ')}[{row}]"
+    return spot if number is None else f"{spot}[{number}]"
+
+
+def read_cell(spot: str) -> tuple[str, int, int] | None:
+    """Returns column, row and number of a spot that `cell_spot` made; None for another text."""
+    found = _CELL.fullmatch(spot)
+    return found and (unquote(found[1]), int(found[2]), int(found[3] or 0))
+
+
+def bytes_spot(offset: int, size: int) -> str:
+    """Returns the spot of `size` bytes from `offset` on."""
+    return f"{offset}+{size}"
+
+
+def read_bytes(spot: str) -> tuple[int, int] | None:
+    """Returns offset and size of a spot that `bytes_spot` made; None for another text."""
+    found = _BYTES.fullmatch(spot)
+    return found and (int(found[1]), int(found[2]))
 
 
 def picture_name(path: str) -> str:

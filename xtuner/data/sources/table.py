@@ -12,7 +12,7 @@ import pyarrow as pa
 from xtuner.data.records.records import Record
 from xtuner.data.sources.columns import PICTURES, TALKS, as_messages, check_talk_type, choose_columns
 from xtuner.data.sources.locate import SourceFiles
-from xtuner.data.sources.places import Place
+from xtuner.data.sources.places import Place, cell_spot
 from xtuner.data.store.cache import remembered_of
 from xtuner.data.tables.arrow import ArrowTable
 from xtuner.data.tables.cells import PictureCells, is_picture_type
@@ -103,7 +103,7 @@ class TableSource:
                     "them, set data_columns=dict(image='COLUMN')."
                 )
             if field in PICTURES and self.random_access and isinstance(table, ParquetTable):
-                _, largest = table.picture_bytes(column)
+                largest = table.largest_group(column)
                 if largest > MOST_PICTURE_BYTES:
                     raise large_row_group(table.path, largest)
         return chosen
@@ -132,8 +132,8 @@ def _images(cells: PictureCells, file: str, column: str, first: int) -> Iterator
         fault = None
         for number in range(count or 0):
             has_bytes, path = cells.has_bytes[start + number], cells.paths[start + number]
-            spot = f"{column}[{row}][{number}]" if cells.in_lists else f"{column}[{row}]"
             if has_bytes:
+                spot = cell_spot(column, row, number if cells.in_lists else None)
                 found.append(str(Place(file, spot, path or "")))
             elif path:
                 fault = fault or _path_fault(path, column)

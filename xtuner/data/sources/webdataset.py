@@ -14,7 +14,7 @@ from xtuner.data.pictures.index import picture_index
 from xtuner.data.records.records import Record
 from xtuner.data.sources.columns import PICTURES, TALKS, as_messages, choose_columns
 from xtuner.data.sources.locate import SourceFiles
-from xtuner.data.sources.places import Place
+from xtuner.data.sources.places import Place, bytes_spot
 from xtuner.data.sources.table import records_digest
 from xtuner.data.store.arrow_rows import ArrowRows
 from xtuner.data.store.cache import remembered_of
@@ -97,7 +97,7 @@ class WebDatasetSource:
                         suffix = split_name(name)[1]
                         kind = suffix.rpartition(".")[2]
                         if kind in PICTURE_SUFFIXES:
-                            place = Place(self.found.names[number], f"{offset}+{size}", name)
+                            place = Place(self.found.names[number], bytes_spot(offset, size), name)
                             sample.pictures.append((suffix, name, str(place)))
                         elif kind in _TEXT_SUFFIXES:
                             within = min(size, _LARGEST_TEXT + 1)

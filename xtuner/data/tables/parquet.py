@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,11 @@ class ParquetTable:
         self.path = path
         self._lock = threading.Lock()
         self._process = -1
-        file = self._open()
-        self.schema: pa.Schema = file.schema_arrow
-        self._leaves = [file.schema.column(number).path for number in range(len(file.schema))]
-        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        with self._reading():
+            file = self._open()
+            self.schema: pa.Schema = file.schema_arrow
+            self._leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         self._ends = np.cumsum(sizes, dtype=np.int64)
         self._kept: tuple[int, str, pa.ChunkedArray] | None = None
 
@@ -50,19 +52,11 @@ class ParquetTable:
 
     def text_bytes(self, columns: Sequence[str]) -> int:
         """Returns how many bytes the values of `columns` take, unpacked."""
-        wanted = {leaf for name in columns for leaf in self._leaves_of(name)}
-        metadata = self._open().metadata
-        groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-        parts = (group.column(leaf) for group in groups for leaf in range(metadata.num_columns))
-        return sum(part.total_uncompressed_size for part in parts if part.path_in_schema in wanted)
+        return sum(sum(self._sizes(name)) for name in columns)
 
-    def picture_bytes(self, column: str) -> tuple[int, int]:
-        """Returns the number and the largest size, in bytes, of the row groups' parts of a picture column."""
-        metadata, leaves = self._open().metadata, self._leaves_of(column)
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        places = [place for place, leaf in enumerate(self._leaves) if leaf in leaves]
-        sizes = [sum(group.column(place).total_uncompressed_size for place in places) for group in groups]
-        return len(sizes), max(sizes, default=0)
+    def largest_group(self, column: str) -> int:
+        """Returns the bytes of a column in the row group that has most of them."""
+        return max(self._sizes(column), default=0)
 
     def batches(self, columns: Sequence[str], pictures: str | None = None) -> Iterator[Batch]:
         """Yields all rows in order: the text `columns`, and what the cells of the column `pictures` hold.
@@ -72,11 +66,9 @@ class ParquetTable:
         """
         file = self._open()
         leaves = [leaf for name in columns for leaf in self._leaves_of(name)]
-        try:
+        with self._reading():
             for group in range(file.num_row_groups):
                 yield from self._group_batches(file, group, leaves, pictures)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise self._damaged(error) from error
 
     def bytes_of(self, column: str, row: int, number: int) -> bytes | None:
         """Returns the bytes of picture `number` of a row's cell; None where there are none.
@@ -93,17 +85,23 @@ class ParquetTable:
 
     def _column(self, group: int, column: str) -> pa.ChunkedArray:
         if self._kept is None or self._kept[:2] != (group, column) or self._process != os.getpid():
-            file, leaves = self._open(), self._leaves_of(column)
-            part = file.metadata.row_group(group)
-            size = sum(part.column(leaf).total_uncompressed_size for leaf in map(self._leaves.index, leaves))
-            if size > MOST_PICTURE_BYTES:
+            file = self._open()
+            if (size := self._size(group, column)) > MOST_PICTURE_BYTES:
                 raise large_row_group(self.path, size)
-            try:
-                table = file.read_row_group(group, columns=leaves, use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                raise self._damaged(error) from error
+            with self._reading():
+                table = file.read_row_group(group, columns=self._leaves_of(column), use_threads=False)
             self._kept = (group, column, table.column(column))
         return self._kept[2]
+
+    def _sizes(self, column: str) -> list[int]:
+        return [self._size(group, column) for group in range(len(self._ends))]
+
+    def _size(self, group: int, column: str) -> int:
+        """Unpacked bytes of a column in a row group."""
+        with self._reading():
+            part = self._open().metadata.row_group(group)
+            leaves = map(self._leaves.index, self._leaves_of(column))
+            return sum(part.column(leaf).total_uncompressed_size for leaf in leaves)
 
     def _group_batches(
         self, file: pq.ParquetFile, group: int, leaves: Sequence[str], pictures: str | None
@@ -157,16 +155,20 @@ class ParquetTable:
     def _open(self) -> pq.ParquetFile:
         # a forked process must not share the parent's handle
         if self._process != os.getpid():
-            try:
-                self._file = pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
-            except (pa.ArrowException, OSError) as error:
-                raise self._damaged(error) from error
+            self._file = pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
             self._process, self._kept = os.getpid(), None
         return self._file
 
-    def _damaged(self, error: Exception) -> XTunerError:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        return XTunerError(f"the Parquet file '{self.path}' cannot be read ({reason}): copy it again.")
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What goes wrong with the file's bytes becomes one sentence."""
+        try:
+            yield
+        except XTunerError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, IndexError) as error:
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+            raise XTunerError(f"the Parquet file '{self.path}' cannot be read ({reason}): copy it again.") from error
 
     def __reduce__(self) -> tuple[type[ParquetTable], tuple[str]]:
         return type(self), (self.path,)
