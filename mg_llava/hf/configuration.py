@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoConfig, CLIPVisionConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from xtuner.errors import XTunerError
 from xtuner.registry import current_types
@@ -21,11 +21,11 @@ class MGLLaVAConfig(PretrainedConfig):
 
     Args:
         text_config: the language model's own config (or its values with ``model_type``).
-        vision_config: CLIP's, of the low-resolution encoder.
-        high_res_config: content of ``open_clip_config.json`` of the high-resolution encoder; None without one.
+        vision_config: the low-resolution encoder's own config: transformers', or the content of timm's config.json.
+        high_res_config: content of the config of the high-resolution encoder; None without one.
         parts: the config node of the model, without the paths of its parts.
         part_dtypes: number format of each part as it was saved, by name.
-        pixels: ``mean`` and ``std`` of the normalised pixels.
+        pixels: arguments of `PixelNormalizer`: ``mean`` and ``std``, of both encoders where they differ.
         image_token_id: id that the processor puts at each place of an image or object token.
         num_image_tokens: V, image tokens of a picture.
         stop_token_ids: ids that end an answer.
@@ -51,8 +51,8 @@ class MGLLaVAConfig(PretrainedConfig):
         source: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.text_config = _sub_config(text_config, AutoConfig)
-        self.vision_config = _sub_config(vision_config, CLIPVisionConfig)
+        self.text_config: Any = _sub_config(text_config)
+        self.vision_config = _sub_config(vision_config)
         self.high_res_config = None if high_res_config is None else dict(high_res_config)
         self.parts = dict(parts or {})
         self.part_dtypes = dict(part_dtypes or {})
@@ -106,10 +106,9 @@ def check_types(node: Any) -> None:
             check_types(value)
 
 
-def _sub_config(value: Mapping[str, Any] | PretrainedConfig | None, kind: Any) -> PretrainedConfig | None:
+def _sub_config(value: Mapping[str, Any] | PretrainedConfig | None) -> PretrainedConfig | dict[str, Any] | None:
     if value is None or isinstance(value, PretrainedConfig):
         return value
     values = dict(value)
-    if kind is AutoConfig:
-        return AutoConfig.for_model(values.pop("model_type"), **values)
-    return kind(**values)
+    # timm's configs name an architecture instead
+    return AutoConfig.for_model(values.pop("model_type"), **values) if "model_type" in values else values

@@ -32,6 +32,8 @@ from xtuner.model.files.writing import disk_errors
 
 if TYPE_CHECKING:
     from mg_llava.inference.assistant import Assistant
+    from mg_llava.model.mg_llava import MGLLaVA
+    from mg_llava.pictures.normalize import PixelNormalizer
 
 _PATH_ARGUMENTS = {"low_res_encoder": "name_or_path", "high_res_encoder": "path"}
 """The argument of each part that names where it is read from."""
@@ -169,7 +171,15 @@ def make_processor(assistant: Assistant) -> MGLLaVAProcessor:
         num_image_tokens=assistant.model.vision.num_image_tokens,
         with_objects=assistant.model.vision.with_objects,
         special_tokens_in_text=assistant.special_tokens_in_text,
+        pixels=_normalizer(assistant.model).settings(),
     )
+
+
+def _normalizer(model: MGLLaVA) -> PixelNormalizer:
+    # a model of shapes alone was made without its encoders' statistics; one of an exported folder has no other source
+    if model.low_res_encoder.config.source:
+        return model.vision.make_normalizer()
+    return model.data_preprocessor.normalizer
 
 
 def make_config(
@@ -181,15 +191,14 @@ def make_config(
     from xtuner import __version__
 
     model = assistant.model
-    statistics = assistant.image_processor.statistics
     dtypes = {name: _dtype_name(part) for name, part in model.parts().items()}
     config = MGLLaVAConfig(
         text_config=copy.deepcopy(model.llm.config),
-        vision_config=copy.deepcopy(model.low_res_encoder.clip.config),
-        high_res_config=None if model.high_res_encoder is None else {"vision_cfg": model.high_res_encoder.trunk_config},
+        vision_config=copy.deepcopy(model.low_res_encoder.exported_config()),
+        high_res_config=None if model.high_res_encoder is None else model.high_res_encoder.exported_config(),
         parts=part_nodes(model_node),
         part_dtypes=dtypes,
-        pixels={"mean": list(statistics.mean), "std": list(statistics.std)},
+        pixels=dict(processor.pixels),
         image_token_id=processor.image_token_id,
         num_image_tokens=processor.num_image_tokens,
         stop_token_ids=assistant.stop_ids(),
@@ -204,7 +213,8 @@ def make_config(
     )
     parts: tuple[Any, Any] = config.text_config, config.vision_config
     for part in parts:
-        part._name_or_path = ""
+        if not isinstance(part, dict):
+            part._name_or_path = ""
     return config
 
 

@@ -12,9 +12,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mg_llava.hf.configuration import MGLLaVAConfig
 from mg_llava.hf.parts import PART_NAMES, build_text, build_vision
+from mg_llava.model.encoders import ENCODER_CLASSES
 from mg_llava.model.splice import placeholder_positions
 from mg_llava.model.vision import ENCODERS
-from mg_llava.pictures.preprocess import PixelNormalizer
+from mg_llava.pictures.normalize import PixelNormalizer
 from xtuner.constants import IGNORE_INDEX
 from xtuner.errors import XTunerError
 from xtuner.model.meta import meta_init
@@ -48,7 +49,7 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
     input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    _no_split_modules = ["LowResEncoder", "HighResEncoder", "ConvGateFusion", "ObjectEncoder", "MLPProjector"]
+    _no_split_modules = [*ENCODER_CLASSES, "ConvGateFusion", "ObjectEncoder", "MLPProjector"]
     _skip_keys_device_placement = ["past_key_values", "cache"]
 
     def __init__(self, config: MGLLaVAConfig) -> None:

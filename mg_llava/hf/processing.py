@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, BatchFeature, ImageProcessingMixin, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.hf.chat_template import to_jinja
@@ -18,6 +18,7 @@ from mg_llava.hf.picture_sources import read_source
 from mg_llava.inference.messages import Conversation, read_messages
 from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes
 from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.pictures.statistics import read_preprocessing
 from xtuner.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from xtuner.data.text.rendered import cut_rendered
 from xtuner.data.text.specials import Policy, check_policy, special_tokens
@@ -53,6 +54,7 @@ class MGLLaVAProcessor(ProcessorMixin):
         with_objects: whether boxes become object tokens.
         special_tokens_in_text: what becomes of special tokens that a user writes, see
             `xtuner.data.text.specials.Policy`.
+        pixels: arguments of `PixelNormalizer`, for those who normalise themselves: the model does it for its own.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class MGLLaVAProcessor(ProcessorMixin):
         num_image_tokens: int,
         with_objects: bool,
         special_tokens_in_text: Policy = "split",
+        pixels: Mapping[str, Any] | None = None,
     ) -> None:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
@@ -71,6 +74,7 @@ class MGLLaVAProcessor(ProcessorMixin):
         self.boxes = boxes
         self.num_image_tokens = num_image_tokens
         self.with_objects = with_objects
+        self.pixels = dict(pixels or {})
         self.special_tokens_in_text = check_policy(special_tokens_in_text)
         special = special_tokens(tokenizer, prompt_template).words
         self.chat_template = to_jinja(prompt_template, tokenizer.bos_token, tokenizer.eos_token, special)
@@ -103,6 +107,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             with_objects=values["with_objects"],
             # folders of before do not say
             special_tokens_in_text=values.get("special_tokens_in_text", "split"),
+            pixels=values.get("pixels"),
         )
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -111,7 +116,7 @@ class MGLLaVAProcessor(ProcessorMixin):
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.chat_template = self.chat_template
         self.tokenizer.save_pretrained(folder)
-        pixels, _ = ImageProcessingMixin.get_image_processor_dict(self.image_processor.name_or_path)
+        pixels = read_preprocessing(self.image_processor.name_or_path)
         pixels = {**pixels, "processor_class": type(self).__name__}
         (folder / "preprocessor_config.json").write_text(json.dumps(pixels, indent=1) + "\n", encoding="utf-8")
         (folder / PROCESSOR_FILE).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -127,12 +132,14 @@ class MGLLaVAProcessor(ProcessorMixin):
                 "image_size": picture.image_size,
                 "pad_to_square": picture.pad_to_square,
                 "apply_exif_orientation": picture.apply_exif_orientation,
+                "low_res_size": picture.low_res_size,
             },
             "prompt_template": asdict(self.prompt_template),
             "boxes": asdict(self.boxes),
             "num_image_tokens": self.num_image_tokens,
             "with_objects": self.with_objects,
             "special_tokens_in_text": self.special_tokens_in_text,
+            "pixels": self.pixels,
         }
 
     @property

@@ -11,7 +11,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch.nn import functional
 
 from mg_llava.model.splice import SplicePlan, plan_splice
-from mg_llava.pictures.preprocess import PixelNormalizer
+from mg_llava.pictures.normalize import PixelNormalizer
 from xtuner.constants import IGNORE_INDEX
 from xtuner.errors import XTunerError, counted
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.memory_estimate import read_decoder
 from xtuner.model.flops import attention_flops, weight_flops
+from xtuner.model.meta import meta_init
 
 if TYPE_CHECKING:
     from mg_llava.model.encoders import HighResEncoder, LowResEncoder
@@ -65,18 +67,23 @@ class StepFlops:
 
 def low_res_flops(encoder: LowResEncoder, trained: bool) -> float:
     """FLOPs of one picture in the low-resolution encoder: patches, layers, attention of all tokens with all."""
-    patches, tokens = encoder.num_tokens, encoder.num_tokens + 1
-    transformer = getattr(encoder.clip, "vision_model", encoder.clip)
-    patch = weight_flops(transformer.embeddings, backward=False) * patches
-    layers = weight_flops(transformer.encoder, backward=trained) * tokens
-    return patch + layers + attention_flops(encoder.channels, len(transformer.encoder.layers), tokens**2, trained)
+    tokens = encoder.num_tokens + encoder.num_prefix_tokens
+    layers = list(encoder.layers)
+    in_layers = {id(module) for layer in layers for module in layer.modules()}
+    others = [module for module in encoder.modules() if id(module) not in in_layers and not list(module.children())]
+    patches = sum(weight_flops(module, backward=False) for module in others) * encoder.num_tokens
+    work = sum(weight_flops(layer, backward=trained) for layer in layers) * tokens
+    return patches + work + attention_flops(encoder.channels, len(layers), tokens**2, trained)
 
 
 def high_res_flops(encoder: HighResEncoder, trained: bool = False) -> float:
-    """FLOPs of one picture in the high-resolution encoder: every layer of a stage acts on each cell of its map."""
-    total = 0.0
-    for index, (stage, stride) in enumerate(zip(encoder.stages, encoder.strides, strict=True)):
-        cells = (encoder.image_size // stride) ** 2
-        modules = [encoder.stem, stage] if index == 0 else [stage]
-        total += cells * sum(weight_flops(module, backward=trained) for module in modules)
-    return total
+    """FLOPs of one picture in the high-resolution encoder, counted in a pass of its shape alone."""
+    with meta_init(), FlopCounterMode(display=False) as counter, torch.set_grad_enabled(trained):
+        shape = type(encoder)(encoder.exported_config(), encoder.image_size).eval()
+        wanted = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
+        for name, weight in shape.named_parameters():
+            weight.requires_grad_(name in wanted)
+        total = sum(stage.sum() for stage in shape(torch.zeros(1, 3, encoder.image_size, encoder.image_size)))
+        if trained:
+            total.backward()
+    return float(counter.get_total_flops())

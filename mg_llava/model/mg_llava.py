@@ -16,7 +16,6 @@ from mg_llava.model.checkpoint_names import own_names
 from mg_llava.model.flops import StepFlops
 from mg_llava.model.splice import splice
 from mg_llava.model.vision import CONNECTORS, ENCODERS, VisionSide, check_parts
-from mg_llava.pictures.preprocess import PixelNormalizer
 from xtuner.errors import XTunerError
 from xtuner.model.base import TrainableParts
 from xtuner.model.files.base import open_on_base
@@ -125,12 +124,8 @@ class MGLLaVA(TrainableParts):
 
     def _build_preprocessor(self, pack: bool) -> BatchPreprocessor:
         vision = self.vision
-        # nothing is read under meta_init, and the statistics change no shape
-        normalizer = (
-            PixelNormalizer() if in_meta_init() else PixelNormalizer.from_pretrained(self.low_res_encoder.name_or_path)
-        )
         return BatchPreprocessor(
-            normalizer,
+            vision.make_normalizer(),
             image_size=vision.image_size,
             low_res_size=vision.low_res_size,
             num_image_tokens=vision.num_image_tokens,

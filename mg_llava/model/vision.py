@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from mg_llava.model.encoders import ClipEncoder, OpenClipConvNeXt
+from mg_llava.pictures.normalize import PixelNormalizer
 from xtuner.errors import XTunerError
 from xtuner.model.layers import idle_weights, zero_of
+from xtuner.model.meta import in_meta_init
 from xtuner.registry import build
 
 ENCODERS = ("low_res_encoder", "high_res_encoder")
@@ -72,6 +75,16 @@ class VisionSide(nn.Module):
         """Says which encoders' gradients are wanted from now on, after they have been given to their weights."""
         self.trained = frozenset(encoders)
         self._idle.clear()
+
+    def make_normalizer(self) -> PixelNormalizer:
+        """Returns what makes the encoders' pixels: each one's own statistics, the low view by the pair."""
+        if in_meta_init():
+            # nothing is read, and the statistics change no shape
+            return PixelNormalizer()
+        low, high = self.low_res_encoder, self.high_res_encoder
+        published = isinstance(low, ClipEncoder) and isinstance(high, OpenClipConvNeXt)
+        # a part of somebody's own that says nothing of its pixels gets those of the low-resolution encoder
+        return PixelNormalizer.of_encoders(low.statistics, getattr(high, "statistics", None), published)
 
     def parts(self) -> dict[str, nn.Module]:
         """Returns the parts that there are, by name."""

@@ -1,4 +1,4 @@
-"""Picture files to pixels: ``open`` reads and checks a file, ``preprocess`` pads, resizes and normalises."""
+"""Picture files to pixels: ``open`` reads a file, ``preprocess`` pads and resizes, ``normalize`` does what it says."""
 
 import lazy_loader
 
@@ -7,6 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "colors": ["to_rgb"],
         "open": ["FORMATS", "num_frames", "open_base64", "open_picture", "picture_size"],
-        "preprocess": ["ImageProcessor", "PixelNormalizer", "PixelStatistics"],
+        "normalize": ["PixelNormalizer"],
+        "preprocess": ["ImageProcessor"],
+        "statistics": ["PixelStatistics"],
     },
 )

@@ -1,102 +1,220 @@
-"""What an image encoder's folder says of its pictures and tokens, read without its weights."""
+"""What an image encoder's folder says of its family and its tokens, read without its weights."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPVisionConfig
+from transformers import PretrainedConfig
 
+from mg_llava.pictures.statistics import OPEN_CLIP_FILE
 from xtuner.errors import XTunerError
+from xtuner.json_values import read_json
 from xtuner.model.meta import architecture_file, in_meta_init
+
+LOW, HIGH = "low-resolution", "high-resolution"
+"""What an encoder is for."""
+TIMM = "timm"
+_OWN_FAMILY = "mg_llava"
+"""``model_type`` of exported folders, whose low-resolution encoder is described in their config."""
+OPEN_CLIP = "open_clip"
+OPEN_CLIP_PREFIX = "CLIP-"
+"""Begins the names of open_clip's folders on the Hub, as in CLIP-convnext_large_d_320.laion2B-…"""
 
 
 @dataclass(frozen=True)
-class PixelStatistics:
-    """What an encoder's `preprocessor_config.json` says of its pixels.
+class EncoderConfig:
+    """Content of an encoder's config, with the family that it is of.
 
     Attributes:
-        mean: of red, green, blue, on the 0–1 scale.
-        std: likewise.
-        crops: pictures keep their shape and lose their margins (CLIP); else they are squeezed to a square
-            (SigLIP).
+        family: ``model_type`` of transformers (of the vision part, where a folder holds text too), ``timm`` or
+            ``open_clip``.
+        values: transformers' config, or the file's content where it is another library's.
+        source: folder or hub name; empty where only the config is there.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    crops: bool
+    family: str
+    values: Any
+    source: str = ""
 
     @property
-    def pad_color(self) -> tuple[int, int, int]:
-        """The mean colour in whole grey levels, rounded down as the published preprocessing does."""
-        red, green, blue = (int(value * 255) for value in self.mean)
-        return red, green, blue
+    def described(self) -> str:
+        """Names the folder and its family in a message."""
+        kind = f"timm's {self.values.get('architecture')}" if self.family == TIMM else self.family
+        return f"'{self.source}' is of the family {kind}" if self.source else f"the encoder is of the family {kind}"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Returns a value of the config by its name."""
+        values = self.values
+        return values.get(name, default) if isinstance(values, Mapping) else getattr(values, name, default)
 
 
-def read_pixel_statistics(name_or_path: str) -> PixelStatistics:
-    """Reads the `preprocessor_config.json` of an image encoder.
+def read_encoder_config(
+    source: str | Path | PretrainedConfig | Mapping[str, Any] | EncoderConfig, role: str = LOW
+) -> EncoderConfig:
+    """Reads the config of an image encoder.
 
     Args:
-        name_or_path: its folder, or its name on the Hugging Face hub.
+        source: folder or hub name; a config that is read already is taken as it is. Under `meta_init` a name is
+            described by the shipped file, where there is one.
+        role: `LOW` or `HIGH`: a folder with several libraries' configs is open_clip's as a
+            high-resolution encoder, transformers' or timm's as a low-resolution one.
 
     Raises:
-        XTunerError: there is none, or it gives no mean and deviation of three channels.
+        XTunerError: no config is found, or it says no family.
     """
-    from transformers import ImageProcessingMixin
-
+    if isinstance(source, EncoderConfig):
+        return source
+    if isinstance(source, PretrainedConfig):
+        return EncoderConfig(source.model_type, source, str(source.name_or_path))
+    if isinstance(source, Mapping):
+        return _of_values(dict(source), "", role)
+    name = str(source)
+    config_file, open_clip = Path(name) / "config.json", Path(name) / OPEN_CLIP_FILE
+    if in_meta_init() and not config_file.is_file() and not open_clip.is_file():
+        shipped = architecture_file(name)
+        if shipped is not None:
+            return _of_values(read_json(shipped, dict), name, role)
+        named = _named_open_clip_config(name)
+        if named is not None:
+            return EncoderConfig(OPEN_CLIP, named, name)
+    if open_clip.is_file() and (role == HIGH or not config_file.is_file()):
+        return EncoderConfig(OPEN_CLIP, read_json(open_clip, dict), name)
     try:
-        content: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(name_or_path)[0]
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise XTunerError(
-            f"the image preprocessing of '{name_or_path}' cannot be read: {reason}. Expected a folder with "
-            "preprocessor_config.json, or a hub name and network access (visual_encoder_name_or_path)."
-        ) from error
-    mean = _three_numbers(content, "image_mean", name_or_path)
-    std = _three_numbers(content, "image_std", name_or_path)
-    # absent in SigLIP's files, true in CLIP's
-    return PixelStatistics(mean, std, bool(content.get("do_center_crop", False)))
-
-
-def _three_numbers(content: Mapping[str, Any], key: str, name: str) -> tuple[float, float, float]:
-    value = content.get(key)
-    if not (isinstance(value, (list, tuple)) and len(value) == 3):
-        raise XTunerError(f"preprocessor_config.json of '{name}': {key}={value!r}, expected three numbers.")
-    red, green, blue = map(float, value)
-    return red, green, blue
-
-
-def read_clip_config(name_or_path: str | CLIPVisionConfig) -> CLIPVisionConfig:
-    """Returns the vision config of a CLIP folder or hub name; under `meta_init` of the shipped description.
-
-    A config that is already read is returned as it is.
-
-    Raises:
-        XTunerError: no config is found.
-    """
-    if isinstance(name_or_path, CLIPVisionConfig):
-        return name_or_path
-    shipped = architecture_file(name_or_path) if in_meta_init() and not Path(name_or_path).is_dir() else None
-    if shipped is not None:
-        return CLIPVisionConfig(**json.loads(shipped.read_text(encoding="utf-8")))
-    try:
-        return CLIPVisionConfig.from_pretrained(name_or_path)
+        values = PretrainedConfig.get_config_dict(name)[0]
     except (OSError, ValueError) as error:
         raise XTunerError(
-            f"the low-resolution encoder '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
-            "Give a CLIP folder with config.json, or a hub name and network access (visual_encoder_name_or_path)."
+            f"the {role} encoder '{name}' cannot be read: {str(error).splitlines()[0]} Give a folder with config.json"
+            f"{' or ' + OPEN_CLIP_FILE if role == HIGH else ''}, or a hub name and network access "
+            f"({'visual_encoder_aux_path' if role == HIGH else 'visual_encoder_name_or_path'})."
+        ) from error
+    return _of_values(values, name, role)
+
+
+def _named_open_clip_config(name: str) -> dict[str, Any] | None:
+    """Returns the config of the open_clip architecture that the name of an absent folder holds."""
+    if OPEN_CLIP_PREFIX not in Path(name).name:
+        return None
+    # imported late: open_clip takes seconds, and only descriptions of absent folders need it
+    from open_clip.factory import get_model_config, list_models
+
+    names = [known for known in list_models() if known in Path(name).name]
+    return get_model_config(max(names, key=len)) if names else None
+
+
+def _of_values(values: dict[str, Any], source: str, role: str) -> EncoderConfig:
+    if "vision_cfg" in values or "model_cfg" in values:
+        return EncoderConfig(OPEN_CLIP, values, source)
+    if "architecture" in values:
+        return EncoderConfig(TIMM, values, source)
+    kind = values.get("model_type")
+    if not isinstance(kind, str):
+        lacks = f"{OPEN_CLIP_FILE} and no config.json" if role == HIGH else "config.json"
+        raise XTunerError(
+            f"the {role} encoder '{source}' has no {lacks} that names a model_type (transformers) or an architecture "
+            "(timm): give a folder as one of these libraries publishes it, with its weights beside it."
+        )
+    if kind == _OWN_FAMILY and isinstance(values.get("vision_config"), Mapping):
+        return _of_values(dict(values["vision_config"]), source, role)
+    config = _transformers_config(kind, values)
+    # what transformers does not know is left to whoever looks for its class
+    if config is None:
+        return EncoderConfig(kind, values, source)
+    config.name_or_path = source
+    return EncoderConfig(config.model_type, config, source)
+
+
+def _transformers_config(kind: str, values: dict[str, Any]) -> PretrainedConfig | None:
+    """Returns the config of a model, of its vision part where it has one of a fixed kind."""
+    from transformers import CONFIG_MAPPING
+
+    if kind not in CONFIG_MAPPING:
+        return None
+    config_class = CONFIG_MAPPING[kind]
+    vision = config_class.sub_configs.get("vision_config")
+    if vision is not None and hasattr(vision, "model_type") and isinstance(values.get("vision_config"), Mapping):
+        config_class, values = vision, dict(values["vision_config"])
+    return config_class.from_dict(values)
+
+
+def token_grid(config: EncoderConfig, image_size: int | None = None) -> tuple[int, tuple[int, int]]:
+    """Returns the side of a vision transformer's pictures in pixels, and the (h, w) of its tokens.
+
+    Args:
+        config: of the encoder.
+        image_size: side of the pictures, where it is not the config's own.
+
+    Raises:
+        XTunerError: no vision transformer, or pictures smaller than a patch.
+    """
+    if config.family == TIMM:
+        own, patch = _timm_patches(config)
+    else:
+        patch = config.get("patch_size")
+        own = config.get("image_size")
+        if own is None and isinstance(config.get("num_patches"), int) and isinstance(patch, int):
+            own = isqrt(config.get("num_patches")) * patch
+    if not (isinstance(own, int) and isinstance(patch, int)):
+        raise XTunerError(
+            f"{config.described}: expected a vision transformer for square pictures, found image_size={own}, "
+            f"patch_size={patch}."
+        )
+    size = own if image_size is None else image_size
+    if size < patch:
+        raise XTunerError(
+            f"the low-resolution picture is {size} px wide, less than a patch of {patch} px: choose a multiple of it "
+            "(setting visual_encoder_image_size)."
+        )
+    return size, (size // patch, size // patch)
+
+
+def _timm_patches(config: EncoderConfig) -> tuple[Any, Any]:
+    import torch
+
+    with torch.device("meta"):
+        patches = getattr(create_timm(config, num_classes=0), "patch_embed", None)
+    return _side(getattr(patches, "img_size", None)), _side(getattr(patches, "patch_size", None))
+
+
+def create_timm(config: EncoderConfig, **arguments: Any) -> Any:
+    """Builds the model that a timm folder's config.json names, without weights.
+
+    Args:
+        config: of the folder.
+        arguments: of ``timm.create_model``.
+
+    Raises:
+        XTunerError: the installed timm does not know the model, or cannot build it with these arguments.
+    """
+    import timm
+
+    try:
+        # copied: timm writes into its arguments
+        extra = dict(config.get("model_args") or {})
+        return timm.create_model(config.get("architecture"), **{"pretrained": False, **extra, **arguments})
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise XTunerError(
+            f"{config.described}, which the installed timm {timm.__version__} cannot build as asked for: {error}"
         ) from error
 
 
-def read_num_image_tokens(name_or_path: str) -> int:
-    """Returns how many tokens a low-resolution encoder makes of a picture, from its config.json.
+def _side(value: Any) -> Any:
+    """Returns a square's side."""
+    return value[0] if isinstance(value, (tuple, list)) and len(set(value)) == 1 else value
+
+
+def read_num_image_tokens(name_or_path: str, image_size: int | None = None) -> int:
+    """Returns how many tokens a low-resolution encoder makes of a picture, from its config.
+
+    Args:
+        name_or_path: folder or hub name.
+        image_size: see `token_grid`.
 
     Raises:
-        XTunerError: the file cannot be read.
+        XTunerError: the config cannot be read.
     """
-    config = read_clip_config(name_or_path)
-    sides: tuple[Any, Any] = (config.image_size, config.patch_size)
-    return (sides[0] // sides[1]) ** 2
+    height, width = token_grid(read_encoder_config(name_or_path), image_size)[1]
+    return height * width

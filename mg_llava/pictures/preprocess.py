@@ -1,30 +1,24 @@
 """Pictures and boxes to what the encoders take: the only copy, used by training, evaluation and chat.
 
 In the workers a picture becomes a uint8 square of `image_size` pixels (`ImageProcessor`); on the device that
-becomes the normalised high-resolution picture and, from it, the low-resolution one (`PixelNormalizer`).
-Checked against the published preprocessing in tests/parity/test_pixels.py. transformers' default
-(torchvision) CLIP processor differs by up to one grey level; the arithmetic here is that of its Pillow one.
+becomes the two encoders' normalised pixels (`mg_llava.pictures.normalize`). Checked against the published
+preprocessing in tests/parity/test_pixels.py. transformers' default (torchvision) CLIP processor differs by up to one
+grey level; the arithmetic here is that of its Pillow one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
-from torch.nn import functional
 
 from mg_llava.boxes.selection import clip_boxes, pad_boxes, resize_boxes
 from mg_llava.pictures.colors import to_rgb
-from mg_llava.pictures.encoder_config import read_num_image_tokens, read_pixel_statistics
+from mg_llava.pictures.encoder_config import read_num_image_tokens
 from mg_llava.pictures.open import PictureSource, open_picture
 from mg_llava.pictures.shapes import pad_and_resize, resize_and_crop
+from mg_llava.pictures.statistics import read_pixel_statistics
 from xtuner.errors import XTunerError
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ImageProcessor:
@@ -42,6 +36,7 @@ class ImageProcessor:
         pad_to_square: keep the whole picture; otherwise its margins are cut off.
         apply_exif_orientation: turn pictures as their EXIF tag says. Boxes hold for the pixels as they were
             when the boxes were made; the published ones were made without turning.
+        low_res_size: side of the low-resolution encoder's pictures in pixels, where it is not its config's own.
 
     Attributes:
         statistics: mean, deviation and shape rule of the encoder.
@@ -53,6 +48,7 @@ class ImageProcessor:
         image_size: int = 768,
         pad_to_square: bool = True,
         apply_exif_orientation: bool = False,
+        low_res_size: int | None = None,
     ) -> None:
         if image_size < 1:
             raise XTunerError(
@@ -62,6 +58,7 @@ class ImageProcessor:
         self.image_size = image_size
         self.pad_to_square = pad_to_square
         self.apply_exif_orientation = apply_exif_orientation
+        self.low_res_size = low_res_size
         self.statistics = read_pixel_statistics(name_or_path)
         self._num_image_tokens: int | None = None
 
@@ -69,7 +66,7 @@ class ImageProcessor:
     def num_image_tokens(self) -> int:
         """Tokens that the low-resolution encoder makes of one picture, class token not counted."""
         if self._num_image_tokens is None:
-            self._num_image_tokens = read_num_image_tokens(self.name_or_path)
+            self._num_image_tokens = read_num_image_tokens(self.name_or_path, self.low_res_size)
         return self._num_image_tokens
 
     def open(self, path: PictureSource) -> Image.Image:
@@ -134,54 +131,3 @@ class ImageProcessor:
     def _margins(self, width: int, height: int) -> tuple[int, int]:
         """Pixels cut off at the left and at the top of a resized picture."""
         return (width - self.image_size) // 2, (height - self.image_size) // 2
-
-
-class PixelNormalizer(nn.Module):
-    """8-bit pictures to the two inputs of the encoders, on the device that holds the pictures.
-
-    high = (u8 / 255 − mean) / std per channel in float32, each step rounded as IEEE says, so that every
-    device gives the same bits; low = `high` resized bilinearly without antialias, as the published method
-    does. Holds no parameters and nothing in its state dict.
-
-    Args:
-        mean: of red, green, blue on the 0–1 scale.
-        std: likewise.
-    """
-
-    constant_bits: torch.Tensor
-
-    def __init__(self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> None:
-        super().__init__()
-        self._constants = np.array([[255] * 3, mean, std], np.float32)
-        # kept as integers: a model that is cast to bfloat16 would cast floats with it
-        bits = torch.from_numpy(self._constants.view(np.int32))
-        self.register_buffer("constant_bits", bits, persistent=False)
-
-    def reset_constants(self) -> None:
-        """Fills the table again, for loaders that make modules without memory and fill only what files hold."""
-        self.constant_bits.copy_(torch.from_numpy(self._constants.view(np.int32)))
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str) -> PixelNormalizer:
-        """Makes the normalizer of the image encoder `name_or_path`; see `read_pixel_statistics`."""
-        statistics = read_pixel_statistics(name_or_path)
-        return cls(statistics.mean, statistics.std)
-
-    def forward(self, pixels: torch.Tensor, low_res_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalises and resizes I pictures.
-
-        Args:
-            pixels: (I, 3, S, S) uint8 RGB; I may be 0.
-            low_res_size: side s of the low-resolution pictures.
-
-        Returns:
-            high (I, 3, S, S) and low (I, 3, s, s), both float32 whatever the model's type.
-        """
-        # 255 as a tensor: by a plain number a GPU would multiply with the rounded 1/255, which differs
-        scale, mean, std = self.constant_bits.view(torch.float32).view(3, 1, 3, 1, 1)
-        # workers hand pictures over as Pillow has them, colours innermost
-        high = pixels.contiguous().float().div_(scale).sub_(mean).div_(std)
-        size = (low_res_size, low_res_size)
-        if not len(pixels):
-            return high, high.new_zeros((0, 3, *size))
-        return high, functional.interpolate(high, size=size, mode="bilinear", align_corners=False)

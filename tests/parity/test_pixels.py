@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mg_llava.pictures.preprocess import ImageProcessor, PixelNormalizer
+from mg_llava.pictures.normalize import PixelNormalizer
+from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.pictures.statistics import read_pixel_statistics
 from tests.parity.encoder_folders import CLIP_PREPROCESSOR, clip_folder, siglip_folder
 
 DATA = Path(__file__).parent / "data"
@@ -30,7 +32,7 @@ def pixels_of(case: dict[str, Any], tmp_path: Path) -> tuple[torch.Tensor, torch
     folder = siglip_folder(tmp_path) if siglip else clip_folder(tmp_path)
     processor = ImageProcessor(str(folder), case["image_size_aux"], case["pad_image_to_square"])
     image = processor.open(DATA / "c_images" / case["image"])
-    normalize = PixelNormalizer.from_pretrained(str(folder))
+    normalize = PixelNormalizer.of_encoders(read_pixel_statistics(str(folder)), None, published=True)
     high, low = normalize(processor.pixels(image).unsqueeze(0), 384 if siglip else 336)
     return high[0], low[0]
 

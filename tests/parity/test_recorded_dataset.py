@@ -13,7 +13,8 @@ import torch
 
 from mg_llava.boxes.selection import BoxSelection
 from mg_llava.data.dataset import MGLLaVADataset
-from mg_llava.pictures.preprocess import ImageProcessor, PixelNormalizer
+from mg_llava.pictures.normalize import PixelNormalizer
+from mg_llava.pictures.preprocess import ImageProcessor
 from tests.parity.encoder_folders import clip_folder
 from xtuner.data.text.tokenizer import build_tokenizer
 

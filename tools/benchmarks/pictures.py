@@ -25,7 +25,9 @@ from rich.console import Console
 from torch.nn import functional
 from transformers import CLIPImageProcessorPil
 
-from mg_llava.pictures.preprocess import CLIP_MEAN, CLIP_STD, ImageProcessor, PixelNormalizer
+from mg_llava.pictures.normalize import PixelNormalizer
+from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.pictures.statistics import CLIP_MEAN, CLIP_STD
 
 SIZE, LOW = 768, 336
 

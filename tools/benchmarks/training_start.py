@@ -30,7 +30,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mg_llava.boxes.selection import BoxSelection
 from mg_llava.data.box_columns import BoxColumns
-from mg_llava.pictures.preprocess import CLIP_MEAN, CLIP_STD, ImageProcessor
+from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.pictures.statistics import CLIP_MEAN, CLIP_STD
 from xtuner.data.store.fingerprint import text_settings
 from xtuner.data.store.prepared import SETTINGS
 from xtuner.data.store.shards import BATCH, ShardWriter, write_json

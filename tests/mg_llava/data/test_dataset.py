@@ -17,7 +17,8 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from mg_llava.boxes.selection import BoxSelection
 from mg_llava.data.dataset import MGLLaVADataset
-from mg_llava.pictures.preprocess import CLIP_MEAN, CLIP_STD, ImageProcessor
+from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.pictures.statistics import CLIP_MEAN, CLIP_STD
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.errors import ProblemsError, XTunerError
 

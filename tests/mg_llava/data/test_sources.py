@@ -18,7 +18,7 @@ from PIL import Image
 from mg_llava.data.dataset import MGLLaVADataset
 from mg_llava.data.sources import DataSource, read_sources
 from mg_llava.model.batch import BatchPreprocessor
-from mg_llava.pictures.preprocess import PixelNormalizer
+from mg_llava.pictures.normalize import PixelNormalizer
 from tests.mg_llava.data.test_dataset import BOXES, RECORDS, SIZE, box_record, talk, world
 from xtuner.errors import XTunerError
 from xtuner.tools import browse_dataset

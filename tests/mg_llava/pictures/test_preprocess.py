@@ -18,16 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mg_llava.pictures.colors import to_rgb
+from mg_llava.pictures.encoder_config import read_num_image_tokens
+from mg_llava.pictures.normalize import PixelNormalizer
 from mg_llava.pictures.open import FORMATS, num_frames, open_picture, picture_size
-from mg_llava.pictures.preprocess import (
-    CLIP_MEAN,
-    CLIP_STD,
-    ImageProcessor,
-    PixelNormalizer,
-    read_num_image_tokens,
-    read_pixel_statistics,
-)
+from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.pictures.shapes import pad_and_resize, resize_and_crop
+from mg_llava.pictures.statistics import CLIP_MEAN, CLIP_STD, read_pixel_statistics
 from xtuner.errors import SampleError, XTunerError
 
 
