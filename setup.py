@@ -56,6 +56,8 @@ setup(
     entry_points={
         "console_scripts": ["xtuner=xtuner.cli:main"],
         "xtuner.plugins": ["serve=mg_llava.serving.command"],
+        # read by vLLM where it is installed
+        "vllm.general_plugins": ["mg_llava=mg_llava.serving.vllm:register"],
         # read by lmms-eval where it is installed
         "lmms_eval.models": ["mg_llava=mg_llava.evaluation.lmms_eval:lmms_eval_manifest"],
     },

@@ -18,6 +18,14 @@ EVERYWHERE = {"xtuner.errors", "xtuner.json_values", "xtuner.log", "xtuner.const
 
 # the rooms and modules at the top of xtuner that a room uses, besides EVERYWHERE
 WAYS = {
+    "mg_llava.serving.vllm": {
+        "mg_llava.boxes",
+        "mg_llava.hf",
+        "mg_llava.inference",
+        "mg_llava.model",
+        "mg_llava.pictures",
+        "mg_llava.serving.requests",
+    },
     "mg_llava.model.encoders": {"mg_llava.pictures", "xtuner.model", "xtuner.model.files"},
     "xtuner.data.sources": {"xtuner.data.pictures", "xtuner.data.records", "xtuner.data.store", "xtuner.data.tables"},
     "mg_llava": {"mg_llava.evaluation", "mg_llava.hf", "mg_llava.inference", "mg_llava.model"},

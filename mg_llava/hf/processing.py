@@ -180,6 +180,14 @@ class MGLLaVAProcessor(ProcessorMixin):
             )
         return self.collate(prompts)
 
+    def text_ids(self, words: str) -> list[int]:
+        """Returns the ids of a rendered conversation as training has them, one placeholder at each ``<image>``.
+
+        Args:
+            words: what `apply_chat_template` rendered, or any other text; bos is put first where it is not there.
+        """
+        return [self.image_token_id if token == IMAGE_TOKEN_INDEX else token for token in self._ids(words)]
+
     def _ids(self, words: str) -> list[int]:
         pieces = cut_rendered(words, self.prompt_template, self.tokenizer.bos_token, self.tokenizer.eos_token)
         return encode_pieces(pieces, self.tokenizer, self.prompt_template)

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from mg_llava.boxes.selection import PictureBoxes, clip_boxes
+from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.messages import read_messages
 from mg_llava.inference.prompts import Prompt, as_picture_boxes
@@ -19,7 +18,7 @@ from mg_llava.serving.generation.tickets import Place
 from mg_llava.serving.requests.body import read_body
 from mg_llava.serving.requests.detecting import SharedDetector
 from mg_llava.serving.requests.fields import ChatFields, read_fields
-from mg_llava.serving.requests.pictures import read_picture_url
+from mg_llava.serving.requests.pictures import check_boxes, read_picture_url
 from mg_llava.serving.requests.settings import Limits
 from xtuner.data.records.messages import picture_address
 from xtuner.errors import XTunerError
@@ -121,14 +120,7 @@ class RequestReader:
         found = as_picture_boxes(part.get("boxes"))
         if found is None:
             return picture, None if detects is None else detects.look(picture, place.check)
-        if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
-            raise XTunerError("a coordinate or score of the boxes is not finite in 32 bits: send ordinary numbers.")
-        _, inside = clip_boxes(found.boxes, *picture.size)
-        if not inside.all():
-            raise XTunerError(
-                f"{int((~inside).sum())} of the {len(inside)} boxes lie outside their picture of "
-                f"{picture.width} x {picture.height} pixels: expected [x0, y0, x1, y1] in pixels of the picture."
-            )
+        check_boxes(found, picture.size)
         return picture, found
 
     def _sampling(self, fields: ChatFields) -> Sampling:

@@ -7,8 +7,10 @@ import binascii
 import io
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from mg_llava.boxes.selection import PictureBoxes, clip_boxes
 from mg_llava.pictures.open import open_picture
 from mg_llava.pictures.remote import fetch
 from mg_llava.serving.requests.settings import Limits
@@ -52,3 +54,23 @@ def _decode(url: str) -> bytes:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise XTunerError(f"the picture's data URL does not decode: {error}.") from error
+
+
+def check_boxes(found: PictureBoxes, size: tuple[int, int]) -> None:
+    """Checks the boxes that a request gives for its picture.
+
+    Args:
+        found: in the picture's frame.
+        size: (width, height) of the picture in pixels.
+
+    Raises:
+        XTunerError: a number that is not finite, or a box outside the picture.
+    """
+    if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+        raise XTunerError("a coordinate or score of the boxes is not finite in 32 bits: send ordinary numbers.")
+    _, inside = clip_boxes(found.boxes, *size)
+    if not inside.all():
+        raise XTunerError(
+            f"{int((~inside).sum())} of the {len(inside)} boxes lie outside their picture of "
+            f"{size[0]} x {size[1]} pixels: expected [x0, y0, x1, y1] in pixels of the picture."
+        )
