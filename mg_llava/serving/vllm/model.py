@@ -21,7 +21,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from mg_llava.hf.configuration import MGLLaVAConfig
 from mg_llava.hf.parts import build_vision, saved_dtype
 from mg_llava.model.vision import CONNECTORS, ENCODERS
-from mg_llava.pictures.preprocess import PixelNormalizer
+from mg_llava.pictures.normalize import PixelNormalizer
 from mg_llava.serving.vllm.processing import DummyInputs, ProcessingInfo, Processor
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.errors import XTunerError
