@@ -5,16 +5,19 @@ They find it by the name of the package: an exported folder's ``model_type``, or
 
 from mg_llava.evaluation import OwnRecords
 from mg_llava.hf import load_assistant, load_model, published_weights, save_checkpoint, save_pretrained
+from mg_llava.hf.llava import from_llava, to_llava
 from mg_llava.inference.chat import ChatSession
 from mg_llava.model.checkpoint_names import to_published_names
 
 __all__ = [
     "ChatSession",
     "OwnRecords",
+    "from_llava",
     "load_assistant",
     "load_model",
     "published_weights",
     "save_checkpoint",
     "save_pretrained",
+    "to_llava",
     "to_published_names",
 ]

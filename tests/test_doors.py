@@ -18,6 +18,13 @@ EVERYWHERE = {"xtuner.errors", "xtuner.json_values", "xtuner.log", "xtuner.const
 
 # the rooms and modules at the top of xtuner that a room uses, besides EVERYWHERE
 WAYS = {
+    "mg_llava.hf.llava": {
+        "mg_llava.hf",
+        "mg_llava.model.encoders",
+        "mg_llava.pictures",
+        "xtuner.model",
+        "xtuner.model.files",
+    },
     "mg_llava.serving.vllm": {
         "mg_llava.boxes",
         "mg_llava.hf",
@@ -28,7 +35,13 @@ WAYS = {
     },
     "mg_llava.model.encoders": {"mg_llava.pictures", "xtuner.model", "xtuner.model.files"},
     "xtuner.data.sources": {"xtuner.data.pictures", "xtuner.data.records", "xtuner.data.store", "xtuner.data.tables"},
-    "mg_llava": {"mg_llava.evaluation", "mg_llava.hf", "mg_llava.inference", "mg_llava.model"},
+    "mg_llava": {
+        "mg_llava.evaluation",
+        "mg_llava.hf",
+        "mg_llava.hf.llava",
+        "mg_llava.inference",
+        "mg_llava.model",
+    },
     "mg_llava.boxes": {"xtuner.data.records", "xtuner.data.store"},
     "mg_llava.data": {
         "mg_llava.boxes",
@@ -218,6 +231,7 @@ WAYS = {
         "xtuner.tools.support",
     },
     "xtuner.tools.support": {
+        "xtuner.cli",
         "xtuner.config",
         "xtuner.data.text",
         "xtuner.engine.steps",

@@ -17,6 +17,7 @@ from mg_llava.model.flops import StepFlops
 from mg_llava.model.splice import splice
 from mg_llava.model.vision import CONNECTORS, ENCODERS, VisionSide, check_parts
 from xtuner.errors import XTunerError
+from xtuner.log import get_logger
 from xtuner.model.base import TrainableParts
 from xtuner.model.files.base import open_on_base
 from xtuner.model.files.checkpoints import LoadReport, load_parts, refuse_left_adapters
@@ -184,7 +185,7 @@ class MGLLaVA(TrainableParts):
         Args:
             path: anything `read_state_dict` reads, with this model's or the published names.
             required: parts that must be in it, where its model is wanted as it was trained; by default fusion,
-                projector and object encoder, to start from.
+                projector and object encoder, to start from, but for those that its model had none of.
             base, configured: where what it stands on is; see `open_on_base`.
 
         Raises:
@@ -195,12 +196,15 @@ class MGLLaVA(TrainableParts):
         whole = required is not None
         parts = self.parts()
         if required is None:
-            required = [name for name in CONNECTORS if name in parts]
+            new = (stands_on or {}).get("new_parts", ())
+            required = [name for name in CONNECTORS if name in parts and name not in new]
         partial |= self.partly_held(state)
         report = load_parts(parts, state, required, f"checkpoint '{path}'", self._adapters, partial)
         report.log(str(path))
         refuse_left_adapters(report, path)
         self.from_checkpoint = frozenset(report.loaded_parts) & parts.keys()
+        if not whole and (begun := [name for name in CONNECTORS if name in parts and name not in report.loaded_parts]):
+            get_logger().info("%s has no %s: training starts them anew", path, ", ".join(begun))
         if stands_on is not None:
             # adapters are of use on their own base alone; connectors may be tried on another one
             strict = parts if whole else [name for name in parts if f"{name} adapters" in report.loaded_parts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.model_converters import hf_to_pth, merge, pth_to_hf, split, universal
+from xtuner.tools.model_converters import from_llava, hf_to_pth, merge, pth_to_hf, split, to_llava, universal
 
 _CONVERTERS = {
     "pth_to_hf": pth_to_hf,
@@ -12,6 +12,8 @@ _CONVERTERS = {
     "merge": merge,
     "split": split,
     "universal": universal,
+    "from_llava": from_llava,
+    "to_llava": to_llava,
 }
 
 

@@ -2,7 +2,8 @@
 
 A checkpoint's ``base`` is made of plain values: ``checkpoint`` (None, or ``name``, ``place`` and ``beside``, the place
 as seen from the run's folder) and ``parts``, for each part that was frozen or had adapters ``name``, ``place``,
-``from_checkpoint`` (its weights are in ``checkpoint``, or in what that stands on) and ``marks``.
+``from_checkpoint`` (its weights are in ``checkpoint``, or in what that stands on) and ``marks``. ``new_parts``,
+if there, are parts that the checkpoint's model had none of: who starts from it starts them anew.
 """
 
 from __future__ import annotations

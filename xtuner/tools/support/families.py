@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 from typing import Any
 
+from xtuner.cli import PLUGIN_GROUP
 from xtuner.errors import XTunerError
 from xtuner.json_values import read_json
 
@@ -42,6 +44,21 @@ def family_of(folder: Path) -> Any:
 def family_of_config(cfg: Any) -> Any:
     """Returns the module ``family`` of the package that the model of a resolved config comes from."""
     return importlib.import_module(f"{cfg.model.type.split('.')[0]}.family")
+
+
+def family_offering(name: str) -> Any:
+    """Returns the module ``family`` of an installed package with commands of its own (plug-ins) that offers `name`.
+
+    Raises:
+        XTunerError: there is none.
+    """
+    points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    for package in sorted({point.module.split(".")[0] for point in points}):
+        if importlib.util.find_spec(f"{package}.family") is not None:
+            family = importlib.import_module(f"{package}.family")
+            if hasattr(family, name):
+                return family
+    raise XTunerError(f"no installed package offers {name}: install the project with `pip install -e .`.")
 
 
 def family_of_object(found: Any) -> Any:
