@@ -13,3 +13,6 @@ IMAGE_TOKEN_INDEX = -200
 
 RESTRICT_TORCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """The variable by which torch lets no ``torch.load`` of a process, and of those that it starts, run code of a file."""
+
+VISUALIZERS = ("tensorboard", "wandb", "mlflow", "aim", "clearml", "neptune", "dvclive", "trackio")
+"""Where scalars may go beside the text log; each is also the name of its package and its module."""

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mg_llava.model import LowResEncoder
 from mg_llava.pictures import ImageProcessor
-from mg_llava.pictures.preprocess import PixelNormalizer
+from mg_llava.pictures.normalize import PixelNormalizer
 
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry", "retina")
 
@@ -46,8 +46,9 @@ def main() -> None:
     parser.add_argument("--high-res", type=int, default=768, metavar="PIXELS", help="image_size_aux (default: 768)")
     args = parser.parse_args()
     encoder = LowResEncoder(args.clip).eval()
-    normalizer, size = PixelNormalizer.from_pretrained(args.clip), encoder.image_size
-    deviations = torch.tensor(ImageProcessor(args.clip).statistics.std).view(1, 3, 1, 1) * 255
+    statistics, size = encoder.statistics, encoder.image_size
+    normalizer = PixelNormalizer(statistics.mean, statistics.std)
+    deviations = torch.tensor(statistics.std).view(1, 3, 1, 1) * 255
     rows = []
     for name, picture in photographs(args.pictures):
         low = [

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from xtuner.config.schema import UNUSED
+from xtuner.constants import VISUALIZERS
 from xtuner.data.sources.locate import is_there, needs_folder
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 from xtuner.engine.checkpoints.former import check_work_dir
@@ -92,10 +93,7 @@ def preflight(
         problems += _complaint(lambda: check_work_dir(work_dir, resume, start_anew, _named_files(cfg)))
     if resume is not None and work_dir is not None:
         problems += _complaint(lambda: CheckpointFolder(work_dir).find(resume))
-    if "wandb" in (cfg.get("visualizers") or ()) and importlib.util.find_spec("wandb") is None:
-        problems.append(
-            "visualizers: 'wandb' is not installed. Run 'pip install wandb', or remove wandb from visualizers."
-        )
+    problems += _absent_visualizers(cfg)
     for node in ("model", "train_dataset", "train_dataloader", "optimizer", "schedule", "runtime"):
         if node not in cfg:
             problems.append(f"{node}: missing. A training config needs it: use configs/_base_ as its base.")
@@ -109,6 +107,22 @@ def preflight(
         problems += _complaint(lambda: chosen_benchmarks(cfg, [names] if isinstance(names, str) else names))
     if problems:
         raise ProblemsError(f"what {name} needs", problems)
+
+
+def _absent_visualizers(cfg: Mapping[str, Any]) -> list[str]:
+    """One sentence for each service of curves whose package is not installed."""
+    names = (cfg.get("runtime") or {}).get("visualizers", cfg.get("visualizers")) or ()
+    return [
+        f"visualizers: '{name}' is not installed. Run 'pip install {name}', or remove {name} from visualizers."
+        for name in ([names] if isinstance(names, str) else names)
+        if name in VISUALIZERS and not _is_installed(name)
+    ]
+
+
+def _is_installed(package: str) -> bool:
+    # a folder of the same name, which wandb and dvclive leave behind, has no file of its own
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def _complaint(check: Callable[[], Any]) -> list[str]:

@@ -9,6 +9,7 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from xtuner.engine.curves import curve_kinds
 from xtuner.engine.hooks.bad_samples import BadSampleHook
 from xtuner.engine.hooks.profile import ProfileHook
 from xtuner.engine.hooks.progress import ProgressHook
@@ -24,8 +25,7 @@ from xtuner.engine.training import RunPlan, TrainingMixin
 
 def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOptimizer) -> dict[str, Any]:
     """Arguments that both of mmengine's runners take; its default hooks are replaced by ours."""
-    backends = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend"}
-    kinds = ["LocalVisBackend", *(backends[name] for name in plan.settings.visualizers)]
+    curves = [dict(type=kind, run_name=plan.name) for kind in curve_kinds(plan.settings.visualizers)]
     hooks = [
         StopHook(),
         StepLogHook(plan.settings.logging_interval),
@@ -46,7 +46,7 @@ def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOpti
         default_hooks={name: None for name in defaults},
         custom_hooks=hooks,
         launcher=plan.environment.launcher,
-        visualizer=dict(type="Visualizer", vis_backends=[dict(type=kind) for kind in kinds]),
+        visualizer=dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), *curves]),
         randomness=dict(seed=plan.settings.seed),
         experiment_name=plan.name,
     )

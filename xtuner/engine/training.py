@@ -24,6 +24,7 @@ from xtuner.engine.checkpoints.checkpoint import (
 from xtuner.engine.checkpoints.integrity import check_bytes
 from xtuner.engine.checkpoints.resumable import check_resumable
 from xtuner.engine.checkpoints.saving import CheckpointSaver
+from xtuner.engine.curves import curve_kinds
 from xtuner.engine.hooks.validation import ValLoop
 from xtuner.engine.processes.environment import Collective, Environment, seed_everything
 from xtuner.engine.steps.guard import FiniteGuard
@@ -134,6 +135,7 @@ class TrainingMixin:
                 get_logger().info("%s is finished (step %d): nothing to do", self.plan.work_dir, loop.iter)
                 self.visualizer.close()
                 return self.module
+        self._open_curves()
         self.call_hook("before_run")
         try:
             loop.run()
@@ -152,6 +154,16 @@ class TrainingMixin:
             self.visualizer.add_scalars(dict(scalars), step=step)
         except Exception as error:
             get_logger().error("The scalars of step %d could not be written: %s. Training continues.", step, error)
+
+    def _open_curves(self) -> None:
+        """Opens the visualizers, which would else be opened by the first scalars.
+
+        Raises:
+            XTunerError: a service starts no run.
+        """
+        if self.rank == 0:
+            for kind in curve_kinds(self.plan.settings.visualizers):
+                _ = self.visualizer.get_backend(kind.__name__).experiment
 
     def _close_curves(self) -> None:
         try:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xtuner.constants import VISUALIZERS
 from xtuner.tools.version import library_versions
 
 HELP = "Show versions, GPUs, threads, memory, optional parts and the size of the cache, one a line."
@@ -32,7 +33,7 @@ _PARTS = (
     _Part("flash-attn", "FlashAttention 2: packed samples without padding, long rows (GPU)", "gpu"),
     _Part("liger-kernel", "fused_loss=True: head and loss without the logits in memory (GPU)", "gpu"),
     _Part("lmms-eval", "the model in lmms-eval", "lmms"),
-    _Part("wandb", "curves in Weights & Biases (visualizers)", ""),
+    *(_Part(name, "curves there (visualizers)", "") for name in VISUALIZERS if name != "tensorboard"),
     _Part("pytest", "the tests (script/run_tests.sh)", "tests"),
     _Part("mkdocs", "the docs as a site", "docs"),
 )

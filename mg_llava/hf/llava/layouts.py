@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, CLIPVisionConfig, PretrainedConfig
 
 from mg_llava.hf.llava.names import Renaming, from_own_code, from_transformers
-from mg_llava.pictures.encoder_config import read_clip_config
+from mg_llava.pictures.encoder_config import read_encoder_config
 from xtuner.errors import ProblemsError, XTunerError
 from xtuner.json_values import read_json
 from xtuner.model.meta import meta_init
@@ -148,10 +148,9 @@ def _sub_config(kind: Any, model_type: str, values: Mapping[str, Any]) -> tuple[
 
 
 def _clip_config(tower: str) -> CLIPVisionConfig:
-    if (Path(tower) / "config.json").is_file():
-        kind = read_json(Path(tower) / "config.json", dict).get("model_type")
-        if kind not in ("clip", _CLIP):
-            raise XTunerError(f"the vision tower '{tower}' is a model of type {kind!r}: expected a CLIP.")
     # a published CLIP is described by the shipped file of its name
     with meta_init():
-        return read_clip_config(tower)
+        found = read_encoder_config(tower)
+    if found.family != _CLIP:
+        raise XTunerError(f"the vision tower '{tower}' is of the family {found.family}: expected a CLIP.")
+    return found.values

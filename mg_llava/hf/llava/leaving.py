@@ -16,7 +16,6 @@ from transformers import LlavaConfig, LlavaImageProcessor, LlavaProcessor
 from mg_llava.hf.configuration import MGLLaVAConfig
 from mg_llava.hf.llava.names import to_transformers
 from mg_llava.hf.processing import MGLLaVAProcessor
-from mg_llava.model.encoders import LowResEncoder
 from xtuner.errors import ProblemsError, XTunerError
 from xtuner.model.files.shards import ShardWriter
 from xtuner.model.files.weight_files import Weight, open_weights
@@ -81,8 +80,9 @@ def _check_parts(folder: Path, config: MGLLaVAConfig) -> None:
         if config.parts.get(part) is not None
     ]
     low, projector = config.parts["low_res_encoder"], config.parts["projector"]
-    if resolve_type(low["type"]) is not LowResEncoder or low.get("select_layer", _LAYER) != _LAYER:
-        problems.append(f"its low_res_encoder is {low}: expected CLIP's hidden state {_LAYER}")
+    family = getattr(config.vision_config, "model_type", "timm")
+    if family != "clip_vision_model" or (low.get("select_layer") or _LAYER) != _LAYER or low.get("image_size"):
+        problems.append(f"its low_res_encoder is {family} with {low}: expected CLIP's hidden state {_LAYER}")
     if resolve_type(projector["type"]) is not MLPProjector or projector.get("depth", 2) != 2:
         problems.append(f"its projector is {projector}: expected an MLPProjector of depth 2")
     if problems:

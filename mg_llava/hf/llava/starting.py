@@ -14,7 +14,7 @@ from torch import nn
 from mg_llava.hf.llava.layouts import Layout, read_layout
 from mg_llava.hf.llava.weights import language_model_base, model_shapes, open_parts
 from mg_llava.model.encoders import LowResEncoder
-from mg_llava.pictures.preprocess import CLIP_MEAN, CLIP_STD
+from mg_llava.pictures.statistics import CLIP_MEAN, CLIP_STD
 from xtuner.errors import XTunerError
 from xtuner.json_values import read_json
 from xtuner.log import get_logger

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-LossMean = Literal["step", "micro_batch"]
+from xtuner.constants import VISUALIZERS
+from xtuner.errors import nearest
 
-VISUALIZERS = ("tensorboard", "wandb")
-"""Where scalars may go beside the text log."""
+LossMean = Literal["step", "micro_batch"]
 
 
 @dataclass
@@ -72,7 +72,10 @@ class RuntimeSettings:
             raise ValueError(f"bad_sample_limit is {self.bad_sample_limit}: expected a share from 0 to 1.")
         unknown = [name for name in self.visualizers if name not in VISUALIZERS]
         if unknown:
-            raise ValueError(f"visualizers names {unknown}: expected one or more of {list(VISUALIZERS)}.")
+            raise ValueError(
+                f"visualizers names {unknown}: expected one or more of {list(VISUALIZERS)}."
+                + nearest(str(unknown[0]), VISUALIZERS)
+            )
 
     def _check_evaluation(self) -> None:
         for name in ("val_interval", "val_limit"):
