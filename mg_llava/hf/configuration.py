@@ -110,5 +110,5 @@ def _sub_config(value: Mapping[str, Any] | PretrainedConfig | None) -> Pretraine
     if value is None or isinstance(value, PretrainedConfig):
         return value
     values = dict(value)
-    # timm's configs name an architecture instead
-    return AutoConfig.for_model(values.pop("model_type"), **values) if "model_type" in values else values
+    # timm's configs name an architecture
+    return values if "architecture" in values else AutoConfig.for_model(values.pop("model_type"), **values)

@@ -23,6 +23,7 @@ from xtuner.registry import build
 
 _SHOWN = 5
 _ALIGNMENT = 64
+_TIMM_REFILL = "init_non_persistent_buffers"
 
 
 class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -94,6 +95,13 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # parts start as their own constructors say, and are never left to chance when loaded
         if isinstance(module, PixelNormalizer):
             module.reset_constants()
+        elif _holds_timm_tables(module):
+            if not hasattr(module, _TIMM_REFILL):
+                raise XTunerError(
+                    f"{type(module).__name__} of the installed timm cannot fill its tables again after loading: "
+                    "install a newer timm."
+                )
+            getattr(module, _TIMM_REFILL)()
 
     def train(self, mode: bool = True) -> MGLLaVAForConditionalGeneration:
         """Sets the mode; the encoders stay in eval mode, as in training."""
@@ -250,6 +258,11 @@ def _build_core(config: MGLLaVAConfig) -> Any:
     core.end_ids = tuple(config.stop_token_ids)
     core.data_preprocessor.normalizer = PixelNormalizer(**config.pixels)
     return core
+
+
+def _holds_timm_tables(module: torch.nn.Module) -> bool:
+    """True for a module of timm with buffers that no file holds: window indices, rotary angles."""
+    return type(module).__module__.startswith("timm.") and bool(module._non_persistent_buffers_set)
 
 
 @torch.no_grad()

@@ -109,6 +109,8 @@ def _of_values(values: dict[str, Any], source: str, role: str) -> EncoderConfig:
     if "vision_cfg" in values or "model_cfg" in values:
         return EncoderConfig(OPEN_CLIP, values, source)
     if "architecture" in values:
+        # transformers names its wrapper of timm's models when it reads the file
+        values.pop("model_type", None)
         return EncoderConfig(TIMM, values, source)
     kind = values.get("model_type")
     if not isinstance(kind, str):

@@ -37,6 +37,9 @@ def checkpoint_activations(part: nn.Module, share: float) -> None:
     # the non-reentrant kind: frozen layers pass gradients on even where no input of theirs asks for one
     kwargs = {"use_reentrant": False}
     for model in [module for module in part.modules() if isinstance(module, PreTrainedModel)][:1]:
+        if not model.supports_gradient_checkpointing:
+            # whoever holds it does it, by the flag below
+            continue
         if hasattr(model, "activation_checkpointing_enable"):
             model.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
         else:  # the name before transformers 5.20

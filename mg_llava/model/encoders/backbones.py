@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mg_llava.model.encoders.base import ConfigSource, HighResEncoder
 from mg_llava.model.encoders.loading import build_transformers
@@ -34,6 +35,9 @@ class BackboneEncoder(HighResEncoder):
         settings: dict[str, Any] = {} if drop_path_rate is None else {"drop_path_rate": drop_path_rate}
         model = build_transformers(self.model_class, self.config, self.role, unread, out_features=stages, **settings)
         self.model: Any = model
+        if not model.supports_gradient_checkpointing:
+            # set by `checkpoint_activations`: all is computed again, where the library cannot do it layer by layer
+            self.grad_checkpointing = False
         first = self.config.get("patch_size", _FIRST_STRIDE)
         self.set_stages(model.channels, [first * 2**number for number in range(len(stages))])
 
@@ -51,7 +55,12 @@ class BackboneEncoder(HighResEncoder):
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """(I, 3, S, S) → one (I, C_i, S / stride_i, S / stride_i) per stage, finest first."""
         pixels = pixels.to(next(self.parameters()).dtype, memory_format=self.memory_format)
-        return list(self.model(pixels).feature_maps)
+        if getattr(self, "grad_checkpointing", False) and torch.is_grad_enabled():
+            return list(checkpoint(self._maps, pixels, use_reentrant=False))
+        return list(self._maps(pixels))
+
+    def _maps(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model(pixels).feature_maps)
 
 
 class Dinov3ConvNeXt(BackboneEncoder):

@@ -17,6 +17,7 @@ from xtuner.model.meta import in_meta_init
 
 _AFTER_FEATURES = ("norm.", "fc_norm.", "head.")
 """Beginnings of names of timm's weights behind the last feature map; which there are depends on the pooling."""
+_WRAPPER = "timm_model."
 _TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -89,7 +90,9 @@ def read_timm_weights(config: EncoderConfig) -> dict[str, torch.Tensor]:
         except OSError:
             file = None
         if file is not None:
-            return read_state_dict(Path(file))
+            state = read_state_dict(Path(file))
+            # transformers' wrapper of timm's models saves them one level down
+            return {key.removeprefix(_WRAPPER): value for key, value in state.items()}
     raise XTunerError(
         f"'{config.source}' holds no weights: expected one of {', '.join(_TIMM_WEIGHTS)} beside config.json. Download "
         "the whole folder."
