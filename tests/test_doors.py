@@ -225,6 +225,7 @@ WAYS = {
     },
     "xtuner.tools.model_converters": {
         "xtuner.config",
+        "xtuner.data.sources",
         "xtuner.engine.checkpoints",
         "xtuner.model",
         "xtuner.model.files",

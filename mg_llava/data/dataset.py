@@ -17,6 +17,7 @@ from mg_llava.data.box_columns import PreparedBoxes, object_room, read_boxes
 from mg_llava.data.check import check_training_data, with_other_problems
 from mg_llava.data.originals import find_turns
 from mg_llava.data.prepared_sources import PreparedSources, make_samples, prepare_sources
+from mg_llava.data.sharing import write_dataset
 from mg_llava.data.sources import DataSource, Template, read_sources, sources_of
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.batches.bad_samples import BadSample, Replacements
@@ -237,6 +238,13 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             return prepare_sources(sources, make_samples(node), out_folder, num_proc)
         except ProblemsError as error:
             raise with_other_problems(error, sources) from error
+
+    @classmethod
+    def write_records(
+        cls, node: Mapping[str, Any], out_folder: str, shard_bytes: int, group_bytes: int
+    ) -> dict[str, int]:
+        """Writes the records of a config's ``train_dataset`` as Parquet; see `mg_llava.data.sharing.write_dataset`."""
+        return write_dataset(sources_of(node), out_folder, shard_bytes, group_bytes)
 
     def _sample(self, row: PreparedRow, files: PictureFiles) -> dict[str, Any]:
         pixels, found, _ = self._pictures(row, files)

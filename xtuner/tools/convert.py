@@ -1,10 +1,10 @@
-"""``xtuner convert``: checkpoints into other formats; one module of `xtuner.tools.model_converters` each."""
+"""``xtuner convert``: checkpoints and data into other formats; one module of `xtuner.tools.model_converters` each."""
 
 from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.model_converters import from_llava, hf_to_pth, merge, pth_to_hf, split, to_llava, universal
+from xtuner.tools.model_converters import dataset, from_llava, hf_to_pth, merge, pth_to_hf, split, to_llava, universal
 
 _CONVERTERS = {
     "pth_to_hf": pth_to_hf,
@@ -14,6 +14,7 @@ _CONVERTERS = {
     "universal": universal,
     "from_llava": from_llava,
     "to_llava": to_llava,
+    "dataset": dataset,
 }
 
 

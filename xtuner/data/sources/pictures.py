@@ -17,7 +17,9 @@ from xtuner.data.tables.parquet import ParquetTable
 from xtuner.errors import SampleError, XTunerError
 
 
-def open_pictures(image_folder: str, data_path: str | None = None, strict_paths: bool = False) -> PictureFiles:
+def open_pictures(
+    image_folder: str, data_path: str | None = None, strict_paths: bool = False, in_order: bool = False
+) -> PictureFiles:
     """Opens the pictures of a data source.
 
     Args:
@@ -25,6 +27,7 @@ def open_pictures(image_folder: str, data_path: str | None = None, strict_paths:
             in another data source.
         data_path: of the records; where it holds pictures itself, they are found there by their places.
         strict_paths: refuse pictures outside the folder.
+        in_order: they will be asked for in the source's order, so row groups of any size can be read.
 
     Raises:
         XTunerError: nothing is there.
@@ -34,7 +37,7 @@ def open_pictures(image_folder: str, data_path: str | None = None, strict_paths:
     if data_path is not None and is_columnar(data_path):
         found = locate(data_path)
         if found.kind != "json":
-            return SourcePictures(found, image_folder, strict_paths)
+            return SourcePictures(found, image_folder, strict_paths, in_order)
     return picture_files(image_folder, strict_paths)
 
 
@@ -48,18 +51,22 @@ class SourcePictures:
         found: the files.
         image_folder: where the pictures lie that the source gives by path.
         strict_paths: refuse those outside the folder.
+        in_order: they will be asked for in the files' order.
     """
 
-    def __init__(self, found: SourceFiles, image_folder: str, strict_paths: bool = False) -> None:
+    def __init__(
+        self, found: SourceFiles, image_folder: str, strict_paths: bool = False, in_order: bool = False
+    ) -> None:
         self.found = found
         self.image_folder = image_folder
         self.strict_paths = strict_paths
+        self.in_order = in_order
         self._numbers = {name: number for number, name in enumerate(found.names)}
         self._tables: dict[int, ParquetTable | ArrowTable] = {}
         self._places = FilePlaces()
 
-    def __reduce__(self) -> tuple[type[SourcePictures], tuple[SourceFiles, str, bool]]:
-        return type(self), (self.found, self.image_folder, self.strict_paths)
+    def __reduce__(self) -> tuple[type[SourcePictures], tuple[SourceFiles, str, bool, bool]]:
+        return type(self), (self.found, self.image_folder, self.strict_paths, self.in_order)
 
     @cached_property
     def others(self) -> PictureFiles:
@@ -129,7 +136,11 @@ class SourcePictures:
             return None if spot is None else self._places.read(self.found.files[number], *spot, str(place))
         cell = read_cell(place.spot)
         table = self._table(number)
-        return None if cell is None or cell[0] not in table.schema.names else table.bytes_of(*cell)
+        if cell is None or cell[0] not in table.schema.names:
+            return None
+        if self.in_order and isinstance(table, ParquetTable):
+            return table.next_bytes_of(*cell)
+        return table.bytes_of(*cell)
 
     def _table(self, number: int) -> ParquetTable | ArrowTable:
         if number not in self._tables:

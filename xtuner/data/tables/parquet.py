@@ -45,6 +45,7 @@ class ParquetTable:
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         self._ends = np.cumsum(sizes, dtype=np.int64)
         self._kept: tuple[int, str, pa.ChunkedArray] | None = None
+        self._walk: tuple[str, Iterator[pa.RecordBatch], int, pa.Array] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -82,6 +83,25 @@ class ParquetTable:
         first = int(self._ends[group - 1]) if group else 0
         with self._lock:
             return cell_bytes(self._column(group, column)[row - first].as_py(), number)
+
+    def next_bytes_of(self, column: str, row: int, number: int) -> bytes | None:
+        """Like `bytes_of`, for rows that are asked for in order: of a row group a few rows stand in memory at a time.
+
+        Raises:
+            XTunerError: the file is damaged.
+        """
+        if not 0 <= row < len(self):
+            return None
+        if self._walk is None or self._walk[0] != column or row < self._walk[2]:
+            leaves = self._leaves_of(column)
+            batches = self._open().iter_batches(_BATCH_WITH_BYTES, columns=leaves, use_threads=False)
+            self._walk = (column, batches, 0, pa.array([]))
+        with self._reading():
+            _, batches, first, cells = self._walk
+            while row >= first + len(cells):
+                first, cells = first + len(cells), next(batches).column(column)
+        self._walk = (column, batches, first, cells)
+        return cell_bytes(cells[row - first].as_py(), number)
 
     def _column(self, group: int, column: str) -> pa.ChunkedArray:
         if self._kept is None or self._kept[:2] != (group, column) or self._process != os.getpid():
