@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xtuner.data.tables.cells import BYTES, PictureCells, cell_bytes, is_list, read_cells
+from xtuner.data.tables.cells import BYTES, PictureCells, cell_bytes, holds_bytes, is_list, read_cells
 from xtuner.errors import XTunerError
 
 MOST_PICTURE_BYTES = 256 << 20
@@ -38,14 +38,14 @@ class ParquetTable:
         self.path = path
         self._lock = threading.Lock()
         self._process = -1
+        self._kept: tuple[int, str, pa.ChunkedArray] | None = None
+        self._walk: tuple[str, Iterator[pa.RecordBatch], int, pa.Array] | None = None
         with self._reading():
             file = self._open()
             self.schema: pa.Schema = file.schema_arrow
             self._leaves = [file.schema.column(number).path for number in range(len(file.schema))]
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         self._ends = np.cumsum(sizes, dtype=np.int64)
-        self._kept: tuple[int, str, pa.ChunkedArray] | None = None
-        self._walk: tuple[str, Iterator[pa.RecordBatch], int, pa.Array] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -65,7 +65,7 @@ class ParquetTable:
         Raises:
             XTunerError: the file is damaged.
         """
-        file = self._open()
+        file = self._open(in_order=True)
         leaves = [leaf for name in columns for leaf in self._leaves_of(name)]
         with self._reading():
             for group in range(file.num_row_groups):
@@ -93,8 +93,8 @@ class ParquetTable:
         if not 0 <= row < len(self):
             return None
         if self._walk is None or self._walk[0] != column or row < self._walk[2]:
-            leaves = self._leaves_of(column)
-            batches = self._open().iter_batches(_BATCH_WITH_BYTES, columns=leaves, use_threads=False)
+            leaves = self._bytes_leaves(column)
+            batches = self._open(in_order=True).iter_batches(_BATCH_WITH_BYTES, columns=leaves, use_threads=False)
             self._walk = (column, batches, 0, pa.array([]))
         with self._reading():
             _, batches, first, cells = self._walk
@@ -109,7 +109,7 @@ class ParquetTable:
             if (size := self._size(group, column)) > MOST_PICTURE_BYTES:
                 raise large_row_group(self.path, size)
             with self._reading():
-                table = file.read_row_group(group, columns=self._leaves_of(column), use_threads=False)
+                table = file.read_row_group(group, columns=self._bytes_leaves(column), use_threads=False)
             self._kept = (group, column, table.column(column))
         return self._kept[2]
 
@@ -148,11 +148,10 @@ class ParquetTable:
 
     def _light(self, file: pq.ParquetFile, group: int, column: str) -> tuple[list[str], np.ndarray | None]:
         """The leaves of a picture column to read, and which of its pictures have bytes where that is known without."""
-        leaves = self._leaves_of(column)
-        of_bytes = [leaf for leaf in leaves if leaf.rpartition(".")[2] == BYTES or leaf == column]
+        leaves, of_bytes = self._leaves_of(column), self._bytes_leaves(column)
         others = [leaf for leaf in leaves if leaf not in of_bytes]
         kind = self.schema.field(column).type
-        if not of_bytes or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if not holds_bytes(kind):
             return leaves, None
         part = file.metadata.row_group(group).column(self._leaves.index(of_bytes[0]))
         statistics = part.statistics if part.is_stats_set else None
@@ -172,12 +171,22 @@ class ParquetTable:
     def _leaves_of(self, column: str) -> list[str]:
         return [leaf for leaf in self._leaves if leaf == column or leaf.startswith(f"{column}.")]
 
-    def _open(self) -> pq.ParquetFile:
+    def _bytes_leaves(self, column: str) -> list[str]:
+        """The leaves of a picture column that hold bytes; all where none is called so."""
+        leaves = self._leaves_of(column)
+        return [leaf for leaf in leaves if leaf.rpartition(".")[2] == BYTES] or leaves
+
+    def _open(self, in_order: bool = False) -> pq.ParquetFile:
+        """The file, to be read a part at a time where it is read in order, else a whole part of a row group at once."""
         # a forked process must not share the parent's handle
         if self._process != os.getpid():
-            self._file = pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
-            self._process, self._kept = os.getpid(), None
-        return self._file
+            self._files: dict[bool, pq.ParquetFile] = {}
+            self._process, self._kept, self._walk = os.getpid(), None, None
+        if in_order not in self._files:
+            metadata = next((file.metadata for file in self._files.values()), None)
+            size = _BUFFER if in_order else 0
+            self._files[in_order] = pq.ParquetFile(self.path, metadata=metadata, buffer_size=size, pre_buffer=False)
+        return self._files[in_order]
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-size", default="500MB", metavar="SIZE", help="size of a file (default: 500MB)")
     parser.add_argument(
         "--group-size",
-        default="1MB",
+        default="300KB",
         metavar="SIZE",
-        help="size of the pictures of a row group, which training reads to get one of them (default: 1MB)",
+        help="size of the pictures of a row group, which training reads to get one of them (default: 300KB)",
     )
     add_cfg_options(parser)
 

@@ -107,8 +107,9 @@ class TestForms:
         assert (picture_name(first), picture_name(second)) == ("a.png", "b.png")
 
     def test_paths_are_paths(self, tmp_path: Path) -> None:
-        path = table(tmp_path, {"image": ["a.png"], "images_more": [1], "messages": [TALK]})
-        assert values(path)[0]["image"] == "a.png"
+        for number, cell in enumerate(("a.png", {"path": "a.png"}, {"bytes": None, "path": "a.png"})):
+            columns = {"image": [cell], "images_more": [1], "messages": [TALK]}
+            assert values(table(tmp_path, columns, name=f"{number}.parquet"))[0]["image"] == "a.png"
 
     def test_other_names(self, tmp_path: Path) -> None:
         path = table(tmp_path, {"chat": [TALK], "jpg": [picture()], "key": ["7"]})
