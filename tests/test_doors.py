@@ -18,6 +18,14 @@ EVERYWHERE = {"xtuner.errors", "xtuner.json_values", "xtuner.log", "xtuner.const
 
 # the rooms and modules at the top of xtuner that a room uses, besides EVERYWHERE
 WAYS = {
+    "mg_llava.serving.page": {
+        "mg_llava.boxes",
+        "mg_llava.inference",
+        "mg_llava.pictures",
+        "mg_llava.serving.access",
+        "mg_llava.serving.generation",
+        "mg_llava.serving.requests",
+    },
     "mg_llava.hf.llava": {
         "mg_llava.hf",
         "mg_llava.model.encoders",
@@ -136,11 +144,10 @@ WAYS = {
     },
     "mg_llava.pictures": {"mg_llava.boxes", "xtuner.model"},
     "mg_llava.serving": {
-        "mg_llava.boxes",
         "mg_llava.inference",
-        "mg_llava.pictures",
         "mg_llava.serving.access",
         "mg_llava.serving.generation",
+        "mg_llava.serving.page",
         "mg_llava.serving.requests",
         "xtuner.tools.support",
     },

@@ -112,6 +112,15 @@ def parse_json(text: str | bytes, whole_characters: bool = True) -> Any:
     return value
 
 
+def count_values(content: bytes) -> int:
+    """Returns about how many values a JSON text holds, never too few, without parsing it.
+
+    Each value but the first of a list or object stands after a comma, the first after its bracket; signs within texts
+    count too.
+    """
+    return sum(content.count(sign) for sign in (b",", b"[", b"{"))
+
+
 def read_json(path: str | Path, expected: type | tuple[type, ...] = object, advice: str = "") -> Any:
     """Returns the value of a JSON file.
 

@@ -161,3 +161,13 @@ def as_picture_boxes(value: Any) -> PictureBoxes | None:
             "object with boxes, labels and scores of the same length."
         ) from error
     return PictureBoxes(boxes, labels, scores) if count else no_boxes()
+
+
+def check_finite(found: PictureBoxes) -> None:
+    """Refuses boxes of others whose numbers are none.
+
+    Raises:
+        XTunerError: a coordinate or score is infinite or not a number.
+    """
+    if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+        raise XTunerError("a coordinate or score of the boxes is not finite in 32 bits: give ordinary numbers.")

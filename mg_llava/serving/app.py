@@ -30,8 +30,8 @@ def make_app(
     add_page: Callable[[FastAPI, Engine, Limits, Detector | None], FastAPI] | None = None,
     access: Access | None = None,
 ) -> FastAPI:
-    """Returns the application; its state holds the ``engine``, which ends with it, and ``at_end``, a stack of what is
-    to be done then.
+    """Returns the application; its state holds the ``engine``, which ends with it, ``at_end``, a stack of what is
+    to be done then, and the ``model_name``.
 
     Args:
         assistant: answers.
@@ -55,6 +55,7 @@ def make_app(
 
     app = FastAPI(title="MG-LLaVA", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.engine = engine
+    app.state.model_name = model_name
     app.state.at_end = at_end
     app.include_router(make_router(engine, limits, model_name, shared))
     app.add_exception_handler(HTTPException, _http_error)

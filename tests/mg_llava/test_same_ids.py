@@ -22,6 +22,7 @@ from mg_llava.inference.messages import read_messages
 from mg_llava.inference.prompts import Prompt
 from mg_llava.serving.generation.tickets import Place
 from mg_llava.serving.page import Page
+from mg_llava.serving.page.actions import Given
 from mg_llava.serving.requests.chat import RequestReader
 from mg_llava.serving.requests.settings import Limits
 from tests.mg_llava.serving.conftest import data_url
@@ -270,7 +271,7 @@ def test_chat_and_page(
     assert trained[: len(asked)] == asked
     engine = Listener(assistant, [])
     with pytest.raises(Heard):
-        list(Page(engine, Limits(), None).answer(picture_file, "", False, turns, said[-1]))
+        list(Page(engine, Limits(), None).answer(Given(picture_file, use_boxes=False), turns, said[-1]))
     session = ChatSession(assistant)
     session.cache = Listener(assistant, said[1::2])
     session.add_picture(picture_file)

@@ -8,7 +8,7 @@ from typing import Any
 from mg_llava.serving.requests.settings import Limits
 from xtuner.data.records.messages import IMAGE_PARTS, picture_address
 from xtuner.errors import XTunerError
-from xtuner.json_values import JSONFault, parse_json
+from xtuner.json_values import JSONFault, count_values, parse_json
 
 
 def read_body(content: bytes, limits: Limits) -> dict[str, Any]:
@@ -42,8 +42,7 @@ def check_size(content: bytes, limits: Limits) -> None:
     Raises:
         XTunerError: more than `limits.max_values`.
     """
-    # each value but the first of a list or object stands after a comma, the first after its bracket
-    values = sum(content.count(sign) for sign in (b",", b"[", b"{"))
+    values = count_values(content)
     if values > limits.max_values:
         raise XTunerError(
             f"the request holds up to {values:,} values, at most {limits.max_values:,} are taken: send less text, or "

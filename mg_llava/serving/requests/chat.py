@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ class RequestReader:
         place.check()
         return ChatRequest(
             prompt=prompt,
-            sampling=self._sampling(fields),
+            sampling=read_sampling(fields, self.limits, self.assistant.template.stop_words),
             stream=bool(fields.stream),
             with_usage=bool(fields.stream_options and fields.stream_options.include_usage),
             ignored=fields.unknown,
@@ -123,15 +123,22 @@ class RequestReader:
         check_boxes(found, picture.size)
         return picture, found
 
-    def _sampling(self, fields: ChatFields) -> Sampling:
-        asked = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
-        most = self.limits.max_new_tokens
-        return Sampling(
-            max_new_tokens=most if asked is None else min(asked, most),
-            temperature=fields.temperature or 0.0,
-            top_p=1.0 if fields.top_p is None else fields.top_p,
-            stop=(*fields.stops, *self.assistant.template.stop_words),
-            seed=fields.seed,
-            presence_penalty=fields.presence_penalty or 0.0,
-            frequency_penalty=fields.frequency_penalty or 0.0,
-        )
+
+def read_sampling(fields: ChatFields, limits: Limits, stop_words: Sequence[str]) -> Sampling:
+    """Returns how an answer is made.
+
+    Args:
+        fields: of a request.
+        limits: of the server; they bound the length.
+        stop_words: of the template, beside those of the request.
+    """
+    asked = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
+    return Sampling(
+        max_new_tokens=limits.max_new_tokens if asked is None else min(asked, limits.max_new_tokens),
+        temperature=fields.temperature or 0.0,
+        top_p=1.0 if fields.top_p is None else fields.top_p,
+        stop=(*fields.stops, *stop_words),
+        seed=fields.seed,
+        presence_penalty=fields.presence_penalty or 0.0,
+        frequency_penalty=fields.frequency_penalty or 0.0,
+    )

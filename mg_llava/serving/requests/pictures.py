@@ -7,10 +7,10 @@ import binascii
 import io
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes, clip_boxes
+from mg_llava.inference.prompts import check_finite
 from mg_llava.pictures.open import open_picture
 from mg_llava.pictures.remote import fetch
 from mg_llava.serving.requests.settings import Limits
@@ -66,8 +66,7 @@ def check_boxes(found: PictureBoxes, size: tuple[int, int]) -> None:
     Raises:
         XTunerError: a number that is not finite, or a box outside the picture.
     """
-    if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
-        raise XTunerError("a coordinate or score of the boxes is not finite in 32 bits: send ordinary numbers.")
+    check_finite(found)
     _, inside = clip_boxes(found.boxes, *size)
     if not inside.all():
         raise XTunerError(

@@ -86,4 +86,4 @@ def test_pictures_of_this_machine_are_not_fetched(page: tuple[str, Path]) -> Non
     client = pytest.importorskip("gradio_client").Client(page[0], verbose=False)
     file = {"path": "http://127.0.0.1:9/x.png", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(Exception, match="failed validation"):
-        client.predict(file, "", True, api_name="/call")
+        client.predict(file, "", True, 0.0, 10, api_name="/show")

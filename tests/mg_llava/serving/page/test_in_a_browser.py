@@ -1,31 +1,26 @@
-"""The page in a real headless Chromium: upload, boxes drawn, an answer that comes; and what its buttons do."""
+"""The page in a real headless Chromium: upload, boxes drawn, answers, saved chats, the keyboard, a phone."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from mg_llava.inference.assistant import Assistant
-from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.requests.settings import Limits
-from tests.mg_llava.serving.conftest import found_cup, noise, serve
-from xtuner.errors import XTunerError
-
-pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[serve]'")
-from mg_llava.serving.page import Page  # noqa: E402
+from tests.mg_llava.serving.conftest import endless, found_cup, noise, serve
 
 LIMITS = Limits(max_new_tokens=6, max_pixels=1_000_000)
-BOX = "[[2, 3, 20, 25]]"
 
 
 @pytest.fixture(scope="module")
@@ -39,65 +34,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
 def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uploads stand where pytest cleans up: of several servers in one process Gradio takes the first one's folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-
-@pytest.fixture
-def page(assistant: Assistant) -> Iterator[Page]:
-    engine = Engine(assistant)
-    yield Page(engine, LIMITS, found_cup)
-    engine.close()
-
-
-class TestButtons:
-    def test_boxes_are_found_drawn_and_counted(self, page: Page, picture: str) -> None:
-        drawn, note = page.show(picture, "", True)
-        assert drawn is not None and max(drawn.size) >= 640 and note == "40 x 30 px, 1 box"
-        assert page.show(picture, "[[1, 1, 9, 9], [2, 2, 30, 20]]", True)[1] == "40 x 30 px, 2 boxes"
-        assert page.show(picture, "", False)[1] == "40 x 30 px, 0 boxes"
-        assert page.show(None, "", True) == (None, "no picture")
-
-    def test_answers_stream_and_go_on(self, page: Page, picture: str) -> None:
-        *_, turns = page.answer(picture, "", True, [], "Is it red")
-        assert turns[0][0] == "Is it red" and turns[0][1]
-        *_, turns = page.answer(picture, "", True, turns, "what")
-        assert len(turns) == 2 and turns[1][1]
-
-    def test_with_and_without_objects(self, page: Page, picture: str) -> None:
-        *_, (with_objects, without) = page.compare(picture, "", "Is it red")
-        *_, expected = page.answer(picture, "", False, [], "Is it red")
-        assert with_objects and without == expected[0][1]
-
-    def test_regions(self, page: Page, picture: str) -> None:
-        answer, drawn, rows = page.explain(picture, "", "Is it red")
-        assert answer and drawn is not None and [label for label, _ in rows] == ["cup"]
-
-    def test_boxes_outside_are_said_and_left_out(self, page: Page, picture: str) -> None:
-        typed = "[[500, 500, 600, 600], [2, 2, 30, 20], [-10, 5, 20, 90]]"
-        assert page.show(picture, typed, True)[1] == "40 x 30 px, 2 boxes, left out: 1 box outside"
-        _, _, rows = page.explain(picture, typed, "Is it red")
-        assert {label for label, _ in rows} == {"1", "2"}
-
-    @pytest.mark.parametrize(
-        ("path", "typed", "question", "message"),
-        [
-            (None, "", " ", "the question is empty"),
-            ("picture", "[[1, 2", "what", "the boxes are not JSON"),
-            ("picture", "[" * 90 + "]" * 90, "what", "the boxes are not JSON: .*nested"),
-            ("picture", str([[1, 1, 2, 2]] * 1001), "what", "1,001 boxes, at most 1,000"),
-            (None, "", "x" * 200_001, "200,001 characters"),
-            ("picture", "[[1, 2]]", "what", "boxes cannot be read"),
-            ("bomb", "", "what", "50.0 megapixels"),
-            ("empty", "", "what", "0 bytes"),
-        ],
-    )
-    def test_mistakes(
-        self, page: Page, picture: str, tmp_path: Path, path: str | None, typed: str, question: str, message: str
-    ) -> None:
-        Image.new("1", (10_000, 5_000)).save(tmp_path / "bomb.png")
-        (tmp_path / "empty.png").touch()
-        files = {"picture": picture, "bomb": str(tmp_path / "bomb.png"), "empty": str(tmp_path / "empty.png")}
-        with pytest.raises(XTunerError, match=message):
-            list(page.answer(files.get(path or ""), typed, True, [], question))
 
 
 def browser() -> Any:
@@ -167,10 +103,10 @@ def test_examples_and_what_visitors_leave(
 ) -> None:
     """A picture of the examples folder is taken by a click; uploaded files go after a while, the examples stay."""
     driver = browser()
-    from mg_llava.serving import page as module
+    from mg_llava.serving.page import layout as module
     from mg_llava.serving.app import make_app
 
-    monkeypatch.setattr(module, "_CLEAN_SECONDS", 2)
+    monkeypatch.setattr(module, "CLEAN_SECONDS", 2)
     examples = tmp_path / "examples"
     examples.mkdir()
     noise().resize((50, 20)).save(examples / "a.png")
