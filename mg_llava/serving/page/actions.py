@@ -330,5 +330,5 @@ def _data_url(picture: Image.Image) -> str:
     picture = picture.copy()
     picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=92)
+    picture.save(stream, "JPEG", quality=92, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

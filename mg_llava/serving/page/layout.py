@@ -93,7 +93,12 @@ def _fields(page: Page, examples: str | None) -> Fields:
 
     # no mode: the file is not decoded before its size was looked at
     picture = gr.Image(
-        type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", elem_id="picture"
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        label="Picture",
+        elem_id="picture",
+        height=200,
     )
     if examples:
         files = sorted(str(path) for path in Path(examples).iterdir() if path.suffix.lower() in _SUFFIXES)
