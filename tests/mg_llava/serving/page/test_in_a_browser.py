@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import pytest
 
 from mg_llava.inference.assistant import Assistant
 from mg_llava.serving.requests.settings import Limits
-from tests.mg_llava.serving.conftest import endless, found_cup, noise, serve
+from tests.mg_llava.serving.conftest import found_cup, noise, serve
 
 LIMITS = Limits(max_new_tokens=6, max_pixels=1_000_000)
 
@@ -103,8 +100,8 @@ def test_examples_and_what_visitors_leave(
 ) -> None:
     """A picture of the examples folder is taken by a click; uploaded files go after a while, the examples stay."""
     driver = browser()
-    from mg_llava.serving.page import layout as module
     from mg_llava.serving.app import make_app
+    from mg_llava.serving.page import layout as module
 
     monkeypatch.setattr(module, "CLEAN_SECONDS", 2)
     examples = tmp_path / "examples"
