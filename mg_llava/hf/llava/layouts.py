@@ -1,4 +1,4 @@
-"""What a LLaVA folder is: transformers' layout or that of LLaVA's own code, its configs, and what is not taken."""
+"""What a LLaVA folder is: transformers' layout or that of LLaVA's own code, and its configs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,6 @@ _CLIP = "clip_vision_model"
 _LAYER = -2
 _RENAMED_VALUES = ("rope_theta", "rope_scaling", "torch_dtype")
 """What transformers 5 reads under another name than it has."""
-_OTHER_TILES = (
-    "LLaVA-1.6's other tiles (anyres) and image_newline are not taken: the picture is its base tile, as in LLaVA-1.5. "
-    "The high-resolution encoder and the objects take their place."
-)
 
 
 @dataclass(frozen=True)
@@ -36,11 +32,11 @@ class Layout:
 
     Attributes:
         text_config: of the language model.
-        vision_config: of CLIP; None where it has to be read at `tower`.
+        vision_config: of CLIP, read at `tower` where the folder has none.
         tower: folder or hub name of CLIP, where the folder names one.
         rename: a weight's name there to the one here.
         own: of LLaVA's own code.
-        not_taken: sentences for people.
+        is_1_6: LLaVA-1.6, whose base tile is the picture squeezed to a square, and which has other tiles.
     """
 
     text_config: PretrainedConfig
@@ -48,7 +44,7 @@ class Layout:
     tower: str | None
     rename: Renaming
     own: bool
-    not_taken: tuple[str, ...]
+    is_1_6: bool
 
 
 def read_layout(folder: Path, tower: str | None = None) -> Layout:
@@ -63,7 +59,7 @@ def read_layout(folder: Path, tower: str | None = None) -> Layout:
         XTunerError: no config.json, or no CLIP where the folder says.
     """
     if not (folder / "config.json").is_file():
-        raise XTunerError(f"'{folder}' has no config.json: expected a folder of {_EXPECTED}.")
+        raise XTunerError(f"'{folder}' has no config.json: expected a folder of {_EXPECTED}, on this disk.")
     config = read_json(folder / "config.json", dict, _FETCH)
     own = "vision_config" not in config and any(key.startswith("mm_") for key in config)
     layout, problems = _read_own(folder, config, tower) if own else _read_transformers(config, tower)
@@ -100,8 +96,8 @@ def _read_transformers(config: Mapping[str, Any], tower: str | None) -> tuple[La
         return None, problems
     if config.get("tie_word_embeddings") and "tie_word_embeddings" not in text:
         text_config.tie_word_embeddings = True
-    not_taken = (_OTHER_TILES,) if kind == "llava_next" else ()
-    return Layout(text_config, CLIPVisionConfig(**vision), tower, from_transformers, False, not_taken), []
+    is_1_6 = kind == "llava_next"
+    return Layout(text_config, CLIPVisionConfig(**vision), tower, from_transformers, False, is_1_6), []
 
 
 def _read_own(folder: Path, config: Mapping[str, Any], tower: str | None) -> tuple[Layout | None, list[str]]:
@@ -132,7 +128,7 @@ def _read_own(folder: Path, config: Mapping[str, Any], tower: str | None) -> tup
     anyres = str(config.get("image_aspect_ratio", "")).startswith("anyres") or "image_grid_pinpoints" in config
     local = folder / str(tower)
     name = str(local) if local.is_dir() else str(tower)
-    return Layout(text_config, _clip_config(name), name, from_own_code, True, (_OTHER_TILES,) if anyres else ()), []
+    return Layout(text_config, _clip_config(name), name, from_own_code, True, anyres), []
 
 
 def _sub_config(kind: Any, model_type: str, values: Mapping[str, Any]) -> tuple[PretrainedConfig | None, list[str]]:

@@ -31,6 +31,10 @@ _TOKENIZER = (
     *("vocab.json", "merges.txt", "generation_config.json"),
 )
 """Files that a language model needs beside its weights. LLaVA's chat template belongs to its processor."""
+_OTHER_TILES = (
+    "LLaVA-1.6's other tiles (anyres) and image_newline are not taken: the picture is its base tile. The "
+    "high-resolution encoder and the objects take their place."
+)
 _NEW_PARTS = ("fusion", "object_encoder")
 _CLIP_PARTS = "low_res_encoder.clip."
 
@@ -62,8 +66,8 @@ def from_llava(
     sources = [folder, *([llm_base] if llm_base else [])]
     if not any((place / name).is_file() for place in sources for name in _TOKENIZER[:2]):
         raise XTunerError(f"'{folder}' has no tokenizer ({', '.join(_TOKENIZER[:2])}): fetch the whole folder.")
-    for line in layout.not_taken:
-        get_logger().warning("%s: %s", folder, line)
+    if layout.is_1_6:
+        get_logger().warning("%s: %s", folder, _OTHER_TILES)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with disk_errors(target):
         try:
@@ -73,6 +77,8 @@ def from_llava(
                 "visual_encoder_name_or_path": str(target / "clip") if has_clip else str(layout.tower),
                 "pretrained_pth": str(target / CHECKPOINT),
             }
+            if layout.is_1_6 and has_clip:
+                settings["pad_image_to_square"] = "False"
             _write_checkpoint(temporary, layout, weights, settings, has_clip)
             if target.is_dir():
                 target.rmdir()
@@ -92,7 +98,7 @@ def _write_parts(folder: Path, layout: Layout, weights: Mapping[str, Weight], so
     has_clip = any(name.startswith(_CLIP_PARTS) for name in weights)
     if has_clip:
         _write_model(folder / "clip", layout.vision_config, weights, _CLIP_PARTS)
-        preprocessor = _preprocessor(next(iter(sources)), int(layout.vision_config.image_size))  # type: ignore[arg-type]
+        preprocessor = _preprocessor(next(iter(sources)), layout)
         text = json.dumps(preprocessor, indent=1) + "\n"
         (folder / "clip" / "preprocessor_config.json").write_text(text, encoding="utf-8")
     return has_clip
@@ -116,8 +122,9 @@ def _bytes(weight: Weight) -> int:
     return count
 
 
-def _preprocessor(folder: Path, image_size: int) -> dict[str, Any]:
-    """CLIP's preprocessor_config.json, with the statistics of the folder's own."""
+def _preprocessor(folder: Path, layout: Layout) -> dict[str, Any]:
+    """CLIP's preprocessor_config.json, with the statistics of the folder's own; 1.6 squeezes where CLIP crops."""
+    image_size: Any = layout.vision_config.image_size
     found: dict[str, Any] = {}
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
@@ -131,7 +138,7 @@ def _preprocessor(folder: Path, image_size: int) -> dict[str, Any]:
         "size": {"shortest_edge": image_size},
         "image_mean": found.get("image_mean", list(CLIP_MEAN)),
         "image_std": found.get("image_std", list(CLIP_STD)),
-        "do_center_crop": True,
+        "do_center_crop": not layout.is_1_6,
         "do_convert_rgb": True,
         "do_normalize": True,
         "do_rescale": True,

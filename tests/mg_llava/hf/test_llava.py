@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, LlavaNextImageProcessorPil, LlavaProcessor
 
 from mg_llava.hf import save_pretrained
-from mg_llava.hf.llava import to_llava
+from mg_llava.hf.llava import from_llava, to_llava
 from mg_llava.model import ConvGateFusion, HighResEncoder, LowResEncoder, MGLLaVA, ObjectEncoder
+from mg_llava.pictures import ImageProcessor
+from mg_llava.pictures.normalize import PixelNormalizer
 from tests.tiny_assistant import randomize, save_picture, tiny_assistant
 from tests.tiny_llava import IMAGE_ID, adapter_folder, edit, own_code_folder, rewrite, tiny_llava
 from tests.tiny_parts import HIGH_SIZE, tiny_convnext_folder
@@ -173,6 +176,19 @@ def test_marks_are_those_of_the_built_parts(tmp_path: Path, framework_log: list[
     said = [record.getMessage() for record in framework_log]
     assert any("has no fusion, object_encoder: training starts them anew" in line for line in said)
     assert not any("was trained on" in line for line in said)
+
+
+def test_the_base_tile_of_1_6_is_the_squeezed_picture(tmp_path: Path) -> None:
+    tiny_llava(tmp_path / "source", next_version=True)
+    settings = from_llava(tmp_path / "source", tmp_path / "parts")
+    assert settings["pad_image_to_square"] == "False"
+    picture = Image.open(save_picture(tmp_path / "a.png", size=(50, 30)))
+    theirs = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=[[28, 56]]
+    )
+    expected = theirs(picture, return_tensors="pt")["pixel_values"][0, 0]
+    pixels = ImageProcessor(settings["visual_encoder_name_or_path"], 28, pad_to_square=False).pixels(picture)
+    torch.testing.assert_close(PixelNormalizer()(pixels[None], 28)[1][0], expected, rtol=0, atol=1e-6)
 
 
 class TestRefused:
