@@ -80,6 +80,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         lengths: (number of samples,) int64 tokens of each: text, image and object tokens. Exact where the box
             file gives the pictures' sizes; elsewhere boxes that lie outside their picture, or are cut off
             with its margins, count too.
+        num_images: (number of samples,) pictures of each.
         modality: (number of samples,) bool: has a picture.
         source_names, repeats: of each source.
         source_of: (number of samples,) number of its source.
@@ -133,7 +134,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             self.samples.check_pictures()
         except ProblemsError as error:
             raise with_other_problems(error, sources) from error
-        self.lengths, self.modality = self.samples.tokens, self.samples.num_images > 0
+        self.lengths, self.num_images = self.samples.tokens, self.samples.num_images
+        self.modality = self.num_images > 0
         self.source_of = self.samples.source_of
         self.source_names = [str(source.name) for source in sources]
         self.repeats = [source.repeats for source in sources]

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.memory_estimate import read_decoder
-from xtuner.model.flops import attention_flops, weight_flops
+from xtuner.model.flops import CostWeights, attention_flops, weight_flops
 from xtuner.model.meta import meta_init
 
 if TYPE_CHECKING:
@@ -45,6 +45,14 @@ class StepFlops:
         self.layers = sizes.layers
         heads = llm.config.num_attention_heads
         self.attention_width = heads * (getattr(llm.config, "head_dim", None) or sizes.width // heads)
+
+    def weights(self) -> CostWeights:
+        """Returns the FLOPs of a sample by its tokens and pictures.
+
+        Which of the tokens are boxes or carry loss is not known there: both cost little beside the language model.
+        """
+        pair = attention_flops(self.attention_width, self.layers, 0.5)
+        return CostWeights(self.per_token, float(self.per_picture), pair)
 
     def __call__(self, batch: Mapping[str, Any]) -> float:
         """Returns the FLOPs of forward and backward pass for a collated batch on the CPU."""

@@ -21,6 +21,7 @@ from xtuner.log import get_logger
 from xtuner.model.base import TrainableParts
 from xtuner.model.files.base import open_on_base
 from xtuner.model.files.checkpoints import LoadReport, load_parts, refuse_left_adapters
+from xtuner.model.flops import CostWeights
 from xtuner.model.generation import end_ids, take_generation
 from xtuner.model.head import check_fused_loss, supervised_logits, supervised_loss
 from xtuner.model.layers import checkpoint_activations, checkpointing_layers, compile_modules
@@ -159,9 +160,16 @@ class MGLLaVA(TrainableParts):
 
     def step_flops(self, batch: Mapping[str, Any]) -> float:
         """Returns the floating-point operations of forward and backward pass for a collated batch."""
+        return self._step_flops()(batch)
+
+    def cost_weights(self) -> CostWeights:
+        """Returns the floating-point operations that a sample takes, by its tokens and pictures."""
+        return self._step_flops().weights()
+
+    def _step_flops(self) -> StepFlops:
         if self._flops is None:
             self._flops = StepFlops(self.parts(), self.trainable)
-        return self._flops(batch)
+        return self._flops
 
     def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
         """True for a collated batch with pictures."""

@@ -70,6 +70,9 @@ def assemble(
     # the same start on every rank: parts made anew must agree
     seed_everything(settings.seed)
     model = _build_model(cfg, deepspeed_settings, environment)
+    if (weights := model.cost_weights()) is not None:
+        # ranks compute at a time what costs the same; a resumed run keeps the weights that its order was made with
+        sampler.balance(weights)
     offloads = deepspeed_settings is not None and offloads_optimizer(deepspeed_settings)
     optimizer = build(cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads)
     plan = RunPlan(

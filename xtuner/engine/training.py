@@ -305,7 +305,7 @@ class TrainingMixin:
             )
         if trainer["global_batch"] == self.plan.global_batch:
             # which samples a step sees must not depend on how many processes share them
-            loop.dataloader.batch_sampler.continue_order(trainer["order"]["made_for"])
+            loop.dataloader.batch_sampler.continue_order(trainer["order"])
         check_resumable(trainer, self._facts(trainer["iter"]), path)
         damage = [found for found in self.collective.gather(check_bytes(path, trainer, self.collective.rank)) if found]
         if damage:

@@ -20,6 +20,8 @@ from xtuner.model.selection import choose
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+    from xtuner.model.flops import CostWeights
+
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -209,6 +211,10 @@ class TrainableParts(BaseModel):
     def step_flops(self, batch: Mapping[str, Any]) -> float:
         """Returns the floating-point operations of forward and backward pass for a collated batch; 0 = not known."""
         return 0.0
+
+    def cost_weights(self) -> CostWeights | None:
+        """Returns what a sample's forward and backward pass costs by its tokens and pictures; None = not known."""
+        return None
 
     def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
         """True where a collated batch holds inputs that other batches may lack (pictures, say), for which parts of the

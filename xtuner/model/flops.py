@@ -9,6 +9,9 @@ under no_grad once.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,6 +39,28 @@ _PEAKS = {
 """Dense 16-bit matrix products of the vendor's data sheets, without sparsity; the first name that fits counts."""
 
 _FORWARD, _INPUT_GRADIENT, _WEIGHT_GRADIENT = 1, 1, 1
+
+
+class CostWeights(NamedTuple):
+    """What a sample's forward and backward pass costs, in any unit.
+
+    Attributes:
+        token: of each token in the language model.
+        picture: of each picture besides its tokens: encoders, fusion, projector.
+        pair: of each two tokens of a sample, for attention.
+    """
+
+    token: float
+    picture: float
+    pair: float
+
+    def of(self, lengths: np.ndarray, num_images: np.ndarray) -> np.ndarray:
+        """Returns the cost of samples by their tokens and pictures."""
+        return self.token * lengths + self.picture * num_images + self.pair * lengths.astype(np.float64) ** 2
+
+
+BY_TOKENS = CostWeights(1.0, 0.0, 0.0)
+"""The number of tokens as the cost."""
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

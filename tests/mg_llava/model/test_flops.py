@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mg_llava.model.flops import high_res_flops, low_res_flops
 from tests.tiny_parts import HIGH_SIZE, LOW_SIZE, tiny_batch, tiny_model
+from xtuner.constants import IGNORE_INDEX
 
 CONNECTORS = ("fusion", "projector", "object_encoder")
 
@@ -36,3 +38,14 @@ def test_whole_step(tmp_path: Path, trainable: tuple[str, ...]) -> None:
     expected = counted(lambda: model(**ready)["loss_sum"].backward())
     # not counted there or here: box pooling, the gate, gradients of what gets none, attention beyond the diagonal
     assert model.step_flops(batch) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("trainable", [CONNECTORS, (*CONNECTORS, "llm")])
+def test_cost_of_samples(tmp_path: Path, trainable: tuple[str, ...]) -> None:
+    """Samplers balance by the step's count without what they do not know: boxes, and which tokens are learned."""
+    model = tiny_model(tmp_path, trainable=trainable)
+    batch = tiny_batch((40,), (1,), boxes=0)
+    batch["labels"].fill_(IGNORE_INDEX)
+    tokens = 40 - 1 + model.low_res_encoder.num_tokens
+    (cost,) = model.cost_weights().of(np.array([tokens]), np.array([1]))
+    assert cost == pytest.approx(model.step_flops(batch))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ import numpy as np
 from xtuner.data.batches.mixture import Mixture
 from xtuner.data.store.token_rows import arrange_rows, check_fits, cut_by_tokens
 from xtuner.errors import XTunerError
+from xtuner.model.flops import BY_TOKENS, CostWeights
 
 
 @dataclass(eq=False)
@@ -37,11 +38,14 @@ class ShuffledBatchSampler:
         source_of: number of the source of each sample; None = all of one.
         repeats: of each source, how often an epoch sees its samples; a fraction is drawn anew each epoch.
         max_tokens_per_batch: a micro-batch takes as many samples as have together at most so many tokens, instead of
-            `batch_size`; for a model that packs them in one row. Micro-batches of about the same number of tokens are
-            computed at a time on all ranks.
+            `batch_size`; for a model that packs them in one row. Micro-batches of about the same cost are computed at
+            a time on all ranks.
+        num_images: pictures of each sample; None = none.
 
     Attributes:
         made_for: micro-batch and number of processes that the order is made for; `continue_order` may set others.
+        cost_weights: what a step costs per token, per picture besides its tokens, and per pair of tokens of one sample;
+            `continue_order` may set others. Until `balance` is called, tokens alone count.
 
     Raises:
         XTunerError: no samples, a number below 1, or samples with more tokens than a micro-batch may have.
@@ -56,6 +60,7 @@ class ShuffledBatchSampler:
         "seed",
         "source_of",
         "repeats",
+        "num_images",
     )
 
     lengths: Any
@@ -67,6 +72,7 @@ class ShuffledBatchSampler:
     source_of: np.ndarray | None = None
     repeats: Sequence[float] = (1.0,)
     max_tokens_per_batch: int | None = None
+    num_images: Any = None
 
     def __post_init__(self) -> None:
         if len(self.lengths) == 0:
@@ -80,7 +86,9 @@ class ShuffledBatchSampler:
         self.mixture = Mixture(len(self.lengths), self.source_of, self.repeats)
         if self.max_tokens_per_batch is not None:
             check_fits(self.lengths, self.max_tokens_per_batch)
+        self.num_images = np.zeros_like(self.lengths) if self.num_images is None else np.asarray(self.num_images)
         self.made_for = (self.batch_size, self.world_size)
+        self.cost_weights = BY_TOKENS
         self._start = 0
         self._steps: dict[int, int] = {}
 
@@ -118,14 +126,15 @@ class ShuffledBatchSampler:
         return self._steps[epoch]
 
     def order_facts(self) -> dict[str, Any]:
-        """Returns what the order of samples depends on, for checkpoints: `made_for`, and what must be the same for the
-        order to go on: seed, number of samples, and a checksum of the rest.
+        """Returns what the order of samples depends on, for checkpoints: `made_for`, `cost_weights`, and what must be
+        the same for the order to go on: seed, number of samples, and a checksum of the rest.
         """
         checksum = 0
         for values in (self.lengths, *self._order_inputs()):
             checksum = zlib.crc32(np.ascontiguousarray(values).tobytes(), checksum)
         return {
             "made_for": list(self.made_for),
+            "cost_weights": list(self.cost_weights),
             "seed": self.seed,
             "samples": len(self.lengths),
             "checksum": checksum,
@@ -136,9 +145,17 @@ class ShuffledBatchSampler:
         name = np.frombuffer(type(self).__name__.encode(), np.uint8)
         return [name, np.asarray([self.max_tokens_per_batch or 0]), *self.mixture.order_inputs()]
 
-    def continue_order(self, made_for: Sequence[int]) -> None:
-        """Takes up an order made for another micro-batch and number of processes, with as many samples a step."""
-        self.made_for = (made_for[0], made_for[1])
+    def balance(self, weights: CostWeights) -> None:
+        """Makes micro-batches of the same cost by `weights`, rather than of as many tokens, go together."""
+        self.cost_weights = weights
+
+    def continue_order(self, facts: Mapping[str, Any]) -> None:
+        """Takes up the order of `order_facts`, made for another micro-batch, number of processes, or other costs;
+        it has as many samples a step.
+        """
+        self.made_for = (facts["made_for"][0], facts["made_for"][1])
+        # not recorded by versions that balanced by tokens
+        self.cost_weights = CostWeights(*facts.get("cost_weights", BY_TOKENS))
         self._steps.clear()
 
     def set_start(self, step: int) -> None:
@@ -171,7 +188,8 @@ class ShuffledBatchSampler:
         rows = cut_by_tokens(self.lengths[order], self.max_tokens_per_batch)
         generator = np.random.default_rng([self.seed, epoch, 1])
         _, at_a_time = self.made_for
-        return arrange_rows(rows, self.lengths[order], self.grad_accum, self.world_size, generator, at_a_time)
+        costs = self.cost_weights.of(self.lengths[order], self.num_images[order])
+        return arrange_rows(rows, costs, self.grad_accum, self.world_size, generator, at_a_time)
 
     def check_step(self) -> None:
         """Refuses a step that would see samples twice.

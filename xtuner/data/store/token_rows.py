@@ -40,28 +40,28 @@ def cut_by_tokens(lengths: np.ndarray, max_tokens: int) -> np.ndarray:
 
 def arrange_rows(
     rows: np.ndarray,
-    lengths: np.ndarray,
+    costs: np.ndarray,
     grad_accum: int,
     world_size: int,
     generator: np.random.Generator,
     at_a_time: int | None = None,
 ) -> np.ndarray:
-    """Shares rows out so that all ranks compute rows of about the same number of tokens at a time.
+    """Shares rows out so that all ranks compute rows of about the same cost at a time, and none waits for another.
 
     Args:
-        rows: (R, 2) start and end of each in `lengths`.
-        lengths: of the samples, in order.
+        rows: (R, 2) start and end of each in `costs`.
+        costs: of the samples, in order.
         grad_accum: rows of one rank per step.
         world_size: number of ranks.
         generator: of the order of what is computed at a time.
-        at_a_time: rows of similar length that stay together; a divisor of a step's rows. None = one for each rank.
+        at_a_time: rows of similar cost that stay together; a divisor of a step's rows. None = one for each rank.
 
     Returns:
         (steps, grad_accum, world_size, 2); filled up to whole steps with the first rows.
     """
-    sums = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = sums[rows[:, 1]] - sums[rows[:, 0]]
+    sums = np.concatenate([[0], np.cumsum(costs)])
+    of_rows = sums[rows[:, 1]] - sums[rows[:, 0]]
     per_step = grad_accum * world_size
     filled = np.resize(np.arange(len(rows)), -(-len(rows) // per_step) * per_step)
-    together = filled[np.argsort(tokens[filled], kind="stable")].reshape(-1, at_a_time or world_size)
+    together = filled[np.argsort(of_rows[filled], kind="stable")].reshape(-1, at_a_time or world_size)
     return rows[generator.permutation(together)].reshape(-1, grad_accum, world_size, 2)

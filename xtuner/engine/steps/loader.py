@@ -15,6 +15,8 @@ from xtuner.engine.processes.environment import Environment
 from xtuner.errors import XTunerError
 from xtuner.registry import build, resolve_type
 
+_OF_THE_DATA = ("groups", "source_of", "repeats", "num_images")
+"""What a data set may tell its sampler beside the lengths."""
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 
 
@@ -26,14 +28,14 @@ def build_train_dataloader(
     Args:
         node: ``dict(batch_size=, num_workers=, sampler=dict(type=...))``.
         dataset: with ``lengths`` (tokens per sample), ``collate_fn`` and, where it has them, ``groups`` that should
-            not meet in a batch, and ``source_of`` each sample and ``repeats`` of each source.
+            not meet in a batch, ``num_images`` and ``source_of`` each sample, and ``repeats`` of each source.
         grad_accum: micro-batches of a rank per optimizer step.
         environment: this process.
         seed: of the order of samples.
     """
     sampler_node = node["sampler"]
     taken = getattr(resolve_type(sampler_node["type"]), "provided_by_parent", ())
-    known = {name: getattr(dataset, name, None) for name in ("groups", "source_of", "repeats") if name in taken}
+    known = {name: getattr(dataset, name, None) for name in _OF_THE_DATA if name in taken}
     extra = {name: value for name, value in known.items() if value is not None}
     sampler = build(
         sampler_node,

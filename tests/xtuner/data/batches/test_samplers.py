@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from xtuner.data.batches.samplers import LengthGroupedBatchSampler, ShuffledBatchSampler
 from xtuner.errors import XTunerError
+from xtuner.model.flops import CostWeights
 
 SAMPLERS = (ShuffledBatchSampler, LengthGroupedBatchSampler)
 
@@ -119,7 +120,7 @@ class TestGoingOn:
         before = [kind(lengths, rank=rank, **many, **common) for rank in range(4)]
         after = kind(lengths, **one, **common)
         assert after.order_facts() != before[0].order_facts()
-        after.continue_order(before[0].order_facts()["made_for"])
+        after.continue_order(before[0].order_facts())
         assert after.order_facts() == before[0].order_facts()
         count = before[0].steps_per_epoch + 3
         assert self.steps([after], 2, count) == self.steps(before, 2, count)
@@ -143,6 +144,52 @@ class TestGoingOn:
 def padding_share(sampler: ShuffledBatchSampler) -> float:
     longest = sampler.lengths[sampler.epoch_order(0).reshape(-1, sampler.batch_size)]
     return 1 - longest.sum() / (longest.max(axis=1, keepdims=True).repeat(sampler.batch_size, 1)).sum()
+
+
+class TestBalance:
+    WEIGHTS = CostWeights(token=1.0, picture=5000.0, pair=0.01)
+
+    def samplers(self, ranks: int = 8) -> list[ShuffledBatchSampler]:
+        draw = np.random.default_rng(0)
+        lengths, num_images = draw.integers(100, 900, 4000), draw.integers(0, 3, 4000)
+        common = dict(world_size=ranks, max_tokens_per_batch=3000, num_images=num_images)
+        return [ShuffledBatchSampler(lengths, 4, rank=rank, **common) for rank in range(ranks)]
+
+    def waiting(self, samplers: list[ShuffledBatchSampler]) -> float:
+        costs = self.WEIGHTS.of(samplers[0].lengths, samplers[0].num_images)
+        rows = [list(islice(one, one.steps_per_epoch)) for one in samplers]
+        seconds = np.array([[costs[row].sum() for row in of_rank] for of_rank in rows])
+        assert sorted(n for of_rank in rows for row in of_rank for n in row)[0] == 0
+        return float(1 - seconds.mean() / seconds.max(axis=0).mean())
+
+    def test_ranks_wait_less_when_cost_is_known(self) -> None:
+        by_tokens, by_cost = self.samplers(), self.samplers()
+        for sampler in by_cost:
+            sampler.balance(self.WEIGHTS)
+        assert self.waiting(by_tokens) > 0.1
+        assert self.waiting(by_cost) < 0.01
+
+    def test_an_epoch_sees_the_same_samples(self) -> None:
+        before, after = self.samplers(1)[0], self.samplers(1)[0]
+        after.balance(self.WEIGHTS)
+        rows = [list(islice(one, one.steps_per_epoch)) for one in (before, after)]
+        assert rows[0] != rows[1]
+        assert sorted(map(tuple, rows[0])) == sorted(map(tuple, rows[1]))
+
+    def test_a_checkpoint_goes_on_with_its_own_costs(self) -> None:
+        saved, going_on = self.samplers(1)[0], self.samplers(1)[0]
+        saved.balance(self.WEIGHTS)
+        going_on.balance(CostWeights(1.0, 1.0, 1.0))
+        going_on.continue_order(saved.order_facts())
+        assert list(islice(going_on, 50)) == list(islice(saved, 50))
+        assert going_on.order_facts() == saved.order_facts()
+
+    def test_a_checkpoint_of_before_goes_on_by_tokens(self) -> None:
+        saved, going_on = self.samplers(1)[0], self.samplers(1)[0]
+        facts = {name: fact for name, fact in saved.order_facts().items() if name != "cost_weights"}
+        going_on.balance(self.WEIGHTS)
+        going_on.continue_order(facts)
+        assert list(islice(going_on, 50)) == list(islice(saved, 50))
 
 
 class TestStepLargerThanTheData:

@@ -26,6 +26,10 @@ rank, ends = int(os.environ["RANK"]), sys.argv[1]
 watch = peers.join_peers(rank, 3, os.environ)
 print("joined", flush=True)
 if ends == "together":
+    # in a run, too, nobody has finished before all have begun
+    watch._store.add("begun", 1)
+    while watch._store.add("begun", 0) < 3:
+        time.sleep(0.05)
     watch.leave()
 elif ends == "late":
     from xtuner.engine.processes.environment import Collective, setup_environment
