@@ -69,7 +69,8 @@ def test_settings_are_checked() -> None:
 
 
 def test_paths_of_sources_and_patterns_are_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "0.tar").touch()
-    sources = [{"data_path": str(tmp_path / "0.tar"), "image_folder": "nowhere"}, "gone.json"]
+    for name in ("0.tar", "0.json"):
+        (tmp_path / name).touch()
+    sources = [{"data_path": str(tmp_path / "0.json"), "image_folder": "nowhere"}, "gone.json"]
     problems = missing_files({"data_path": sources, "image_folder": str(tmp_path / "*.tar")})
     assert [problem.split(" does")[0] for problem in problems] == ["image_folder: 'nowhere'", "data_path: 'gone.json'"]
