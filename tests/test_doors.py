@@ -163,7 +163,10 @@ WAYS = {
     "xtuner.__main__": {"xtuner.cli"},
     "xtuner.cli": {"xtuner", "xtuner.model.files"},
     "xtuner.config": {"xtuner", "xtuner.compat"},
-    "xtuner.data.batches": {"xtuner.data.store"},
+    "xtuner.data.batches": {
+        "xtuner.data.store",
+        "xtuner.model",
+    },
     "xtuner.data.pictures": {
         "xtuner.data.store",
         "xtuner.data.tables",
