@@ -45,11 +45,7 @@ benchmarks = [
         dict(type=MultipleChoice, name="blink_val", data_file="BLINK.tsv"),
         dict(type=MultipleChoice, name="vstar_bench", data_file="VStarBench.tsv"),
         dict(
-            type=MultipleChoice,
-            name="mmmu_val",
-            data_file="MMMU_DEV_VAL.tsv",
-            split="validation",
-            open_questions=True,
+            type=MultipleChoice, name="mmmu_val", data_file="MMMU_DEV_VAL.tsv", split="validation", open_questions=True
         ),
         dict(type=MME, name="mme", data_file="MME.tsv"),
         dict(type=HallusionBench, name="hallusion_bench", data_file="HallusionBench.tsv"),

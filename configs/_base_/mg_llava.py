@@ -1,4 +1,4 @@
-"""MG-LLaVA: CLIP at 336 px, ConvNeXt at 768 px, Conv-Gate fusion, object tokens."""
+"""MG-LLaVA: CLIP at 336 px, ConvNeXt at 768 px (or other encoders), Conv-Gate fusion, object tokens."""
 
 from mg_llava.model import ConvGateFusion, HighResEncoder, LowResEncoder, MGLLaVA, ObjectEncoder
 from xtuner.model import MLPProjector, build_llm
@@ -14,7 +14,9 @@ model = dict(
         attn_implementation="${attn_implementation}",
         quantization="${llm_quantization}",
     ),
-    low_res_encoder=dict(type=LowResEncoder, name_or_path="${visual_encoder_name_or_path}"),
+    low_res_encoder=dict(
+        type=LowResEncoder, name_or_path="${visual_encoder_name_or_path}", image_size="${visual_encoder_image_size}"
+    ),
     high_res_encoder=dict(type=HighResEncoder, path="${visual_encoder_aux_path}", image_size="${image_size_aux}"),
     fusion=dict(type=ConvGateFusion),
     projector=dict(type=MLPProjector),

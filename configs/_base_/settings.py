@@ -1,12 +1,13 @@
 """Settings that all stages and models share: plain values that you refer to as '${name}' and override anywhere."""
 
-# model: visual_encoder_name_or_path is a transformers CLIP, visual_encoder_aux_path an open_clip folder
+# model: the class of an encoder follows from its folder (docs/encoders.md)
 visual_encoder_name_or_path = "openai/clip-vit-large-patch14-336"
+visual_encoder_image_size = None  # pixels, where the low-resolution picture is not of the size that its config says
 pretrained_pth = None
 attn_implementation = "auto"
 activation_checkpointing = True  # recomputes all layers (or a share of them, 0 to 1) in the backward pass
 llm_lora = None  # dict(type=LoraConfig, r=64, ...): adapters instead of the language model's weights
-visual_encoder_lora = None  # the same for CLIP
+visual_encoder_lora = None  # the same for the low-resolution encoder
 llm_quantization = None  # "4bit", "8bit": with llm_lora (QLoRA)
 compile_model = False  # torch.compile of encoders and layers
 fused_loss = False  # head and loss in one kernel; needs liger-kernel

@@ -13,6 +13,7 @@ image_processor = dict(
     type=ImageProcessor,
     name_or_path="${visual_encoder_name_or_path}",
     image_size="${image_size_aux}",
+    low_res_size="${visual_encoder_image_size}",
     pad_to_square="${pad_image_to_square}",
 )
 box_selection = dict(

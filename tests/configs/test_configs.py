@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from mmengine.config import Config
 
 from xtuner.config import check_config, dump_config, load_config
+from xtuner.model.meta import meta_init
+from xtuner.registry import build
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-LEAVES = sorted(path for path in CONFIGS.glob("**/*.py") if path.parent.name not in ("_base_", "tiny", "boxes"))
+LEAVES = sorted(
+    path for path in CONFIGS.glob("**/*.py") if path.parent.name not in ("_base_", "tiny", "boxes", "parts")
+)
+PARTS = sorted(CONFIGS.glob("parts/*.py"))
 TINY = sorted(CONFIGS.glob("tiny/*.py"))
 BOXES = sorted(CONFIGS.glob("boxes/*.py"))
 LLMS = ("phi3", "vicuna7b", "vicuna13b", "llama3_8b", "yi34b")
@@ -50,7 +55,7 @@ class TestInventory:
     def test_every_detector_has_one(self) -> None:
         assert {path.stem for path in BOXES} == {"owlv2", "ram_owlv2", "grounding_dino", "omdet_turbo", "florence2"}
 
-    @pytest.mark.parametrize("path", LEAVES + BOXES, ids=lambda path: path.stem)
+    @pytest.mark.parametrize("path", LEAVES + PARTS + BOXES, ids=lambda path: path.stem)
     def test_leaf_is_short(self, path: Path) -> None:
         assert lines_of(path) <= 20
 
@@ -58,7 +63,7 @@ class TestInventory:
         assert sum(lines_of(path) for path in CONFIGS.glob("**/*.py")) <= 700
 
 
-@pytest.mark.parametrize("path", LEAVES + TINY + BOXES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LEAVES + PARTS + TINY + BOXES, ids=lambda path: path.stem)
 def test_loads_checks_dumps_and_reloads(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     assert check_config(config) == []
@@ -123,6 +128,42 @@ class TestParts:
         assert config.train_dataset.box_json_path == ""
 
 
+class TestOtherEncoders:
+    """The shapes of other parts, from the shipped descriptions alone: no weights, no network."""
+
+    # config: low-resolution class, high-resolution class, tokens along a side, channels of the maps, LLM's width
+    SHAPES: ClassVar = {
+        "siglip2_so400m_dinov3_convnext_l_qwen3_8b_pretrain": (
+            ("SiglipEncoder", 1152, 384),
+            ("Dinov3ConvNeXt", [192, 384, 768, 1536], 864),
+            27,
+            4096,
+        ),
+        "clip_l_convnext_xxl_vicuna7b_pretrain": (
+            ("ClipEncoder", 1024, 336),
+            ("OpenClipConvNeXt", [384, 768, 1536, 3072], 768),
+            24,
+            4096,
+        ),
+    }
+
+    def test_each_has_its_line(self) -> None:
+        assert {path.stem for path in PARTS} == set(self.SHAPES)
+
+    @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
+    def test_sizes(self, path: Path) -> None:
+        with meta_init():
+            model = build(load_config(path).model)
+        low, high = model.low_res_encoder, model.high_res_encoder
+        expected_low, expected_high, side, width = self.SHAPES[path.stem]
+        assert (type(low).__name__, low.channels, low.image_size) == expected_low
+        assert (type(high).__name__, high.channels, high.image_size) == expected_high
+        assert low.grid == high.grid == (side, side)
+        assert model.projector.in_channels == low.channels and model.projector.out_channels == width
+        assert model.object_encoder.projector.in_channels == sum(high.channels)
+        assert all(weight.is_meta for weight in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "reached"),
     [
@@ -133,6 +174,11 @@ class TestParts:
             ["model.low_res_encoder.name_or_path", "train_dataset.image_processor.name_or_path"],
         ),
         ("visual_encoder_aux_path", "other/convnext", ["model.high_res_encoder.path"]),
+        (
+            "visual_encoder_image_size",
+            518,
+            ["model.low_res_encoder.image_size", "train_dataset.image_processor.low_res_size"],
+        ),
         ("data_path", "other.json", ["train_dataset.data_path"]),
         ("image_folder", "other/images", ["train_dataset.image_folder"]),
         ("box_json_path", "other_boxes.json", ["train_dataset.box_json_path"]),

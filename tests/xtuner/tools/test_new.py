@@ -122,7 +122,7 @@ class TestCopy:
         text = copy.read_text()
         assert "# from " in text
         if name != "owlv2":
-            assert "# model: visual_encoder_name_or_path is a transformers CLIP" in text
+            assert "# model: the class of an encoder follows from its folder" in text
             assert text.index("# from _base_/settings.py") < text.index("# from _base_/training.py")
 
 
