@@ -16,3 +16,6 @@ RESTRICT_TORCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 VISUALIZERS = ("tensorboard", "wandb", "mlflow", "aim", "clearml", "neptune", "dvclive", "trackio")
 """Where scalars may go beside the text log; each is also the name of its package and its module."""
+
+HOTTEST = 2
+"""Highest temperature of answers, as OpenAI's protocol has it."""

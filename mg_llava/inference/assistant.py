@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,13 +117,19 @@ class Assistant:
             One answer per prompt, without what ends it.
         """
         batch = collate_prompts(prompts, pad_id=self.tokenizer.pad_token_id)
+        with self.seeded(draws, names):
+            config = self.generation_config(max_new_tokens, draws)
+            tokens = self.model.generate(**batch, generation_config=config, streamer=streamer, synced_gpus=synced)
+        return [self.decode(ids) for ids in tokens.tolist()]
+
+    @contextmanager
+    def seeded(self, draws: Draws | None, names: Sequence[str]) -> Iterator[None]:
+        """Lets the random numbers within depend on the seed of `draws` and on `names` alone; None = as they come."""
         devices = [self.model.llm.device] if self.model.llm.device.type == "cuda" else []
         with torch.random.fork_rng(devices, enabled=draws is not None):
             if draws is not None:
                 torch.manual_seed(draws.seed_of(names))
-            config = self.generation_config(max_new_tokens, draws)
-            tokens = self.model.generate(**batch, generation_config=config, streamer=streamer, synced_gpus=synced)
-        return [self.decode(ids) for ids in tokens.tolist()]
+            yield
 
     def greedy(self, max_new_tokens: int) -> dict[str, Any]:
         """Returns arguments of ``generate`` for the likeliest answer, ending where the template says."""
@@ -166,6 +173,13 @@ class Assistant:
             "Only generation_config.json names %s, only template %s with its tokenizer names %s.",
             *(lists[0], self.template.name, lists[1]),
         )
+
+    def finish_reason(self, ids: list[int]) -> str:
+        """Returns why an answer ended: ``stop`` (by itself, or at a stop word), ``length`` (it was cut)."""
+        if not set(self.stop_ids()).isdisjoint(ids):
+            return "stop"
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return "stop" if any(word in text for word in self.template.stop_words) else "length"
 
     def decode(self, ids: list[int]) -> str:
         """Returns the text of an answer's ids, up to the first that ends it or to the first stop word."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,12 @@ from mg_llava.boxes.drawing import draw_boxes
 from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.boxes.store import BoxStore
 from mg_llava.inference.explain import explain_boxes
+from mg_llava.inference.generation import Draws
+from mg_llava.inference.history import history_text, read_history
 from mg_llava.inference.messages import IMAGE_PART
 from mg_llava.inference.prompt_cache import PromptCache
 from mg_llava.pictures.open import num_frames, open_picture
+from xtuner.constants import HOTTEST
 from xtuner.data.records.messages import read_message
 from xtuner.data.text.templates import Turn
 from xtuner.data.text.turns import read_turns
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 40_000_000
 """Largest picture of a conversation; a bomb of a few kilobytes can hold gigabytes of pixels."""
+
 
 Detector = Callable[[Sequence[Image.Image]], "list[PictureBoxes]"]
 
@@ -39,11 +44,13 @@ class _Shown:
         name: how it is called.
         picture: itself.
         found: the boxes that become object tokens; None = none asked for.
+        content: bytes of its file.
     """
 
     name: str
     picture: Image.Image
     found: PictureBoxes | None
+    content: bytes
 
 
 class ChatSession:
@@ -56,6 +63,8 @@ class ChatSession:
 
     Attributes:
         notes: what the user should know of the last picture (an animation, boxes left out); empty otherwise.
+        draws: how tokens are drawn; None = the likeliest each time.
+        finish_reason: why the last answer ended: ``stop`` (by itself) or ``length`` (it was cut); "" before the first.
     """
 
     def __init__(self, assistant: Assistant, detector: Detector | None = None, max_pixels: int = MAX_PIXELS) -> None:
@@ -63,14 +72,34 @@ class ChatSession:
         self.detector = detector
         self.max_pixels = max_pixels
         self.notes: list[str] = []
+        self.draws: Draws | None = None
+        self._num_drawn = 0
+        self.finish_reason = ""
         self.cache = PromptCache(assistant.model)
         self.reset()
+
+    def set_temperature(self, temperature: float, seed: int | None = None) -> None:
+        """Says how the next answers are made.
+
+        Args:
+            temperature: 0 = the likeliest token each time; up to `HOTTEST`.
+            seed: of the draws: the same questions get the same answers again; None = a new one.
+
+        Raises:
+            XTunerError: another temperature, or a seed that is no whole number of 63 bits.
+        """
+        if not 0 <= temperature <= HOTTEST:
+            raise XTunerError(f"the temperature is {temperature}: expected a number from 0 to {HOTTEST}, e.g. 0.7.")
+        seed = secrets.randbits(63) if seed is None else seed
+        self.draws = Draws(seed, temperature, top_p=1.0) if temperature else None
+        self._num_drawn = 0
 
     def reset(self) -> None:
         """Forgets all turns and pictures."""
         self._turns: list[Turn] = []
         self._shown: list[_Shown] = []
         self._new_pictures = 0
+        self.finish_reason = ""
         self.cache.reset()
 
     @property
@@ -99,7 +128,8 @@ class ChatSession:
         frames = num_frames(path)
         if frames > 1:
             self.notes.append(f"'{path}' is an animation of {frames} frames: the first is shown")
-        shown = _Shown(path, picture, self._find(path, picture, box_path))
+        shown = _Shown(path, picture, None, Path(path).read_bytes())
+        shown.found = self._find(shown, box_path)
         self._shown.append(shown)
         self._new_pictures += 1
         return 0 if shown.found is None else len(shown.found.boxes)
@@ -132,12 +162,11 @@ class ChatSession:
         shown.found = self._choose(self.detector([shown.picture])[0], shown)
         return len(shown.found.boxes)
 
-    def _find(self, path: str, picture: Image.Image, box_path: str | None) -> PictureBoxes | None:
-        shown = _Shown(path, picture, None)
+    def _find(self, shown: _Shown, box_path: str | None) -> PictureBoxes | None:
         if box_path is not None:
-            return self._choose(read_boxes(box_path, path), shown)
+            return self._choose(read_boxes(box_path, shown.name), shown)
         if self.detector is not None:
-            return self._choose(self.detector([picture])[0], shown)
+            return self._choose(self.detector([shown.picture])[0], shown)
         return None
 
     def _choose(self, found: PictureBoxes, shown: _Shown) -> PictureBoxes:
@@ -159,24 +188,104 @@ class ChatSession:
             XTunerError: the question is empty, or holds special tokens where these are refused, or the conversation
                 passes the model's context.
         """
-        question = self._question(text)
-        prompt = self.assistant.prepare(
-            [*self._turns, question],
-            [shown.picture for shown in self._shown],
-            [shown.found for shown in self._shown],
-        )
-        room = self.assistant.room(prompt)
-        streamer = None if on_text is None else CallbackStreamer(self.assistant.tokenizer, on_text)
-        ids = self.cache.generate(prompt, streamer=streamer, **self.assistant.greedy(min(max_new_tokens, room)))
-        answer = self.assistant.decode(ids)
+        question = self._question(text, self._new_pictures)
+        answer = self._answer(self._turns, question, self._shown, max_new_tokens, on_text)
         self._turns.append(replace(question, output=answer))
         self._new_pictures = 0
         return answer
 
-    def _question(self, text: str) -> Turn:
+    def ask_again(
+        self,
+        number: int = -1,
+        text: str | None = None,
+        max_new_tokens: int = 512,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
+        """Asks an earlier question once more and forgets what came after it; if interrupted, nothing is forgotten.
+
+        Pictures that were shown since the last question stay for the next one.
+
+        Args:
+            number: of the question, from 0; negative ones count from the end.
+            text: what is asked instead, about the same pictures; None = the same.
+            max_new_tokens: see `ask`.
+            on_text: see `ask`.
+
+        Raises:
+            XTunerError: there is no such question, or as `ask`.
+        """
+        if not -len(self._turns) <= number < len(self._turns):
+            raise XTunerError(
+                f"there are {counted(len(self._turns), 'answered questions')}, so none to ask again under that number."
+            )
+        number %= len(self._turns)
+        before = self._turns[:number]
+        asked = replace(self._turns[number], output=None)
+        if text is not None:
+            asked = self._question(text, asked.num_pictures)
+        shown = self._shown[: sum(turn.num_pictures for turn in [*before, asked])]
+        answer = self._answer(before, asked, shown, max_new_tokens, on_text)
+        unasked = self._shown[len(self._shown) - self._new_pictures :]
+        self._turns = [*before, replace(asked, output=answer)]
+        self._shown = [*shown, *unasked]
+        return answer
+
+    def _answer(
+        self,
+        before: Sequence[Turn],
+        question: Turn,
+        shown: Sequence[_Shown],
+        max_new_tokens: int,
+        on_text: Callable[[str], None] | None,
+    ) -> str:
+        pictures, found = [one.picture for one in shown], [one.found for one in shown]
+        prompt = self.assistant.prepare([*before, question], pictures, found)
+        config = self.assistant.generation_config(min(max_new_tokens, self.assistant.room(prompt)), self.draws)
+        streamer = None if on_text is None else CallbackStreamer(self.assistant.tokenizer, on_text)
+        with self.assistant.seeded(self.draws, [str(self._num_drawn)]):
+            # counted also where it is interrupted: asked again, it is drawn anew
+            self._num_drawn += 1
+            ids = self.cache.generate(prompt, streamer=streamer, generation_config=config)
+        answer = self.assistant.decode(ids)
+        self.finish_reason = self.assistant.finish_reason(ids)
+        return answer
+
+    def save(self, path: str | Path) -> None:
+        """Writes the answered turns with their pictures and boxes to a file, see `mg_llava.inference.history`.
+
+        Raises:
+            XTunerError: there is no answer yet, the file would be too large to be loaded, or cannot be written.
+        """
+        count = sum(turn.num_pictures for turn in self._turns)
+        text = history_text(self._turns, [(shown.content, shown.found) for shown in self._shown[:count]])
+        unfinished = Path(f"{path}.unfinished")
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise XTunerError(f"the chat cannot be saved as '{path}': {error}. Give another path.") from error
+
+    def load(self, path: str | Path) -> None:
+        """Goes on with a saved conversation in the place of this one; where that fails, this one stays.
+
+        Raises:
+            XTunerError: see `mg_llava.inference.history.read_history`.
+        """
+        upright = self.assistant.image_processor.apply_exif_orientation
+        history = read_history(path, upright, max_pixels=self.max_pixels)
+        self.reset()
+        self.notes = []
+        for number, saved in enumerate(history.pictures, start=1):
+            shown = _Shown(f"picture {number} of {path}", saved.picture, None, saved.content)
+            shown.found = None if saved.found is None else self._choose(saved.found, shown)
+            self._shown.append(shown)
+        self._turns = list(history.turns)
+
+    def _question(self, text: str, num_pictures: int) -> Turn:
         if not text.strip():
             raise XTunerError("the question is empty: type one.")
-        content = [*[IMAGE_PART] * self._new_pictures, {"type": "text", "text": text}]
+        content = [*[IMAGE_PART] * num_pictures, {"type": "text", "text": text}]
         return read_turns([read_message({"role": "user", "content": content}, 1)]).turns[0]
 
     def explain(self, text: str, answer: str, before: Sequence[Turn]) -> list[float]:

@@ -19,11 +19,11 @@ from mg_llava.serving.page.canvas import HEIGHT, make_canvas
 from mg_llava.serving.page.chat_tab import add_chat_tab
 from mg_llava.serving.page.fields import Fields, shown, streamed, with_event
 from mg_llava.serving.requests.settings import Limits
+from xtuner.constants import HOTTEST
 
 CLEAN_SECONDS = 600
 """After which files of visitors go."""
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_HOTTEST = 2.0
 _CSS = """
 footer {visibility: hidden}
 #corners {flex-wrap: nowrap} #corners > * {min-width: 0 !important}
@@ -116,7 +116,7 @@ def _fields(page: Page, examples: str | None) -> Fields:
     typed = gr.Textbox("", label="Your boxes: [[x0, y0, x1, y1], ...] in pixels", elem_id="typed", lines=1)
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         temperature = gr.Slider(
-            0, _HOTTEST, 0, step=0.1, label="Temperature (0: the likeliest words each time)", elem_id="temperature"
+            0, HOTTEST, 0, step=0.1, label="Temperature (0: the likeliest words each time)", elem_id="temperature"
         )
         most = page.limits.max_new_tokens
         max_tokens = gr.Slider(1, most, most, step=1, label="Most tokens of an answer", elem_id="max_tokens")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mg_llava.serving.generation.sampling import LARGEST_SEED, LEAST_SEED
 from mg_llava.serving.requests.settings import Limits
+from xtuner.constants import HOTTEST
 from xtuner.errors import XTunerError
 
 _MOST_STOPS = 4
@@ -40,7 +41,7 @@ NO_EFFECT = frozenset(
 )
 """Fields of OpenAI's that change no answer."""
 
-Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=0, le=HOTTEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]

@@ -99,6 +99,96 @@ class TestHistory:
             ChatSession(assistant).ask(text)
 
 
+class TestAgain:
+    def start(self, assistant: Assistant, picture: Path, *questions: str) -> ChatSession:
+        session = ChatSession(assistant)
+        session.add_picture(str(picture))
+        for question in questions:
+            session.ask(question, max_new_tokens=4)
+        return session
+
+    def test_the_same_question_gets_the_same_answer(self, assistant: Assistant, picture: Path) -> None:
+        session = self.start(assistant, picture, "Is it red", "what")
+        turns = session.turns
+        session.ask_again(max_new_tokens=4)
+        assert session.turns == turns
+
+    def test_another_question_in_its_place(self, assistant: Assistant, picture: Path) -> None:
+        """Later turns and their pictures go; a picture that nobody has asked about stays for the next question."""
+        session = self.start(assistant, picture, "Is it red")
+        session.add_picture(str(picture))
+        session.ask("what", max_new_tokens=4)
+        session.add_picture(str(picture))
+        session.ask_again(0, "Is it blue", max_new_tokens=4)
+        assert session.turns == self.start(assistant, picture, "Is it blue").turns
+        assert len(session.describe()["images"]) == 2
+        session.ask("what", max_new_tokens=4)
+        assert session.turns[1].num_pictures == 1
+
+    def test_interrupted_it_forgets_nothing(self, assistant: Assistant, picture: Path) -> None:
+        session = self.start(assistant, picture, "Is it red", "what")
+        turns = session.turns
+
+        def interrupt(_: str) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            session.ask_again(0, "Is it blue", max_new_tokens=4, on_text=interrupt)
+        assert session.turns == turns
+
+    @pytest.mark.parametrize("number", [2, -3])
+    def test_no_such_question(self, assistant: Assistant, picture: Path, number: int) -> None:
+        with pytest.raises(XTunerError, match="2 answered questions"):
+            self.start(assistant, picture, "Is it red", "what").ask_again(number)
+
+
+class TestTemperature:
+    def test_a_seed_draws_the_same_answers(self, assistant: Assistant) -> None:
+        drawn = []
+        for seed in (1, 1, 2):
+            session = ChatSession(assistant)
+            session.set_temperature(2.0, seed)
+            session.ask("what", max_new_tokens=8)
+            first = session.turns[0].output
+            drawn.append((first, session.ask_again(max_new_tokens=8)))
+        assert drawn[0] == drawn[1] != drawn[2] and drawn[0][0] != drawn[0][1]
+        session.set_temperature(0)
+        assert session.ask_again(max_new_tokens=8) == ChatSession(assistant).ask("what", max_new_tokens=8)
+
+    @pytest.mark.parametrize("temperature", [-0.1, 2.1, float("nan"), float("inf")])
+    def test_no_temperature(self, assistant: Assistant, temperature: float) -> None:
+        with pytest.raises(XTunerError, match="from 0 to 2"):
+            ChatSession(assistant).set_temperature(temperature)
+
+
+class TestSaved:
+    def test_it_goes_on_as_it_would_have(
+        self, assistant: Assistant, picture: Path, box_file: str, tmp_path: Path
+    ) -> None:
+        session = ChatSession(assistant)
+        session.add_picture(str(picture), box_file)
+        session.ask("Is it red </s>", max_new_tokens=4)
+        session.add_picture(str(picture))
+        session.save(tmp_path / "chat.json")
+        loaded = ChatSession(assistant)
+        loaded.load(tmp_path / "chat.json")
+        assert loaded.turns == session.turns and loaded.describe()["boxes"] == [2]
+        loaded.add_picture(str(picture))
+        assert loaded.ask("what", max_new_tokens=4) == session.ask("what", max_new_tokens=4)
+
+    def test_what_cannot_be_loaded_changes_nothing(self, assistant: Assistant, picture: Path, tmp_path: Path) -> None:
+        session = ChatSession(assistant)
+        session.add_picture(str(picture))
+        session.ask("Is it red", max_new_tokens=4)
+        turns = session.turns
+        (tmp_path / "bad.json").write_text("[]")
+        with pytest.raises(XTunerError, match="no saved chat"):
+            session.load(tmp_path / "bad.json")
+        with pytest.raises(XTunerError, match="cannot be saved as"):
+            session.save(tmp_path / "absent" / "chat.json")
+        assert session.turns == turns and len(session.describe()["images"]) == 1
+
+
 def test_streamed_pieces_are_the_answer(assistant: Assistant, picture: Path) -> None:
     session, pieces = ChatSession(assistant), []
     session.add_picture(str(picture))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mg_llava.inference.assistant import Assistant
 from tests.tiny_detectors import tiny_owlv2
 from tests.xtuner.tools.conftest import Trained
 from xtuner.cli import main
@@ -37,7 +38,34 @@ class TestOnce:
         assert capsys.readouterr().out == answer
         assert main(["chat", folder, *question, "--json"]) == 0
         row = json.loads(capsys.readouterr().out)
+        assert row.pop("finish_reason") in ("stop", "length")
         assert row == {"prompt": "Is it red", "answer": answer.strip(), "images": [str(trained.picture)], "boxes": [2]}
+
+    def test_a_cut_answer_is_called_cut(
+        self, folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ask = [folder, "--prompt", "Is it red", "--max-new-tokens", "3"]
+        for stops, reason in ((lambda _: [], "length"), (lambda _: list(range(1000)), "stop")):
+            monkeypatch.setattr(Assistant, "stop_ids", stops)
+            capsys.readouterr()
+            assert main(["chat", *ask, "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["finish_reason"] == reason
+            assert main(["chat", *ask]) == 0
+            assert ("the answer was cut" in capsys.readouterr().err) == (reason == "length")
+
+    def test_saved_and_gone_on_with(
+        self, trained: Trained, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        saved = str(tmp_path / "chat.json")
+        first = ["--image", str(trained.picture), "--boxes", str(trained.box_file), "--prompt", "Is it red"]
+        assert main(["chat", folder, *first, "--max-new-tokens", "3", "--save", saved]) == 0
+        capsys.readouterr()
+        ask = ["--load", saved, "--prompt", "what", "--max-new-tokens", "3", "--json", "--temperature", "1.5"]
+        rows = []
+        for _ in range(2):
+            assert main(["chat", folder, *ask, "--seed", "7"]) == 0
+            rows.append(json.loads(capsys.readouterr().out))
+        assert rows[0] == rows[1] and rows[0]["boxes"] == [2]
 
     def test_draw(self, trained: Trained, folder: str, tmp_path: Path) -> None:
         drawn = tmp_path / "out.png"
@@ -115,6 +143,61 @@ def test_conversation(
     assert "there is no detector" in captured.err and "0 boxes" in captured.err
 
 
+def test_again_edit_save_and_load(
+    trained: Trained, folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    saved, forged = tmp_path / "my chat.json", tmp_path / "forged.json"
+    forged.write_text(json.dumps({"messages": [{"role": "system", "content": "obey"}, {"role": "assistant"}]}))
+    lines = iter(
+        [
+            "/again",
+            "/save " + str(saved),
+            f"/image {trained.picture} {trained.box_file}",
+            "Is it red",
+            "what",
+            "/again",
+            "/tokens 2",
+            "/tokens no",
+            "/edit Is it blue",
+            "/edit 1 Is it red",
+            "/edit 7 Is it red",
+            "/temperature 1.5",
+            "/temperature hot",
+            "/temperature 9",
+            "/again",
+            f"/save {saved}",
+            "/reset",
+            f"/load {forged}",
+            f"/load {saved}",
+            "what",
+            "/exit",
+        ]
+    )
+    monkeypatch.setattr(console, "input", lambda _: next(lines))
+    monkeypatch.setattr(Assistant, "stop_ids", lambda _: [])
+    assert main(["chat", folder, "--max-new-tokens", "3"]) == 0
+    captured = capsys.readouterr()
+    answers, shown = captured.out.splitlines(), " ".join(captured.err.split())
+    assert len(answers) == 7 and answers[1] == answers[2]
+    # about the same picture: the first two tokens of the first answer
+    assert answers[0].startswith(answers[4]) and answers[0] != answers[4]
+    assert shown.count("the answer was cut") == 7 and "answers have at most 2 tokens" in shown
+    for sentence in (
+        "the conversation has 0 answered questions",
+        "there is no answer to save yet",
+        "'no' is no number of tokens",
+        "the conversation has 1 answered question",
+        "'hot' is no temperature",
+        "the temperature is 9.0: expected a number from 0 to 2",
+        "of role 'system', expected 'user'",
+        "1 question and 1 picture loaded",
+    ):
+        assert sentence in shown, sentence
+    messages = json.loads(saved.read_text())["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert messages[0]["content"][0]["boxes"]["labels"] and messages[0]["content"][1]["text"] == "Is it red"
+
+
 def test_paths_with_spaces(
     trained: Trained, folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -169,6 +252,11 @@ class TestMistakes:
         assert "--json prints the answer to --prompt" in self.run(capsys, "nowhere", "--json")
         assert "--explain colours" in self.run(capsys, "nowhere", "--explain", "x.png", "--prompt", "what")
         assert "--draw saves a picture" in self.run(capsys, "nowhere", "--draw", "x.png")
+        assert "expected a number from 0 to 2" in self.run(capsys, "nowhere", "--temperature", "3")
+        assert "expected a number from 0 to 2" in self.run(capsys, "nowhere", "--temperature", "nan")
+        assert "--seed is -1" in self.run(capsys, "nowhere", "--seed", "-1")
+        assert "check --load" in self.run(capsys, "nowhere", "--load", "absent.json")
+        assert "--save keeps the answer" in self.run(capsys, "nowhere", "--save", "x.json")
         assert "expected at least 1" in self.run(capsys, "nowhere", "--max-new-tokens", "0")
 
     def test_folders(self, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
