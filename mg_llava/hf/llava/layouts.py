@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, CLIPVisionConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, CLIPVisionConfig, PretrainedConfig
 
 from mg_llava.hf.llava.names import Renaming, from_own_code, from_transformers
 from mg_llava.pictures.encoder_config import read_encoder_config
@@ -59,10 +59,13 @@ def read_layout(folder: Path, tower: str | None = None) -> Layout:
         XTunerError: no config.json, or no CLIP where the folder says.
     """
     if not (folder / "config.json").is_file():
-        raise XTunerError(f"'{folder}' has no config.json: expected a folder of {_EXPECTED}, on this disk.")
+        adapters = "holds adapters alone and" if (folder / "adapter_config.json").is_file() else "has"
+        raise XTunerError(f"'{folder}' {adapters} no config.json: expected a folder of {_EXPECTED}, on this disk.")
     config = read_json(folder / "config.json", dict, _FETCH)
     own = "vision_config" not in config and any(key.startswith("mm_") for key in config)
     layout, problems = _read_own(folder, config, tower) if own else _read_transformers(config, tower)
+    if config.get("quantization_config"):
+        problems.append("it is quantised (quantization_config): expected the weights as they were trained")
     if problems:
         raise ProblemsError(f"the LLaVA folder '{folder}'", problems)
     assert layout is not None
@@ -80,7 +83,7 @@ def _read_transformers(config: Mapping[str, Any], tower: str | None) -> tuple[La
     if vision.get("model_type", _CLIP) != _CLIP:
         problems.append(f"vision_config is a {vision['model_type']!r}: expected CLIP ({_CLIP!r})")
     layer, layers = config.get("vision_feature_layer", _LAYER), vision.get("num_hidden_layers", 12)
-    if layer not in (_LAYER, layers + 1 + _LAYER):
+    if layer != _LAYER and not (isinstance(layers, int) and layer == layers + 1 + _LAYER):
         problems.append(f"vision_feature_layer is {layer!r}: expected {_LAYER}, the layer that is read here")
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy != "default":
@@ -90,14 +93,15 @@ def _read_transformers(config: Mapping[str, Any], tower: str | None) -> tuple[La
         problems.append(
             f"the projector has {act!r} and {'a' if bias else 'no'} bias: expected Linear, GELU, Linear with a bias"
         )
-    text_config, found = _sub_config(AutoConfig, text.get("model_type", "llama"), text)
-    problems += found
-    if problems or text_config is None:
+    text_config, found = _sub_config("text_config", text.get("model_type", "llama"), text)
+    vision_config, also = (None, []) if problems else _sub_config("vision_config", _CLIP, vision)
+    problems += found + also
+    if problems or text_config is None or not isinstance(vision_config, CLIPVisionConfig):
         return None, problems
     if config.get("tie_word_embeddings") and "tie_word_embeddings" not in text:
         text_config.tie_word_embeddings = True
     is_1_6 = kind == "llava_next"
-    return Layout(text_config, CLIPVisionConfig(**vision), tower, from_transformers, False, is_1_6), []
+    return Layout(text_config, vision_config, tower, from_transformers, False, is_1_6), []
 
 
 def _read_own(folder: Path, config: Mapping[str, Any], tower: str | None) -> tuple[Layout | None, list[str]]:
@@ -120,7 +124,7 @@ def _read_own(folder: Path, config: Mapping[str, Any], tower: str | None) -> tup
         problems.append(f"mm_vision_tower is {tower!r}: expected a CLIP")
     architecture = next(iter(config.get("architectures") or ()), "")
     text_config, found = _sub_config(
-        AutoConfig, _ARCHITECTURES.get(architecture, _OWN_KINDS.get(str(kind), "llama")), config
+        "language model", _ARCHITECTURES.get(architecture, _OWN_KINDS.get(str(kind), "llama")), config
     )
     problems += found
     if problems or text_config is None:
@@ -131,16 +135,19 @@ def _read_own(folder: Path, config: Mapping[str, Any], tower: str | None) -> tup
     return Layout(text_config, _clip_config(name), name, from_own_code, True, anyres), []
 
 
-def _sub_config(kind: Any, model_type: str, values: Mapping[str, Any]) -> tuple[PretrainedConfig | None, list[str]]:
-    """The language model's own config, without what LLaVA adds to it."""
-    try:
-        known = kind.for_model(model_type).to_dict()
-    except (ValueError, KeyError):
-        return None, [f"its language model is of type {model_type!r}, which the installed transformers does not know"]
+def _sub_config(part: str, model_type: str, values: Mapping[str, Any]) -> tuple[PretrainedConfig | None, list[str]]:
+    """A part's own config, without what LLaVA adds to it."""
+    if model_type not in CONFIG_MAPPING:
+        return None, [f"its {part} is of type {model_type!r}, which the installed transformers does not know"]
+    known = AutoConfig.for_model(model_type).to_dict()
     own = {key: value for key, value in values.items() if key in known or key in _RENAMED_VALUES}
     for key in ("model_type", "architectures", "transformers_version", "_name_or_path"):
         own.pop(key, None)
-    return kind.for_model(model_type, **own), []
+    try:
+        return AutoConfig.for_model(model_type, **own), []
+    # transformers' checks of values raise errors of several kinds, by version
+    except Exception as error:
+        return None, [f"its {part} cannot be read: {' '.join(str(error).split())}"]
 
 
 def _clip_config(tower: str) -> CLIPVisionConfig:

@@ -26,9 +26,10 @@ from xtuner.model.files.writing import disk_errors
 from xtuner.model.meta import meta_init
 
 CHECKPOINT = "stage1.pth"
+_VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TOKENIZER = (
-    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "generation_config.json"),
+    *_VOCABULARY,
+    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json"),
 )
 """Files that a language model needs beside its weights. LLaVA's chat template belongs to its processor."""
 _OTHER_TILES = (
@@ -64,8 +65,8 @@ def from_llava(
     llm_base = language_model_base(folder, layout, base)
     weights = open_parts(folder, layout, llm_base)
     sources = [folder, *([llm_base] if llm_base else [])]
-    if not any((place / name).is_file() for place in sources for name in _TOKENIZER[:2]):
-        raise XTunerError(f"'{folder}' has no tokenizer ({', '.join(_TOKENIZER[:2])}): fetch the whole folder.")
+    if not any((place / name).is_file() for place in sources for name in _VOCABULARY):
+        raise XTunerError(f"'{folder}' has no tokenizer ({', '.join(_VOCABULARY)}): fetch the whole folder.")
     if layout.is_1_6:
         get_logger().warning("%s: %s", folder, _OTHER_TILES)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -64,7 +64,13 @@ def open_parts(folder: Path, layout: Layout, base: Path | None) -> dict[str, Wei
     else:
         own = _BESIDE_ADAPTERS if _has_adapter(folder) else _PROJECTOR_ALONE
         found = {**_language_model(folder, base), **renamed(open_weights(folder / own), layout.rename)}
-    expected = _expected(layout, with_clip=any(name.startswith("low_res_encoder.") for name in found))
+    try:
+        expected = _expected(layout, with_clip=any(name.startswith("low_res_encoder.") for name in found))
+    # transformers and torch refuse odd sizes in errors of several kinds
+    except Exception as error:
+        raise XTunerError(
+            f"config.json of '{folder}' describes no model that can be built: {' '.join(str(error).split())}"
+        ) from error
     if (head := "llm.lm_head.weight") not in found and layout.text_config.tie_word_embeddings:
         del expected[head]
     _check(folder, found, expected)
