@@ -44,7 +44,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None
     parser.add_argument(
         "--low-res", metavar="PATH", help="low-resolution encoder (default: CLIP-L/14-336 from the hub)"
     )
-    parser.add_argument("--high-res", metavar="PATH", help="high-resolution encoder, an open_clip folder")
+    parser.add_argument("--high-res", metavar="PATH", help="high-resolution encoder, a folder (docs/encoders.md)")
 
 
 def run(args: argparse.Namespace) -> int:
