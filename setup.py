@@ -20,7 +20,7 @@ def version() -> str:
 
 
 IN_ALL = ("tests", "serve", "docs")
-extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "lmms", "docs", "real")}
+extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "vllm", "lmms", "docs", "real")}
 
 setup(
     name="mg-llava-xtuner",

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from mg_llava.hf.configuration import MGLLaVAConfig
 from mg_llava.hf.export import published_weights, save_checkpoint, save_pretrained
-from mg_llava.hf.loading import load_assistant, load_model, load_pretrained
+from mg_llava.hf.loading import check_exported, load_assistant, load_model, load_pretrained
 from mg_llava.hf.modeling import MGLLaVAForConditionalGeneration
 from mg_llava.hf.processing import MGLLaVAProcessor
 from mg_llava.model.checkpoint_names import to_published_names
@@ -17,6 +17,7 @@ __all__ = [
     "MGLLaVAConfig",
     "MGLLaVAForConditionalGeneration",
     "MGLLaVAProcessor",
+    "check_exported",
     "load_assistant",
     "load_model",
     "load_pretrained",

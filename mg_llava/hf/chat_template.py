@@ -11,6 +11,7 @@ from xtuner.data.text.rendered import BOUNDARY
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.turns import PARTS_JOINT
 
+# vLLM takes a template that loops over message.content itself as one that wants parts, not joined texts
 _MACROS = """
 {%- macro refuse(word) -%}
   {{ raise_exception('The text holds ' + word + ', and a rendered string cannot show who wrote it: '
@@ -27,7 +28,7 @@ _MACROS = """
   {%- elif content is mapping or content is not iterable -%}
     {{ raise_exception('The content of a message is neither a text nor a list of parts.') }}
   {%- else -%}
-    {%- for part in content -%}
+    {%- for part in message.content -%}
       {%- if not loop.first -%}{{ JOINT }}{%- endif -%}
       {%- if part.type in TEXTS and part.text is string -%}
         {{ checked(part.text) }}

@@ -52,11 +52,7 @@ def load_model(folder: str | Path, **kwargs: Any) -> Any:
         XTunerError: the folder is no such folder, is incomplete, or of another version.
     """
     folder = Path(folder)
-    if model_type(folder) != MODEL_TYPE:
-        raise XTunerError(
-            f"'{folder}' is not an exported {MODEL_TYPE} model: expected a folder whose config.json has "
-            f'"model_type": "{MODEL_TYPE}", as `xtuner convert pth_to_hf` writes it.'
-        )
+    check_exported(folder)
     try:
         with restricted_loading(pickles_in(folder)), quiet_transformers():
             return MGLLaVAForConditionalGeneration.from_pretrained(str(folder), **kwargs)
@@ -65,6 +61,19 @@ def load_model(folder: str | Path, **kwargs: Any) -> Any:
             f"'{folder}' cannot be read: {str(error).splitlines()[0]} "
             "Copy the whole folder again, or convert the checkpoint again."
         ) from error
+
+
+def check_exported(folder: Path) -> None:
+    """Refuses what is no exported folder, those of the original layout among them.
+
+    Raises:
+        XTunerError: the folder has no config.json of this package's models.
+    """
+    if model_type(folder) != MODEL_TYPE:
+        raise XTunerError(
+            f"'{folder}' is not an exported {MODEL_TYPE} model: expected a folder whose config.json has "
+            f'"model_type": "{MODEL_TYPE}", as `xtuner convert pth_to_hf` writes it.'
+        )
 
 
 def load_assistant(

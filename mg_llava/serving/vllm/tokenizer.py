@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import BatchEncoding
-from vllm.tokenizers.hf import CachedHfTokenizer
 
 from mg_llava.hf.processing import MGLLaVAProcessor
 
@@ -26,8 +25,11 @@ class FolderTokenizer:
         Raises:
             XTunerError: the folder has no processor.
         """
+        from vllm.tokenizers.hf import CachedHfTokenizer
+
         plain = CachedHfTokenizer.from_pretrained(path_or_repo_id, *args, **kwargs)
-        return cut_by(plain, MGLLaVAProcessor.from_pretrained(str(path_or_repo_id)))
+        where = {} if kwargs.get("revision") is None else {"revision": kwargs["revision"]}
+        return cut_by(plain, MGLLaVAProcessor.from_pretrained(str(path_or_repo_id), **where))
 
 
 def cut_by(tokenizer: Any, processor: MGLLaVAProcessor) -> Any:

@@ -107,6 +107,14 @@ class TestMistakes:
             as_picture_boxes(boxes)
 
 
+def test_ids_of_a_rendered_text(processor: MGLLaVAProcessor) -> None:
+    text = str(processor.apply_chat_template([user(IMAGE, {"type": "text", "text": "Is it red"})]))
+    ids = processor.text_ids(text)
+    place = ids.index(processor.image_token_id)
+    whole = processor(images=PICTURE, text=text)["input_ids"][0].tolist()
+    assert [*ids[:place], *processor.picture_ids(0), *ids[place + 1 :]] == whole
+
+
 class TestOnePicture:
     def test_is_what_a_batch_holds(self, processor: MGLLaVAProcessor) -> None:
         boxes = [[1, 1, 20, 20], [5, 5, 30, 25]]
