@@ -195,7 +195,11 @@ WAYS = {
         "xtuner.model",
     },
     "xtuner.engine.processes": {"xtuner.compat"},
-    "xtuner.engine.steps": {"xtuner.engine.processes", "xtuner.model.files"},
+    "xtuner.engine.steps": {
+        "xtuner.engine.processes",
+        "xtuner.model",
+        "xtuner.model.files",
+    },
     "xtuner.engine.strategies": {
         "xtuner.compat",
         "xtuner.config",

@@ -37,7 +37,7 @@ accumulative_counts = 1
 max_epochs = 1
 max_iters = None
 betas = (0.9, 0.999)
-weight_decay = 0.0
+weight_decay = 0.0  # like lr a number, or by part and pattern: dict(default=0.1, projector=0.0)
 max_norm = 1.0
 warmup_ratio = 0.03
 precision = "auto"

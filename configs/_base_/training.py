@@ -1,12 +1,14 @@
 """Everything around the model, assembled from the settings: data, optimizer, schedule, run, evaluation."""
 
+from torch.optim import AdamW
+
 from mg_llava.boxes import BoxSelection
 from mg_llava.data import MGLLaVADataset
 from mg_llava.pictures import ImageProcessor
 from xtuner.data.batches import ShuffledBatchSampler
 from xtuner.data.text import build_tokenizer
 from xtuner.engine import RuntimeSettings
-from xtuner.engine.steps import WarmupCosine, build_adamw
+from xtuner.engine.steps import WarmupCosine, build_optimizer
 
 tokenizer = dict(type=build_tokenizer, name_or_path="${llm_name_or_path}", source="${tokenizer_source}")
 image_processor = dict(
@@ -46,8 +48,10 @@ train_dataloader = dict(
     num_workers="${dataloader_num_workers}",
     sampler=dict(type=ShuffledBatchSampler, max_tokens_per_batch="${max_tokens_per_batch}"),
 )
+optimizer_class = dict(type=AdamW)
 optimizer = dict(
-    type=build_adamw,
+    type=build_optimizer,
+    optimizer_class="${optimizer_class}",
     lr="${lr}",
     betas="${betas}",
     weight_decay="${weight_decay}",

@@ -34,7 +34,7 @@ from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
 from xtuner.data.batches.collate import collate  # noqa: E402
 from xtuner.data.batches.samplers import LengthGroupedBatchSampler, ShuffledBatchSampler  # noqa: E402
 from xtuner.engine.processes.environment import Collective, Environment  # noqa: E402
-from xtuner.engine.steps.optim import build_adamw  # noqa: E402
+from xtuner.engine.steps.optim import build_optimizer  # noqa: E402
 from xtuner.engine.steps.step import run_step  # noqa: E402
 from xtuner.engine.strategies.plain import PlainBackend, wrap_plain  # noqa: E402
 
@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace, layout: Layout) -> dict[str, float]:
     device = torch.device(args.device)
     on_gpu = device.type == "cuda"
     model = build_model(args, layout, device)
-    optimizer = build_adamw(model, device, lr=1e-5)
+    optimizer = build_optimizer(model, device, lr=1e-5)
     backend = PlainBackend(wrap_plain(model, optimizer, Environment("none", 0, 1, 0, device)), optimizer, device)
     high = model.high_res_encoder or model.low_res_encoder
     vocabulary = model.llm.get_input_embeddings().num_embeddings

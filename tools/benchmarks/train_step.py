@@ -43,7 +43,7 @@ from mg_llava.model.objects import ObjectEncoder  # noqa: E402
 from mg_llava.model.splice import splice  # noqa: E402
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
 from xtuner.engine.processes.environment import Collective, Environment  # noqa: E402
-from xtuner.engine.steps.optim import StepOptimizer, build_adamw  # noqa: E402
+from xtuner.engine.steps.optim import StepOptimizer, build_optimizer  # noqa: E402
 from xtuner.engine.steps.step import run_step  # noqa: E402
 from xtuner.engine.strategies.plain import PlainBackend, wrap_plain  # noqa: E402
 from xtuner.model.projector import MLPProjector  # noqa: E402
@@ -198,13 +198,11 @@ def measure_row(key: str, vocabulary: int, repeats: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         write_encoders(Path(folder))
         model = scaled_model(Path(folder), vocabulary, row)
-    optimizer = build_adamw(model, device, lr=1e-3)
+    optimizer = build_optimizer(model, device, lr=1e-3)
     if not row.fused:
         groups = [dict(params=group["params"]) for group in optimizer.optimizer.param_groups]
         single = torch.optim.AdamW(groups, lr=1e-3, foreach=False, fused=False)
         optimizer = StepOptimizer(single, optimizer.precision, 1.0, 1)
-        # the plain kernel takes no such hint
-        single.register_step_pre_hook(lambda chosen, *_: setattr(chosen, "found_inf", None))
     if not row.frozen_apart:
         model.requires_grad_(True)
     backend = PlainBackend(model, optimizer, device)
@@ -286,7 +284,7 @@ def measure_real(config: str, options: list[str], device: torch.device, repeats:
 
     cfg = load_config(config, parse_overrides(options))
     model = random_weights(cfg, device)
-    optimizer = build_adamw(model, device, lr=1e-5)
+    optimizer = build_optimizer(model, device, lr=1e-5)
     environment = Environment("none", 0, 1, 0, device)
     backend = PlainBackend(wrap_plain(model, optimizer, environment), optimizer, device)
     image_size = (

@@ -47,17 +47,19 @@ class Variant:
         config: 'tiny' or 'tiny_llava': configs/tiny/<config>_pretrain.py and _sft.py.
         settings: ``--cfg-options`` of both stages and of the evaluation.
         trains_fusion: Whether there is a fusion to train.
+        sft_settings: More ``--cfg-options`` of stage 2 and of the evaluation.
     """
 
     title: str
     config: str = "tiny"
     settings: tuple[str, ...] = ()
     trains_fusion: bool = True
+    sft_settings: tuple[str, ...] = ()
 
     def options(self, stage: str) -> list[str]:
         """Returns the settings of 'pretrain' or 'sft'."""
         if self.trains_fusion or self.config != "tiny":
-            return list(self.settings)
+            return [*self.settings, *(self.sft_settings if stage == "sft" else ())]
         trained = (*_CONNECTORS, "llm") if stage == "sft" else _CONNECTORS
         return [*self.settings, f"trainable=[{','.join(trained)}]"]
 
@@ -70,6 +72,14 @@ VARIANTS = {
     "low_res": Variant("low resolution only", "tiny_llava"),
     "objects": Variant("+ objects", settings=("model.fusion=None",), trains_fusion=False),
     "conv_gate": Variant("+ objects + Conv-Gate"),
+    "trained_high_res": Variant(
+        "+ objects + Conv-Gate, high-resolution encoder trained in stage 2",
+        sft_settings=(
+            f"trainable=[fusion,{','.join(_CONNECTORS)},llm,high_res_encoder]",
+            # a tenth of the rate of all else
+            "lr={default:1e-3,high_res_encoder:1e-4}",
+        ),
+    ),
     "gated_concat": _fused_by("GatedConcatFusion", "+ objects + [low' ; g·high']"),
     "conv_concat": _fused_by("ConvConcatFusion", "+ objects + [low' ; high']"),
     "concat": _fused_by("ConcatFusion", "+ objects + [low ; high]"),

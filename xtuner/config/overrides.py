@@ -8,16 +8,16 @@ from typing import Any
 
 from xtuner.config.plain import to_plain
 from xtuner.config.references import whole_reference
-from xtuner.config.schema import RESOLVED_FROM, allowed_keys, top_level_names
+from xtuner.config.schema import RESOLVED_FROM, allowed_keys, takes_any_key, top_level_names
 from xtuner.errors import ProblemsError, nearest
 from xtuner.registry import is_node
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
-_BRACKETS = {"[": "]", "(": ")"}
+_BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
 def parse_overrides(options: Iterable[str]) -> dict[str, Any]:
-    """Reads ``key=value``: numbers, True/False/None, lists and tuples (``[a,b]``), quoted or plain text.
+    """Reads ``key=value``: numbers, True/False/None, lists, tuples, dicts (``[a,b]``, ``{a:1}``), quoted or plain text.
 
     Spaces and commas are kept: ``image_folder=/data/my pictures`` is one path. A key given twice takes the
     last value.
@@ -46,7 +46,13 @@ def _parse_value(text: str) -> Any:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         pass
     if text and _BRACKETS.get(text[0]) == text[-1]:  # [tensorboard,wandb]: a shell eats quotes, so words need none
-        items = [_parse_value(item.strip()) for item in _split(text[1:-1]) if item.strip()]
+        words = [item.strip() for item in _split(text[1:-1]) if item.strip()]
+        if text[0] == "{":
+            pairs = [word.rpartition(":") for word in words]
+            if not all(colon for _, colon, _ in pairs):
+                return text
+            return {str(_parse_value(key.strip())): _parse_value(value.strip()) for key, _, value in pairs}
+        items = [_parse_value(word) for word in words]
         return tuple(items) if text[0] == "(" else items
     return text
 
@@ -68,13 +74,13 @@ def apply_overrides(root: dict[str, Any], overrides: Mapping[str, Any], problems
 
     Args:
         root: the config as written, plain data.
-        overrides: dotted key to value. A dict with ``type`` replaces what stands there; a dict without is
-            merged in.
+        overrides: dotted key to value. A dict without ``type`` is merged into a dict that stands there; any other
+            value replaces what stands there.
         problems: gets a sentence for each key that the config does not have.
     """
-    for key, value in _flatten(overrides):
+    for parts, value in _flatten(overrides, root):
+        key = ".".join(parts)
         plain = to_plain(value, key, problems)
-        parts = key.split(".")
         if parts[0] not in top_level_names(root):
             problems.append(f"'{parts[0]}' is not in this config.{nearest(parts[0], root)}")
         elif root.get(RESOLVED_FROM) and not isinstance(root.get(parts[0]), (dict, list, tuple)):
@@ -87,12 +93,28 @@ def apply_overrides(root: dict[str, Any], overrides: Mapping[str, Any], problems
             _put(root, parts, plain, [], problems)
 
 
-def _flatten(overrides: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flatten(
+    overrides: Mapping[str, Any], standing: Any, walked: tuple[str, ...] = ()
+) -> Iterable[tuple[list[str], Any]]:
+    """Yields path and value of what replaces something; `standing` is what stands at the path `walked`."""
     for key, value in overrides.items():
-        if isinstance(value, Mapping) and value and not is_node(value):
-            yield from _flatten(value, f"{prefix}{key}.")
+        # names of weights hold points
+        parts = (key,) if takes_any_key(standing, ".".join(walked)) else tuple(key.split("."))
+        there = standing
+        for part in parts:
+            there = _inside(there, part)
+        merged = isinstance(there, Mapping) or whole_reference(there) is not None
+        if isinstance(value, Mapping) and value and not is_node(value) and merged:
+            yield from _flatten(value, there, (*walked, *parts))
         else:
-            yield f"{prefix}{key}", value
+            yield [*walked, *parts], value
+
+
+def _inside(container: Any, part: str) -> Any:
+    """Returns what stands at `part` of a dict or list; None without it."""
+    if isinstance(container, (list, tuple)) and part.isdigit() and int(part) < len(container):
+        return container[int(part)]
+    return container.get(part) if isinstance(container, Mapping) else None
 
 
 def _put(container: Any, parts: Sequence[str], value: Any, walked: list[str], problems: list[str]) -> Any:
@@ -116,7 +138,8 @@ def _put(container: Any, parts: Sequence[str], value: Any, walked: list[str], pr
     if not isinstance(container, dict):
         problems.append(f"'{'.'.join([*walked, *parts])}': {here} is {container!r} and has no '{part}'.")
         return container
-    if part not in container and (rest or part not in allowed_keys(container, here)):
+    unknown = part not in container and (rest or part not in allowed_keys(container, here))
+    if unknown and (rest or not takes_any_key(container, here)):
         choices = {*container, *allowed_keys(container, here)}
         problems.append(f"'{'.'.join([*walked, part])}' is not in this config.{nearest(part, choices)}")
         return container

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,7 +83,7 @@ def read_signature(kind: str) -> Signature:
         raise
     except Exception as error:  # importing runs any code, and may fail in any way
         raise XTunerError(f"'{kind}' cannot be imported ({type(error).__name__}: {error}).") from error
-    by_parent = tuple(getattr(target, "provided_by_parent", ()))
+    by_parent = tuple(getattr(target, "provided_by_parent", _given_to_optimizers(target)))
     namespace = getattr(target.__init__ if inspect.isclass(target) else target, "__globals__", {})
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parameters = {
@@ -92,6 +93,12 @@ def read_signature(kind: str) -> Signature:
     }
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.parameters.values())
     return Signature(getattr(target, "__name__", kind), parameters, by_parent, takes_any)
+
+
+def _given_to_optimizers(target: Any) -> tuple[str, ...]:
+    torch = sys.modules.get("torch")
+    is_optimizer = torch is not None and inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)
+    return ("params", "lr", "weight_decay") if is_optimizer else ()
 
 
 def _read_hint(annotation: Any, namespace: dict[str, Any]) -> Any:
@@ -117,6 +124,12 @@ def allowed_keys(container: Mapping[str, Any], where: str) -> set[str]:
         except XTunerError:
             return set()
     return set(PLAIN_DICTS.get(where, ()))
+
+
+def takes_any_key(container: Any, where: str) -> bool:
+    """True for a setting whose value is a dict without a type (rates by part, say): its keys are values too."""
+    is_setting = bool(where) and "." not in where and where not in PLAIN_DICTS
+    return is_setting and isinstance(container, Mapping) and not is_node(container)
 
 
 def top_level_names(root: Mapping[str, Any]) -> set[str]:

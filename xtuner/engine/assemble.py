@@ -74,7 +74,10 @@ def assemble(
         # ranks compute at a time what costs the same; a resumed run keeps the weights that its order was made with
         sampler.balance(weights)
     offloads = deepspeed_settings is not None and offloads_optimizer(deepspeed_settings)
-    optimizer = build(cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads)
+    zero_stage = 0 if deepspeed_settings is None else deepspeed_settings["zero_optimization"]["stage"]
+    optimizer = build(
+        cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads, zero_stage=zero_stage
+    )
     plan = RunPlan(
         name=name,
         work_dir=work_dir,
@@ -164,3 +167,11 @@ def _say_plan(plan: RunPlan, sampler: Any, optimizer: StepOptimizer) -> None:
         sampler.steps_per_epoch,
         optimizer.precision.name,
     )
+    for group in optimizer.groups if len(optimizer.groups) > 1 else ():
+        get_logger().info(
+            "lr %-12s %-24s weight decay %-8s %s",
+            f"{group.lr:.3e}",
+            group.label if group.layer is None else f"{group.label}, layer {group.layer}",
+            group.weight_decay,
+            counted(len(group.names), "weights"),
+        )

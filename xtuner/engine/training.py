@@ -30,7 +30,7 @@ from xtuner.engine.processes.environment import Collective, Environment, seed_ev
 from xtuner.engine.steps.guard import FiniteGuard
 from xtuner.engine.steps.loops import TrainLoop
 from xtuner.engine.steps.optim import set_learning_rate
-from xtuner.engine.steps.schedule import WarmupCosine
+from xtuner.engine.steps.schedule import Schedule
 from xtuner.engine.steps.settings import RuntimeSettings
 from xtuner.engine.steps.step import LOST, StepGivenUpError, StepResult, give_up_step, run_step
 from xtuner.errors import XTunerError
@@ -61,7 +61,7 @@ class RunPlan:
     work_dir: Path
     environment: Environment
     settings: RuntimeSettings
-    schedule: WarmupCosine
+    schedule: Schedule
     max_iters: int
     global_batch: int
     resume: Path | None = None
@@ -117,10 +117,9 @@ class TrainingMixin:
         """The model without wrappers."""
         return self.backend.module
 
-    @property
-    def learning_rate(self) -> float:
-        """Rate of the first parameter group in the running step."""
-        return self.backend.optimizer.optimizer.param_groups[0]["lr"]
+    def rates(self) -> dict[str, float]:
+        """Returns the learning rate of each group of weights in the running step, by label."""
+        return self.backend.optimizer.rates()
 
     def train(self) -> nn.Module:
         """Trains from the start or the checkpoint to the last step, or until a signal; returns the model."""
@@ -276,6 +275,9 @@ class TrainingMixin:
             "zero_stage": self.backend.zero_stage,
             "precision": self.backend.optimizer.precision.name,
             "order": self.train_loop.dataloader.batch_sampler.order_facts(),
+            "schedule": self.plan.schedule.facts(),
+            "optimizer": self.backend.optimizer.algorithm,
+            "groups": self.backend.optimizer.group_facts(),
             "parameters": {n: list(getattr(p, "ds_shape", p.shape)) for n, p in trained.items()},
             "base": self._base,
             "rng": self.collective.gather(capture_rng()),
@@ -311,6 +313,7 @@ class TrainingMixin:
         if damage:
             raise XTunerError(f"{path} is damaged: {'; '.join(damage)}. Resume an older checkpoint with --resume PATH.")
         self.backend.load(path)
+        self.backend.optimizer.keep_settings()
         self.checkpoints.adopt(path, trainer["iter"])
         restore_scalars(trainer.get("scalars", {}))
         loop.start_at(trainer["iter"])

@@ -13,7 +13,7 @@ from torch import nn
 
 from xtuner.constants import IGNORE_INDEX
 from xtuner.data.batches.samplers import ShuffledBatchSampler
-from xtuner.engine.steps.optim import build_adamw
+from xtuner.engine.steps.optim import build_optimizer
 from xtuner.engine.steps.schedule import WarmupCosine
 from xtuner.engine.steps.settings import RuntimeSettings
 from xtuner.model.base import TrainableParts
@@ -91,7 +91,7 @@ def toy_config(**changes: Any) -> ConfigDict:
             batch_size=s["batch_size"], num_workers=s["workers"], sampler=dict(type=ShuffledBatchSampler)
         ),
         optimizer=dict(
-            type=build_adamw, lr=s["lr"], weight_decay=s["weight_decay"], max_norm=s["max_norm"],
+            type=build_optimizer, lr=s["lr"], weight_decay=s["weight_decay"], max_norm=s["max_norm"],
             accumulative_counts=s["accumulative_counts"], precision=s["precision"],
         ),
         schedule=dict(

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel
 
 from mg_llava.model import MGLLaVA
 from tests.tiny_parts import tiny_batch, tiny_clip, tiny_llm, tiny_llm_folder, tiny_model
-from xtuner.engine.steps.optim import build_adamw
+from xtuner.engine.steps.optim import build_optimizer
 from xtuner.errors import XTunerError
 from xtuner.model.files.checkpoints import save_file_atomic
 from xtuner.model.llm import build_llm
@@ -22,7 +22,7 @@ LORA = {"type": LoraConfig, "r": 2, "lora_alpha": 4}
 
 
 def train_a_bit(model: torch.nn.Module) -> None:
-    optimizer = build_adamw(model, torch.device("cpu"), lr=0.05)
+    optimizer = build_optimizer(model, torch.device("cpu"), lr=0.05)
     for step in range(3):
         batch = model.data_preprocessor(tiny_batch((12, 9), (1, 0), seed=step), True)
         optimizer.backward(model(**batch)["loss_sum"])

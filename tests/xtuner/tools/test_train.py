@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 CONFIG = """
 from tests.xtuner.engine.toy import ToyDataset, ToyModel
 from xtuner.data.batches.samplers import ShuffledBatchSampler
-from xtuner.engine.steps.optim import build_adamw
+from xtuner.engine.steps.optim import build_optimizer
 from xtuner.engine.steps.schedule import WarmupCosine
 from xtuner.engine.steps.settings import RuntimeSettings
 
@@ -34,7 +34,7 @@ model = dict(type=ToyModel)
 delay = 0.0
 train_dataset = dict(type=ToyDataset, delay="${delay}")
 train_dataloader = dict(batch_size="${batch_size}", num_workers=0, sampler=dict(type=ShuffledBatchSampler))
-optimizer = dict(type=build_adamw, lr=0.01)
+optimizer = dict(type=build_optimizer, lr=0.01)
 schedule = dict(type=WarmupCosine, max_iters="${max_iters}")
 runtime = dict(type=RuntimeSettings, seed="${seed}", logging_interval=1)
 """

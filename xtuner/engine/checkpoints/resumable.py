@@ -11,6 +11,7 @@ from xtuner.log import get_logger
 from xtuner.model.files.base import differences
 
 _SPLIT_WEIGHTS = 3
+_FORMER_OPTIMIZER, _FORMER_GROUPS = "AdamW", 2
 
 
 def check_resumable(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
@@ -18,7 +19,8 @@ def check_resumable(found: Mapping[str, Any], expected: Mapping[str, Any], path:
 
     Args:
         found: of the checkpoint: ``parameters`` (shape by name), ``base`` (what it stands on, with marks),
-            ``global_batch``, ``order`` (of a sampler), ``zero_stage``, ``precision``, ``max_iters``.
+            ``global_batch``, ``order`` (of a sampler), ``zero_stage``, ``precision``, ``max_iters``; and, but in older
+            ones, ``optimizer``, ``groups`` (names of the weights in each) and ``schedule``.
         expected: of the run.
         path: of the checkpoint, for messages.
 
@@ -29,6 +31,7 @@ def check_resumable(found: Mapping[str, Any], expected: Mapping[str, Any], path:
     problems = [
         *_other_parameters(found["parameters"], expected["parameters"]),
         *_other_frozen_weights(found.get("base"), expected["base"], path),
+        *_other_optimizer(found, expected),
         *_other_samples(found, expected),
         *_other_form(found, expected),
     ]
@@ -45,6 +48,10 @@ def check_resumable(found: Mapping[str, Any], expected: Mapping[str, Any], path:
             path,
             found["max_iters"],
             expected["max_iters"],
+        )
+    if found.get("schedule", expected["schedule"]) != expected["schedule"]:
+        get_logger().warning(
+            "%s followed %s; the learning rate follows %s from here.", path, found["schedule"], expected["schedule"]
         )
     if found["precision"] != expected["precision"]:
         get_logger().warning(
@@ -76,6 +83,19 @@ def _other_frozen_weights(theirs: Mapping[str, Any] | None, ours: Mapping[str, A
         return []
     found = differences(dict(theirs), {part: facts["marks"] for part, facts in ours["parts"].items()})
     return [f"other frozen weights (pretrained_pth, llm_name_or_path, visual_encoder_...): {s}" for s in found.values()]
+
+
+def _other_optimizer(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    theirs, ours = found.get("optimizer", _FORMER_OPTIMIZER), expected["optimizer"]
+    if theirs != ours:
+        return [f"the optimizer {theirs}, this run has {ours}: its state is another one"]
+    if "groups" not in found:
+        # before rates by part: all weights, or those that decay and those that do not
+        other = len(expected["groups"]) > _FORMER_GROUPS
+    else:
+        other = found["groups"] != expected["groups"]
+    why = "its state is kept by group. Keep the entries of lr, weight_decay and layer_decay (their numbers may change)"
+    return [f"weights grouped otherwise for the optimizer: {why}"] if other else []
 
 
 def _other_samples(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import resource
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 
+from xtuner.engine.steps.optim import LAYER
 from xtuner.engine.steps.step import StepResult, check_counts
 from xtuner.log import get_logger
 from xtuner.model.flops import peak_flops
@@ -100,7 +102,7 @@ class StepLogHook(Hook):
         peak = peak_flops(runner.plan.environment.device, runner.backend.optimizer.precision.name)
         return {
             "loss": loss / max(1.0, self._host["loss_count"]),
-            "lr": runner.learning_rate,
+            **_rates(runner.rates()),
             "grad_norm": float("nan") if result.grad_norm is None else float(result.grad_norm),
             "step_time": elapsed / steps,
             "data_wait": self._host["data_wait"] / steps,
@@ -134,14 +136,34 @@ class StepLogHook(Hook):
         by_source = f" ({', '.join(sources)})" if sources else ""
         use = f"MFU {scalars['mfu']:.1%}" if "mfu" in scalars else f"{scalars['tflops_per_second']:.3f} TFLOP/s"
         skipped = f"  skipped {scalars['skipped_steps']:.0f}" if scalars["skipped_steps"] else ""
+        rates = ", ".join(_in_words(runner.rates()))
         get_logger().info(
-            f"step {step}/{runner.max_iters}  loss {scalars['loss']:.4f}{by_source}  lr {scalars['lr']:.3e}  "
+            f"step {step}/{runner.max_iters}  loss {scalars['loss']:.4f}{by_source}  lr {rates}  "
             f"grad_norm {scalars['grad_norm']:.3f}  step {scalars['step_time']:.3f} s  "
             f"data wait {scalars['data_wait']:.3f} s ({share:.0%})  "
             f"{scalars['samples_per_second']:.2f} samples/s  {scalars['tokens_per_second']:.0f} tokens/s  {use}  "
             f"padding {scalars['padding_share']:.1%}  memory {scalars['memory_gb']:.2f} GB  eta {eta}{skipped}"
         )
         runner.write_scalars({f"train/{name}": value for name, value in scalars.items()}, step)
+
+
+def _rates(rates: Mapping[str, float]) -> dict[str, float]:
+    """Scalars: the first group's rate as ``lr``, and each label's where there are several."""
+    several = {f"lr/{label}": rate for label, rate in rates.items()} if len(rates) > 1 else {}
+    return {"lr": next(iter(rates.values())), **several}
+
+
+def _in_words(rates: Mapping[str, float]) -> list[str]:
+    """Each label with its rate, or with the lowest and highest of its layers; the rate alone where there is one."""
+    if len(rates) == 1:
+        return [f"{rate:.3e}" for rate in rates.values()]
+    by_entry: dict[str, list[float]] = {}
+    for label, rate in rates.items():
+        by_entry.setdefault(label.partition(LAYER)[0], []).append(rate)
+    return [
+        f"{entry} {min(found):.3e}" + ("" if min(found) == max(found) else f" to {max(found):.3e}")
+        for entry, found in by_entry.items()
+    ]
 
 
 def _peak_memory_gb(device: torch.device) -> float:

@@ -5,7 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "optim": ["build_adamw"],
-        "schedule": ["WarmupCosine"],
+        "algorithms": ["Muon"],
+        "optim": ["build_optimizer"],
+        "schedule": ["WarmupConstant", "WarmupCosine", "WarmupLinear", "WarmupStableDecay"],
     },
 )

@@ -16,6 +16,9 @@ from xtuner.errors import XTunerError
 MARKS = {"numbers": 9, "formats": ["bfloat16"], "float32": "0a", "bfloat16": "0a", "float16": "0a"}
 FACTS: dict[str, Any] = {
     "parameters": {"a": [2]},
+    "optimizer": "AdamW",
+    "groups": [["a"]],
+    "schedule": "WarmupCosine(floor=0.0)",
     "base": {
         "checkpoint": None,
         "parts": {"llm": {"name": "a", "place": "/a", "from_checkpoint": False, "marks": MARKS}},

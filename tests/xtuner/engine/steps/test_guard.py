@@ -11,7 +11,7 @@ import torch
 from tests.xtuner.engine.toy import ToyDataset, ToyModel, train_toy
 from xtuner.engine.processes.environment import Collective
 from xtuner.engine.steps.guard import FiniteGuard
-from xtuner.engine.steps.optim import build_adamw
+from xtuner.engine.steps.optim import build_optimizer
 from xtuner.engine.steps.step import run_step
 from xtuner.engine.strategies.plain import PlainBackend
 from xtuner.errors import XTunerError
@@ -39,7 +39,7 @@ class NamedDataset(ToyDataset):
 def test_skipped_step_changes_nothing() -> None:
     torch.manual_seed(0)
     model = BadModel()
-    backend = PlainBackend(model, build_adamw(model, CPU, lr=0.1, weight_decay=0.1), CPU)
+    backend = PlainBackend(model, build_optimizer(model, CPU, lr=0.1, weight_decay=0.1), CPU)
     data = ToyDataset()
     batch = data.collate_fn([data[0], data[1]])
     for _ in range(2):

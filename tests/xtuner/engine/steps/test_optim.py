@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from xtuner.engine.steps.optim import build_adamw, parameter_groups, set_learning_rate
+from xtuner.engine.steps.optim import build_optimizer, set_learning_rate
 from xtuner.engine.steps.precision import cast_parameters, resolve_precision
 from xtuner.errors import XTunerError
 
@@ -17,27 +17,10 @@ def tiny_model() -> nn.Module:
     return model
 
 
-class TestGroups:
-    def test_biases_and_norms_do_not_decay(self) -> None:
-        model = tiny_model()
-        decayed, others = parameter_groups(model, 0.1)
-        assert decayed["params"] == [model[0].weight] and decayed["weight_decay"] == 0.1
-        assert [id(p) for p in others["params"]] == [id(p) for p in (model[0].bias, *model[1].parameters())]
-        assert others["weight_decay"] == 0
-
-    def test_without_decay_one_group_of_the_trainable(self) -> None:
-        (group,) = parameter_groups(tiny_model(), 0)
-        assert len(group["params"]) == 4
-
-    def test_nothing_to_train(self) -> None:
-        with pytest.raises(XTunerError, match="No parameter"):
-            parameter_groups(tiny_model().requires_grad_(False), 0)
-
-
 class TestStepOptimizer:
     def test_clips_and_reports_the_norm_before(self) -> None:
         model = tiny_model()
-        wrapper = build_adamw(model, CPU, lr=0.0, max_norm=1.0)
+        wrapper = build_optimizer(model, CPU, lr=0.0, max_norm=1.0)
         model[0].weight.grad = torch.full_like(model[0].weight, 2.0)
         seen = []
         wrapper.optimizer.register_step_pre_hook(lambda *_: seen.append(model[0].weight.grad.norm()))
@@ -47,7 +30,7 @@ class TestStepOptimizer:
 
     def test_zero_leaves_gradients_alone(self) -> None:
         model = tiny_model()
-        wrapper = build_adamw(model, CPU, lr=0.0, max_norm=0)
+        wrapper = build_optimizer(model, CPU, lr=0.0, max_norm=0)
         model[0].weight.grad = torch.full_like(model[0].weight, 2.0)
         seen = []
         wrapper.optimizer.register_step_pre_hook(lambda *_: seen.append(model[0].weight.grad.norm()))
@@ -55,14 +38,14 @@ class TestStepOptimizer:
         assert seen[0].item() == pytest.approx(2 * 12**0.5)
 
     def test_learning_rate_is_a_share_of_the_peak(self) -> None:
-        wrapper = build_adamw(tiny_model(), CPU, lr=0.2, weight_decay=0.1)
+        wrapper = build_optimizer(tiny_model(), CPU, lr=0.2, weight_decay=0.1)
         set_learning_rate(wrapper.optimizer, 0.5)
         set_learning_rate(wrapper.optimizer, 0.25)
         assert [group["lr"] for group in wrapper.optimizer.param_groups] == [0.05, 0.05]
 
     def test_refuses_no_micro_batch(self) -> None:
         with pytest.raises(XTunerError, match="accumulative_counts is 0"):
-            build_adamw(tiny_model(), CPU, lr=1.0, accumulative_counts=0)
+            build_optimizer(tiny_model(), CPU, lr=1.0, accumulative_counts=0)
 
 
 class TestPrecision:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from xtuner.engine.steps.schedule import WarmupCosine
+from xtuner.engine.steps.schedule import Schedule, WarmupConstant, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 
 def test_hand_worked_rates() -> None:
@@ -28,3 +28,33 @@ def test_total_steps(epochs: float, iters: int | None, total: int) -> None:
 def test_refuses(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected|set one"):
         WarmupCosine(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (WarmupLinear(warmup_steps=2), [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        (WarmupLinear(warmup_steps=2, floor=0.2), [0.5, 1, 1, 0.8, 0.6, 0.4]),
+        (WarmupConstant(warmup_steps=3), [1 / 3, 2 / 3, 1, 1, 1, 1]),
+        (WarmupConstant(warmup_ratio=0), [1] * 6),
+        # the last two of six steps decay: two thirds, one third
+        (WarmupStableDecay(warmup_steps=1, decay_ratio=1 / 3), [1, 1, 1, 1, 2 / 3, 1 / 3]),
+        (WarmupStableDecay(warmup_steps=1, decay_steps=3, floor=0.2), [1, 1, 1, 0.8, 0.6, 0.4]),
+        (WarmupStableDecay(warmup_ratio=0, decay_ratio=0), [1] * 6),
+        (WarmupCosine(warmup_steps=2, floor=0.5), [0.5, 1, 1, 0.926777, 0.75, 0.573223]),
+        (WarmupCosine(warmup_steps=9), [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1]),
+    ],
+)
+def test_shapes_floor_and_warm_up_in_steps(schedule: Schedule, expected: list[float]) -> None:
+    assert [schedule.factor(step, 6) for step in range(6)] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [dict(warmup_steps=-1), dict(floor=1.5), dict(decay_ratio=2), dict(decay_steps=-3)])
+def test_refuses_out_of_range(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        WarmupStableDecay(**bad)  # type: ignore[arg-type]
+
+
+def test_facts_say_what_changes_the_curve() -> None:
+    assert WarmupConstant(max_iters=3).facts() == WarmupConstant(max_iters=5).facts()
+    assert WarmupConstant().facts() != WarmupLinear().facts() != WarmupLinear(floor=0.1).facts()

@@ -8,7 +8,7 @@ import torch
 from tests.xtuner.engine.toy import ToyDataset, ToyModel
 from xtuner.constants import IGNORE_INDEX
 from xtuner.engine.processes.environment import Collective
-from xtuner.engine.steps.optim import build_adamw
+from xtuner.engine.steps.optim import build_optimizer
 from xtuner.engine.steps.step import check_counts, count_supervised, run_step
 from xtuner.engine.strategies.plain import PlainBackend
 from xtuner.errors import XTunerError
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def toy_backend(**settings: Any) -> PlainBackend:
     torch.manual_seed(0)
     model = ToyModel()
-    return PlainBackend(model, build_adamw(model, CPU, lr=1e-2, **settings), CPU)
+    return PlainBackend(model, build_optimizer(model, CPU, lr=1e-2, **settings), CPU)
 
 
 def batches(*groups: list[int]) -> list[dict[str, torch.Tensor]]:

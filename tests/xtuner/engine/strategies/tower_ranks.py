@@ -27,8 +27,16 @@ CASES: dict[str, dict[str, Any]] = {
         "activation_checkpointing": True,
     },
     "objects": {"trainable": (*CONNECTORS, "high_res_encoder"), "fusion": None},
+    "rates": {
+        "trainable": (*CONNECTORS, "fusion", "low_res_encoder", "high_res_encoder.stages.2-", "llm"),
+        "optimizer": {
+            "lr": {"default": 1e-4, "projector": 5e-4, "low_res_encoder": 2e-5, "high_res_encoder.stages.3": 3e-5},
+            "weight_decay": {"default": 0.1, "llm": 0.0},
+            "layer_decay": {"low_res_encoder": 0.7},
+        },
+    },
 }
-"""Arguments of the model: of `MGLLaVA`."""
+"""Arguments of `train_towers`: of the model, and ``optimizer``."""
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 _PICTURED = (0, 1, 6, 7)
 """Samples with a picture: in step 1 those of rank 0, in step 2 those of rank 1, in step 3 of none."""
