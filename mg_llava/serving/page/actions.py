@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mg_llava.boxes.drawing import draw_boxes
-from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.inference.chat import Detector
 from mg_llava.inference.explain import explain_boxes
 from mg_llava.inference.history import History, boxes_as_json, history_text, read_history
@@ -102,7 +102,8 @@ class Page:
             notes.append(f"left out: {counted(outside, 'boxes')} outside")
         if (frames := num_frames(given.path)) > 1:
             notes.append(f"an animation of {frames} frames: the first is shown")
-        drawn = picture if found is None else draw_boxes(picture, found)
+        # a small picture is enlarged, with boxes or without
+        drawn = draw_boxes(picture, no_boxes() if found is None else found)
         shown = {"src": _data_url(drawn), "alt": f"the picture with {count}"}
         return {**shown, "width": picture.width, "height": picture.height}, ", ".join(notes)
 
@@ -129,7 +130,7 @@ class Page:
                 "corners that lie apart."
             )
         found = self._read_boxes(given.typed) if given.typed.strip() else None
-        before = PictureBoxes(np.zeros((0, 4), np.float32), (), np.zeros(0, np.float32)) if found is None else found
+        before = no_boxes() if found is None else found
         more = PictureBoxes(
             np.concatenate([before.boxes, np.array([[xs[0], ys[0], xs[1], ys[1]]], np.float32).round(1)]),
             (*before.labels, str(len(before.labels))),
