@@ -37,10 +37,10 @@ def add_chat_tab(page: Page, fields: Fields) -> None:
     cut = gr.Markdown("", elem_id="cut")
     question = gr.Textbox(label="Question", placeholder="What is this?", elem_id="question")
     with gr.Row():
-        send = gr.Button("Ask", variant="primary", elem_id="ask", min_width=90)
-        stop = gr.Button("Stop", elem_id="stop", min_width=90)
-        again = gr.Button("Regenerate", elem_id="again", min_width=90)
-        forget = gr.Button("Start anew", elem_id="reset", min_width=90)
+        send = gr.Button("Ask", variant="primary", elem_id="ask", min_width=120)
+        stop = gr.Button("Stop", elem_id="stop", min_width=120)
+        again = gr.Button("Regenerate", elem_id="again", min_width=120)
+        forget = gr.Button("Start anew", elem_id="reset", min_width=120)
     with gr.Row():
         save = gr.Button("Save chat", elem_id="save", size="sm", min_width=90)
         load = gr.UploadButton("Load chat", file_types=[".json"], elem_id="load", size="sm", min_width=90)

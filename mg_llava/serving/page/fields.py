@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,4 +65,5 @@ def errors_on_the_page() -> Iterator[None]:
     try:
         yield
     except (XTunerError, OSError) as error:
-        raise gradio.Error(str(error), duration=None) from error
+        # shown as HTML, and it may quote what a visitor's file holds
+        raise gradio.Error(html.escape(str(error), quote=False), duration=None) from error

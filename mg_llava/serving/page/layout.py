@@ -111,8 +111,8 @@ def _fields(page: Page, examples: str | None) -> Fields:
         names = ("Left", "Top", "Right", "Bottom")
         corners = [gr.Number(None, label=name, elem_id=name.lower(), min_width=60) for name in names]
     with gr.Row():
-        add = gr.Button("Add box", elem_id="add_box", size="sm")
-        forget = gr.Button("Forget my boxes", elem_id="forget_boxes", size="sm")
+        add = gr.Button("Add box", elem_id="add_box", size="sm", min_width=90)
+        forget = gr.Button("Forget my boxes", elem_id="forget_boxes", size="sm", min_width=90)
     typed = gr.Textbox("", label="Your boxes: [[x0, y0, x1, y1], ...] in pixels", elem_id="typed", lines=1)
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         temperature = gr.Slider(
