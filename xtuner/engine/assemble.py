@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 from xtuner.engine.checkpoints.former import check_work_dir
-from xtuner.engine.checkpoints.integrity import is_universal
+from xtuner.engine.checkpoints.integrity import check_bytes, is_universal, read_trainer
 from xtuner.engine.hooks.validation import ValLoop
-from xtuner.engine.processes.environment import Environment, join_deepspeed, seed_everything
+from xtuner.engine.processes.environment import Collective, Environment, join_deepspeed, seed_everything
 from xtuner.engine.runner import make_runner
 from xtuner.engine.steps.loader import build_train_dataloader
 from xtuner.engine.steps.optim import StepOptimizer
@@ -85,7 +85,7 @@ def assemble(
         settings=settings,
         schedule=schedule,
         max_iters=schedule.total_steps(sampler.steps_in),
-        global_batch=environment.world_size * sampler.grad_accum * (sampler.max_tokens_per_batch or sampler.batch_size),
+        global_batch=_global_batch(sampler, environment),
         source_names=getattr(dataset, "source_names", ()),
         resume=found,
         validation=validation,
@@ -97,6 +97,32 @@ def assemble(
     )
     _say_plan(plan, sampler, optimizer)
     return make_runner(model, optimizer, dataloader, plan)
+
+
+def finished_step(cfg: Any, work_dir: Path, environment: Environment, resume: str, dataset: Any) -> int | None:
+    """Returns the last step of a run that has nothing left to do, without building its model; None for any other run.
+
+    Args:
+        cfg, work_dir, environment, resume, dataset: as for `assemble`.
+    """
+    path = CheckpointFolder(work_dir).find(resume)
+    trainer = None if path is None else read_trainer(path)
+    if path is None or trainer is None or "order" not in trainer:
+        return None
+    sampler: Any = _build_dataloader(cfg, dataset, environment, build(cfg.runtime).seed).batch_sampler
+    ours = sampler.order_facts()
+    same = all(trainer["order"][fact] == ours[fact] for fact in ("seed", "samples", "checksum"))
+    last = build(cfg.schedule).total_steps(sampler.steps_in)
+    if not same or trainer["iter"] < last or trainer["global_batch"] != _global_batch(sampler, environment):
+        return None
+    # what is damaged, or of another run, is for resuming to name
+    damaged = any(Collective().gather(check_bytes(path, trainer, environment.rank)))
+    return None if damaged else trainer["iter"]
+
+
+def _global_batch(sampler: Any, environment: Environment) -> int:
+    """Samples, or tokens at most, of an optimizer step."""
+    return environment.world_size * sampler.grad_accum * (sampler.max_tokens_per_batch or sampler.batch_size)
 
 
 def _build_dataloader(cfg: Any, dataset: Any, environment: Environment, seed: int) -> DataLoader:

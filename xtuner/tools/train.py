@@ -107,6 +107,7 @@ def _train(args: argparse.Namespace, cfg: Any, name: str, work_dir: Path) -> int
     from xtuner.config import dump_config
     from xtuner.engine.processes.environment import close_environment, setup_environment
     from xtuner.launch import leave_exit_code
+    from xtuner.log import get_logger
     from xtuner.registry import build
 
     dataset = build(cfg.train_dataset)
@@ -118,9 +119,14 @@ def _train(args: argparse.Namespace, cfg: Any, name: str, work_dir: Path) -> int
         dump_config(cfg, work_dir / f"{name}_resolved.py")
 
     # 7. model, optimizer, runner
-    from xtuner.engine.assemble import assemble
+    from xtuner.engine.assemble import assemble, finished_step
     from xtuner.tools.support.out_of_memory import explain_out_of_memory
 
+    done = finished_step(cfg, work_dir, environment, args.resume, dataset) if args.resume else None
+    if done is not None:
+        get_logger().info("%s is finished (step %d): nothing to do", work_dir, done)
+        close_environment()
+        return 0
     with explain_out_of_memory(cfg, args.deepspeed, environment.world_size):
         runner = assemble(cfg, name, work_dir, environment, args.deepspeed, args.resume, dataset, args.profile)
 

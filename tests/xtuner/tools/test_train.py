@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -65,6 +66,44 @@ def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> No
     assert "Tried to allocate 2.00 GiB\nEstimated need per GPU: " in message
     assert "weights 0.5" in message  # 2^28 weights in bf16
     assert "batch_size=4 accumulative_counts=4" in message and "deepspeed_zero3:" in message
+
+
+class TestFinished:
+    @pytest.fixture
+    def finished(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        (tmp_path / "toy_run.py").write_text(CONFIG)
+        monkeypatch.chdir(tmp_path)
+        assert main(["train", "toy_run.py"]) == 0
+        return tmp_path / "work_dirs" / "toy_run"
+
+    def test_it_is_told_before_the_model_is_built(
+        self, finished: Path, monkeypatch: pytest.MonkeyPatch, framework_log: list[logging.LogRecord]
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise AssertionError("the model was built")
+
+        monkeypatch.setattr("xtuner.engine.assemble._build_model", refuse)
+        assert main(["train", "toy_run.py", "--resume"]) == 0
+        assert [record.getMessage() for record in framework_log if "finished" in record.getMessage()] == [
+            "work_dirs/toy_run is finished (step 3): nothing to do"
+        ]
+
+    def test_one_with_steps_left_goes_on(self, finished: Path) -> None:
+        assert main(["train", "toy_run.py", "--resume", "--cfg-options", "max_iters=5"]) == 0
+        assert (finished / "last_checkpoint").read_text().endswith("iter_5.pth")
+
+    def test_a_damaged_one_is_named(self, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = finished / "iter_3.pth"
+        content = bytearray(path.read_bytes())
+        weight = torch.load(path, weights_only=True)["state_dict"]["head.0.weight"]
+        content[content.find(weight.numpy().tobytes()) + 5] ^= 1
+        path.write_bytes(content)
+        assert main(["train", "toy_run.py", "--resume", str(path)]) == 1
+        assert "is damaged" in capsys.readouterr().err
+
+    def test_another_run_is_named(self, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["train", "toy_run.py", "--resume", "--seed", "2"]) == 1
+        assert "seed 1, this run has 2" in capsys.readouterr().err
 
 
 def test_profile_leaves_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

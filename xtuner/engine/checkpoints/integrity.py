@@ -95,6 +95,12 @@ def damage_of(path: Path, structure_only: bool = False) -> str | None:
     return None
 
 
+def read_trainer(path: Path) -> dict[str, Any] | None:
+    """Returns the facts that a run wrote into a checkpoint, without reading its tensors; None where it holds none."""
+    content = load_pickle(path / TRAINER_FILE) if path.is_dir() else load_pickle(path, mapped=True)
+    return content.get("trainer") if isinstance(content, dict) else None
+
+
 def list_files(folder: Path) -> dict[str, int]:
     """Returns name and size of the files of a sharded checkpoint, for its trainer file."""
     return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != TRAINER_FILE}
