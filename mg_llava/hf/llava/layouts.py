@@ -80,6 +80,8 @@ def _read_transformers(config: Mapping[str, Any], tower: str | None) -> tuple[La
     if not isinstance(text, dict) or not isinstance(vision, dict):
         return None, ["config.json lacks text_config or vision_config. " + _FETCH]
     problems = []
+    if tower is not None:
+        problems.append(f"--vision-tower {tower}: the folder holds its CLIP. Leave the option out")
     if vision.get("model_type", _CLIP) != _CLIP:
         problems.append(f"vision_config is a {vision['model_type']!r}: expected CLIP ({_CLIP!r})")
     layer, layers = config.get("vision_feature_layer", _LAYER), vision.get("num_hidden_layers", 12)
@@ -101,7 +103,7 @@ def _read_transformers(config: Mapping[str, Any], tower: str | None) -> tuple[La
     if config.get("tie_word_embeddings") and "tie_word_embeddings" not in text:
         text_config.tie_word_embeddings = True
     is_1_6 = kind == "llava_next"
-    return Layout(text_config, vision_config, tower, from_transformers, False, is_1_6), []
+    return Layout(text_config, vision_config, None, from_transformers, False, is_1_6), []
 
 
 def _read_own(folder: Path, config: Mapping[str, Any], tower: str | None) -> tuple[Layout | None, list[str]]:

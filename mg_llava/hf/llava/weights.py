@@ -32,7 +32,7 @@ def language_model_base(folder: Path, layout: Layout, base: str | None) -> Path 
     Raises:
         XTunerError: it is not given, or nothing is there.
     """
-    if not layout.own or not any((folder / name).is_file() for name in (_ADAPTER, _PROJECTOR_ALONE)):
+    if not layout.own or not (_has_adapter(folder) or _is_projector(folder)):
         if base is not None:
             raise XTunerError(f"--base {base}: '{folder}' holds its language model. Leave --base out.")
         return None
@@ -119,6 +119,11 @@ def _check(folder: Path, found: Mapping[str, Weight], expected: Mapping[str, tup
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def _is_projector(folder: Path) -> bool:
+    whole = [*folder.glob("pytorch_model*.bin"), *folder.glob("model*.safetensors")]
+    return (folder / _PROJECTOR_ALONE).is_file() and not whole
 
 
 def _has_adapter(folder: Path) -> bool:

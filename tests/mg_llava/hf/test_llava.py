@@ -135,6 +135,8 @@ def test_tied_embeddings_in_bfloat16(tmp_path: Path) -> None:
 def test_own_code(tmp_path: Path, with_tower: bool) -> None:
     theirs = tiny_llava(tmp_path / "source")
     own = own_code_folder(tmp_path, tmp_path / "source", with_tower)
+    # what is left of its first stage does not matter
+    torch.save({}, own / "mm_projector.bin")
     assert convert(own, tmp_path / "parts") == 0
     assert (tmp_path / "parts" / "clip").exists() is with_tower
     pixels = torch.randn(1, 3, 28, 28)
@@ -269,6 +271,7 @@ class TestRefused:
     def test_a_base_that_is_not_needed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         tiny_llava(tmp_path / "source")
         self.refuse(tmp_path / "source", tmp_path, capsys, "Leave --base out", "--base", str(tmp_path))
+        self.refuse(tmp_path / "source", tmp_path, capsys, "holds its CLIP. Leave", "--vision-tower", str(tmp_path))
 
     def test_no_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.refuse(tmp_path / "none", tmp_path, capsys, "has no config.json: expected a folder of llava (1.5)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 HELP = "a LLaVA (transformers' layout or its own code's) to the parts that a config continues from"
 
@@ -27,6 +28,6 @@ def run(args: argparse.Namespace) -> int:
     from xtuner.tools.support.families import family_offering
 
     settings = family_offering("from_llava").from_llava(args.folder, args.save_path, args.base, args.vision_tower)
-    options = " ".join(f"{key}={value}" for key, value in settings.items())
+    options = " ".join(shlex.quote(f"{key}={value}") for key, value in settings.items())
     get_logger().info("%s: continue it with --cfg-options %s", args.save_path, options)
     return 0
