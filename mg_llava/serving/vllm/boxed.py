@@ -19,6 +19,7 @@ from PIL import Image
 from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.hf.processing import boxes_per_picture
 from mg_llava.inference.prompts import as_picture_boxes
+from mg_llava.serving.vllm.prepared import PreparedPicture
 from xtuner.errors import XTunerError, counted, nearest
 
 _FRAGMENT = "#boxes="
@@ -78,23 +79,29 @@ class BoxedPicture:
         """What tells this picture from others, boxes included, in types that vLLM's cache hashes."""
         return {"image": self.content, "boxes": None if self.found is None else list(map(_plain, self.found))}
 
-    def name(self, given: str | None) -> str | None:
-        """Returns the name under which vLLM keeps the picture: that of its sender, told apart by its boxes."""
-        if given is None or self.found is None:
-            return given
-        content = b"".join(part.tobytes() for part in (self.found.boxes, self.found.scores))
-        labels = json.dumps(self.found.labels).encode()
-        return f"{given}-boxes-{hashlib.sha256(content + labels).hexdigest()}"
+
+def kept_name(picture: BoxedPicture | PreparedPicture, given: str | None) -> str | None:
+    """Returns the name under which vLLM keeps a picture: that of its sender, told apart by its boxes."""
+    if given is None:
+        return None
+    if isinstance(picture, PreparedPicture):
+        content = picture.boxes.numpy().tobytes()
+    elif picture.found is None:
+        return given
+    else:
+        found = picture.found
+        content = found.boxes.tobytes() + found.scores.tobytes() + json.dumps(found.labels).encode()
+    return f"{given}-boxes-{hashlib.sha256(content).hexdigest()}"
 
 
-def read_pictures(given: Any) -> list[BoxedPicture]:
-    """Reads the pictures of a request: one, or a list of them.
+def read_pictures(given: Any) -> list[BoxedPicture | PreparedPicture]:
+    """Reads the pictures of a request: one, or a list of them. Prepared ones stay as they are.
 
     Raises:
         XTunerError: see `BoxedPicture.read`.
     """
     entries = given if isinstance(given, (list, tuple)) else [given]
-    return [BoxedPicture.read(entry) for entry in entries]
+    return [entry if isinstance(entry, PreparedPicture) else BoxedPicture.read(entry) for entry in entries]
 
 
 def read_boxes(given: Any) -> PictureBoxes | None:
@@ -106,7 +113,9 @@ def read_boxes(given: Any) -> PictureBoxes | None:
     return _finite(as_picture_boxes(given))
 
 
-def join_options(pictures: Sequence[BoxedPicture], options: Mapping[str, Any]) -> list[BoxedPicture]:
+def join_options(
+    pictures: Sequence[BoxedPicture | PreparedPicture], options: Mapping[str, Any]
+) -> list[BoxedPicture | PreparedPicture]:
     """Gives each picture its boxes of a request's ``mm_processor_kwargs``, unless it came with its own.
 
     Raises:
@@ -120,7 +129,7 @@ def join_options(pictures: Sequence[BoxedPicture], options: Mapping[str, Any]) -
             )
     found = [_finite(boxes) for boxes in _per_picture(options.get(_OPTION), len(pictures))]
     return [
-        picture if picture.found is not None or boxes is None else replace(picture, found=boxes)
+        replace(picture, found=boxes) if isinstance(picture, BoxedPicture) and picture.found is None else picture
         for picture, boxes in zip(pictures, found, strict=True)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -24,25 +24,27 @@ from mg_llava.hf.picture_sources import read_source
 from mg_llava.hf.processing import MGLLaVAProcessor
 from mg_llava.serving.requests.pictures import check_boxes
 from mg_llava.serving.vllm import media  # noqa: F401  registers the connector in each process
-from mg_llava.serving.vllm.boxed import BoxedPicture, join_options, read_pictures, spread_boxes
+from mg_llava.serving.vllm.boxed import BoxedPicture, join_options, kept_name, read_pictures, spread_boxes
+from mg_llava.serving.vllm.prepared import PreparedPicture
 
 _IMAGE = "image"
+Picture: TypeAlias = BoxedPicture | PreparedPicture
 
 
-class BoxedPictures(ModalityDataItems[Sequence[BoxedPicture], Any]):
+class BoxedPictures(ModalityDataItems[Sequence[Picture], Any]):
     """The pictures of a request."""
 
-    def __init__(self, pictures: Sequence[BoxedPicture]) -> None:
+    def __init__(self, pictures: Sequence[Picture]) -> None:
         super().__init__(pictures, _IMAGE)
 
     def get_count(self) -> int:
         """Number of pictures."""
         return len(self.data)
 
-    def get(self, index: int) -> BoxedPicture | None:
+    def get(self, index: int) -> Picture | None:
         """The picture at a place; None where vLLM has to have kept it."""
         picture = self.data[index]
-        return None if picture.source is None else picture
+        return None if isinstance(picture, BoxedPicture) and picture.source is None else picture
 
     def get_item_for_hash(self, index: int) -> object:
         """What the cache knows the picture by: boxes count."""
@@ -58,7 +60,10 @@ class BoxedPictures(ModalityDataItems[Sequence[BoxedPicture], Any]):
 
     def get_image_size(self, index: int) -> ImageSize:
         """(width, height) in pixels."""
-        return ImageSize(*read_source(self.data[index].content).size)
+        picture = self.data[index]
+        if isinstance(picture, PreparedPicture):
+            return ImageSize(*reversed(picture.pixels.shape[1:]))
+        return ImageSize(*read_source(picture.content).size)
 
 
 class BoxedPictureParser(MultiModalDataParser):
@@ -135,7 +140,7 @@ class Processor(BaseMultiModalProcessor[ProcessingInfo]):
         if pictures is not None:
             boxed = join_options(pictures.data, options)
             names = (inputs.mm_uuid_items or {}).get(_IMAGE) or [None] * len(boxed)
-            told_apart = [picture.name(name) for picture, name in zip(boxed, names, strict=True)]
+            told_apart = [kept_name(picture, name) for picture, name in zip(boxed, names, strict=True)]
             inputs = replace(
                 inputs,
                 mm_data_items=type(inputs.mm_data_items)({**inputs.mm_data_items, _IMAGE: BoxedPictures(boxed)}),
@@ -156,8 +161,10 @@ class Processor(BaseMultiModalProcessor[ProcessingInfo]):
             }
         )
 
-    def _prepare(self, picture: BoxedPicture) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prepare(self, picture: Picture) -> tuple[torch.Tensor, torch.Tensor]:
         processor = self.info.get_hf_processor()
+        if isinstance(picture, PreparedPicture):
+            return picture.pixels, picture.boxes if processor.with_objects else picture.boxes[:0]
         opened = read_source(picture.content, processor.image_processor.apply_exif_orientation)
         if picture.found is not None:
             check_boxes(picture.found, opened.size)

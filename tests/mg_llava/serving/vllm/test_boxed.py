@@ -18,6 +18,7 @@ from mg_llava.boxes.selection import BoxSelection, PictureBoxes, nms_per_class
 from mg_llava.serving.vllm.boxed import (
     BoxedPicture,
     join_options,
+    kept_name,
     read_pictures,
     split_boxes,
     spread_boxes,
@@ -117,11 +118,11 @@ class TestCacheKey:
 
     def test_names_of_the_sender_are_told_apart_by_boxes(self) -> None:
         names = {
-            BoxedPicture.read({"image": PICTURE, "boxes": boxes}).name("cat")
+            kept_name(BoxedPicture.read({"image": PICTURE, "boxes": boxes}), "cat")
             for boxes in (None, [], [BOX], [[1, 2, 30, 21]], WORDS)
         }
         assert len(names) == 5 and "cat" in names
-        assert BoxedPicture.read({"image": PICTURE, "boxes": [BOX]}).name(None) is None
+        assert kept_name(BoxedPicture.read({"image": PICTURE, "boxes": [BOX]}), None) is None
 
     def test_holds_only_what_vllm_hashes_without_pickle(self) -> None:
         key = BoxedPicture.read({"image": Fetched(PICTURE, b"file"), "boxes": WORDS}).cache_key

@@ -16,11 +16,14 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from mg_llava.hf import MGLLaVAConfig, MGLLaVAProcessor, load_model, save_pretrained
+from mg_llava.hf import MGLLaVAConfig, MGLLaVAProcessor, load_assistant, load_model, save_pretrained
 from mg_llava.inference.assistant import Assistant
+from mg_llava.inference.prompts import as_picture_boxes
 from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.serving.vllm.prepared import token_prompt
 from tests.tiny_assistant import randomize, tiny_model_node, tiny_tokenizer
 from tests.tiny_parts import HIGH_SIZE, VOCAB
+from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError
 from xtuner.registry import build
 
@@ -137,6 +140,17 @@ def test_boxes_as_an_option(both: Both) -> None:
     }
     answer = both.llm.generate([prompt], both.sampling, use_tqdm=False)[0].outputs[0].token_ids
     assert list(answer) == both.transformers("what", PICTURES[:2], BOXES[:2])
+
+
+def test_prepared_prompts_of_evaluation(both: Both) -> None:
+    assistant = load_assistant(both.folder)
+    found = [as_picture_boxes(boxes) for boxes in BOXES[:2]]
+    prompt = assistant.prepare([Turn("<image>\n<image> what")], PICTURES[:2], found)
+    batch = both.processor.collate([prompt])
+    output = both.model.generate(**batch, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None)
+    made = token_prompt(prompt, both.processor.image_token_id)
+    answer = both.llm.generate([made], both.sampling, use_tqdm=False)[0].outputs[0].token_ids
+    assert list(answer) == output[0, batch["input_ids"].shape[1] :].tolist()
 
 
 @pytest.mark.parametrize(
