@@ -33,6 +33,7 @@ from mg_llava.evaluation import (
     YesNo,
 )
 from mg_llava.evaluation.benchmarks.base import Benchmark
+from mg_llava.inference.history import read_history
 from mg_llava.inference.messages import read_messages
 from mg_llava.inference.prompts import as_picture_boxes
 from mg_llava.pictures.open import FORMATS, open_picture
@@ -196,6 +197,10 @@ def _encoded() -> str:
     return base64.b64encode(_pictures()[1]).decode()
 
 
+_SAVED_PICTURE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+"""One pixel."""
+
+
 def records(draw: random.Random, folder: Path) -> None:
     """Training records."""
     path = folder / "data.json"
@@ -209,6 +214,16 @@ def box_file(draw: random.Random, folder: Path) -> None:
     path = folder / "boxes.json"
     path.write_bytes(odd_json(draw, [[BOXES, BOXES], {"a.jpg": BOXES}, [BOXES]]))
     BoxStore(path, check=False).find("a.jpg", "1")
+
+
+def history(draw: random.Random, folder: Path) -> None:
+    """Saved chats."""
+    path = folder / "chat.json"
+    picture = {"type": "image_url", "image_url": {"url": _SAVED_PICTURE}, "boxes": BOXES}
+    question = {"role": "user", "content": [picture, {"type": "text", "text": "What?"}]}
+    chat = {"messages": [question, {"role": "assistant", "content": "A bus."}]}
+    path.write_bytes(odd_json(draw, [chat]))
+    read_history(path, max_pixels=1_000_000)
 
 
 def benchmark(draw: random.Random, folder: Path) -> None:
@@ -288,7 +303,7 @@ def request(draw: random.Random, folder: Path) -> None:
 
 
 DOORS: dict[str, Callable[[random.Random, Path], None]] = {
-    door.__name__: door for door in (records, box_file, benchmark, table, config, picture, request, override)
+    door.__name__: door for door in (records, box_file, history, benchmark, table, config, picture, request, override)
 }
 
 
