@@ -176,6 +176,7 @@ WAYS = {
     "xtuner.engine": {
         "xtuner",
         "xtuner.config",
+        "xtuner.data.batches",
         "xtuner.data.sources",
         "xtuner.engine.checkpoints",
         "xtuner.engine.hooks",
@@ -196,6 +197,7 @@ WAYS = {
     },
     "xtuner.engine.processes": {"xtuner.compat"},
     "xtuner.engine.steps": {
+        "xtuner.data.batches",
         "xtuner.engine.processes",
         "xtuner.model",
         "xtuner.model.files",

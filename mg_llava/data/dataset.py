@@ -11,23 +11,19 @@ import torch
 from PIL import Image
 
 from mg_llava.boxes.drawing import draw_boxes
-from mg_llava.boxes.selection import BoxSelection, PictureBoxes, drop_lowest
-from mg_llava.boxes.store import other_size_message
-from mg_llava.data.box_columns import PreparedBoxes, object_room, read_boxes
+from mg_llava.boxes.selection import BoxSelection
 from mg_llava.data.check import check_training_data, with_other_problems
 from mg_llava.data.originals import find_turns
 from mg_llava.data.prepared_sources import PreparedSources, make_samples, prepare_sources
+from mg_llava.data.samples import SampleReader, fault_of
 from mg_llava.data.sharing import write_dataset
 from mg_llava.data.sources import DataSource, Template, read_sources, sources_of
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.batches.bad_samples import BadSample, Replacements
-from xtuner.data.batches.collate import collate
-from xtuner.data.pictures.files import PictureFiles
 from xtuner.data.records.findings import Findings
-from xtuner.data.store.prepared import PreparedRow
 from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import Turn
-from xtuner.errors import ProblemsError, SampleError, XTunerError, counted
+from xtuner.errors import ProblemsError, XTunerError, counted
 from xtuner.log import get_logger
 
 if TYPE_CHECKING:
@@ -140,6 +136,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.source_names = [str(source.name) for source in sources]
         self.repeats = [source.repeats for source in sources]
         self.report = self.samples.report
+        self._reader = SampleReader(self.maker, len(sources))
         self._replacements = Replacements(self.lengths)
         self._log_report()
 
@@ -157,33 +154,17 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         for number in self._replacements.of(index) if self.on_bad_sample == "skip" else (index,):
             row, files = self.samples.row(number)
             try:
-                return {**self._sample(row, files), "source": int(self.source_of[number]), "bad_samples": bad}
+                return {**self._reader.sample(row, files), "source": int(self.source_of[number]), "bad_samples": bad}
             except Exception as error:  # whatever is wrong with one sample, the others can be trained on
                 cause = error
-                bad.append(BadSample(row["id"], number, *_fault(error)))
+                bad.append(BadSample(row["id"], number, *fault_of(error)))
         first = bad[0]
         more = f" ({counted(len(bad) - 1, 'substitutes')} failed as well)" if len(bad) > 1 else ""
         raise XTunerError(f"sample '{first.sample_id}' (number {index}): {first.message}{more}") from cause
 
     def collate_fn(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Joins B samples.
-
-        Returns:
-            ``input_ids``, ``labels``, ``attention_mask`` (B, T) and ``sample_ids`` as
-            `xtuner.data.batches.collate.collate`; ``pixel_values`` (I, 3, S, S) uint8: all pictures in order of
-            appearance, I may be 0; ``boxes``: I tensors (N, 4); ``bad_samples`` of all; ``sources`` (B,), numbers of
-            the sources, where there are several, and their ``num_sources``.
-        """
-        batch = collate(samples, self.tokenizer.pad_token_id)
-        # joined as they lie in memory, colours innermost: a plain copy
-        pixels = torch.cat([sample["pixel_values"].permute(0, 2, 3, 1) for sample in samples])
-        batch["pixel_values"] = pixels.permute(0, 3, 1, 2)
-        batch["boxes"] = [boxes for sample in samples for boxes in sample["boxes"]]
-        batch["bad_samples"] = [bad for sample in samples for bad in sample["bad_samples"]]
-        if len(self.source_names) > 1:
-            batch["sources"] = torch.tensor([sample["source"] for sample in samples])
-            batch["num_sources"] = len(self.source_names)
-        return batch
+        """Joins B samples, see `SampleReader.collate`."""
+        return self._reader.collate(samples)
 
     def describe(self, index: int) -> str:
         """Returns a few lines on sample `index` for people: lengths, pictures, labels of the boxes."""
@@ -191,7 +172,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         lines = [f"{self.lengths[index]} tokens with those of pictures and objects"]
         if len(self.source_names) > 1:
             lines.append(f"from {self.source_names[self.source_of[index]]}")
-        _, found, sizes = self._pictures(row, files, with_labels=True)
+        _, found, sizes = self._reader.pictures(row, files, with_labels=True)
         for path, picture, (width, height) in zip(row["images"], found, sizes, strict=True):
             counts = Counter(picture.labels).most_common()
             labels = ", ".join(f"{label} x{count}" if count > 1 else label for label, count in counts)
@@ -208,7 +189,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
     def draw(self, index: int) -> list[Image.Image]:
         """Returns the pictures of sample `index` as the encoders see them, boxes and labels drawn in."""
         row, files = self.samples.row(index)
-        pixels, found, _ = self._pictures(row, files, with_labels=True)
+        pixels, found, _ = self._reader.pictures(row, files, with_labels=True)
         shown = [Image.fromarray(picture.contiguous().numpy()) for picture in pixels]
         return [draw_boxes(picture, boxes) for picture, boxes in zip(shown, found, strict=True)]
 
@@ -248,65 +229,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Writes the records of a config's ``train_dataset`` as Parquet; see `mg_llava.data.sharing.write_dataset`."""
         return write_dataset(sources_of(node), out_folder, shard_bytes, group_bytes)
 
-    def _sample(self, row: PreparedRow, files: PictureFiles) -> dict[str, Any]:
-        pixels, found, _ = self._pictures(row, files)
-        size = self.image_processor.image_size
-        stacked = torch.stack(pixels) if pixels else torch.zeros((0, size, size, 3), dtype=torch.uint8)
-        return {
-            "sample_id": row["id"],
-            "input_ids": torch.from_numpy(row.numbers("input_ids").astype(np.int64)),
-            "labels": torch.from_numpy(row.numbers("labels").astype(np.int64)),
-            "pixel_values": stacked.permute(0, 3, 1, 2),
-            "boxes": [torch.from_numpy(picture.boxes) for picture in found],
-        }
-
-    def _pictures(
-        self, row: PreparedRow, files: PictureFiles, with_labels: bool = False
-    ) -> tuple[list[torch.Tensor], list[PictureBoxes], list[tuple[int, int]]]:
-        """Pixels (S, S, 3), boxes in the S x S frame, and (width, height) of a sample's pictures."""
-        paths: list[str] = row["images"]
-        pixels: list[torch.Tensor] = []
-        found: list[PictureBoxes] = []
-        sizes: list[tuple[int, int]] = []
-        for path, boxes in zip(paths, read_boxes(row, with_labels), strict=True):
-            image = self.image_processor.open(files.open(path))
-            found.append(self._mapped(boxes, path, image.size))
-            pixels.append(self.image_processor.pixels(image).permute(1, 2, 0))
-            sizes.append(image.size)
-        num_ids = len(row.numbers("input_ids"))
-        room = object_room(self.maker.context_length, num_ids, len(paths), self.image_processor.num_image_tokens)
-        if room is not None and sum(len(picture.labels) for picture in found) > room:
-            found = _keep_best(found, room)
-        return pixels, found, sizes
-
-    def _mapped(self, boxes: PreparedBoxes, path: str, size: tuple[int, int]) -> PictureBoxes:
-        """The boxes of a picture of `size` in the S x S frame."""
-        if boxes.size is None:
-            mapped, kept = self.image_processor.map_boxes(boxes.found.boxes, size)
-            return boxes.found.take(kept)._replace(boxes=mapped)
-        if boxes.size != size:
-            raise SampleError("boxes of another size", other_size_message(path, size, boxes.size, "its box record"))
-        return boxes.found
-
     def _log_report(self) -> None:
         told = {kind: count for kind, count in self.report.items() if count and kind not in ("records", "kept")}
         counts = ", ".join(counted(count, kind) for kind, count in told.items())
         get_logger().info("Training data: %s%s", counted(len(self), "samples"), f"; {counts}" if counts else "")
-
-
-def _fault(error: Exception) -> tuple[str, str]:
-    """Kind of a sample's fault, by which they are counted, and a sentence."""
-    if isinstance(error, XTunerError):
-        return error.kind if isinstance(error, SampleError) else "other", str(error)
-    if isinstance(error, MemoryError):
-        return "out of memory", "there is not enough memory to read it."
-    return "cannot be read", f"it cannot be read ({type(error).__name__}: {error})."
-
-
-def _keep_best(found: Sequence[PictureBoxes], room: int) -> list[PictureBoxes]:
-    """Keeps the `room` best boxes of all pictures of a sample, in their places."""
-    counts = [len(picture.labels) for picture in found]
-    kept = np.zeros(sum(counts), dtype=bool)
-    kept[drop_lowest(np.concatenate([picture.scores for picture in found]), room)] = True
-    ends = np.cumsum(counts)[:-1]
-    return [picture.take(part) for picture, part in zip(found, np.split(kept, ends), strict=True)]

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from xtuner.data.batches.stream import StreamOrder
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 from xtuner.engine.checkpoints.former import check_work_dir
 from xtuner.engine.checkpoints.integrity import check_bytes, is_universal, read_trainer
 from xtuner.engine.hooks.validation import ValLoop
 from xtuner.engine.processes.environment import Collective, Environment, join_deepspeed, seed_everything
 from xtuner.engine.runner import make_runner
-from xtuner.engine.steps.loader import build_train_dataloader
+from xtuner.engine.steps.loader import StreamLoader, build_train_dataloader
 from xtuner.engine.steps.optim import StepOptimizer
 from xtuner.engine.steps.precision import resolve_precision
 from xtuner.engine.strategies.deepspeed_settings import engine_config, offloads_optimizer, read_deepspeed
@@ -125,7 +126,7 @@ def _global_batch(sampler: Any, environment: Environment) -> int:
     return environment.world_size * sampler.grad_accum * (sampler.max_tokens_per_batch or sampler.batch_size)
 
 
-def _build_dataloader(cfg: Any, dataset: Any, environment: Environment, seed: int) -> DataLoader:
+def _build_dataloader(cfg: Any, dataset: Any, environment: Environment, seed: int) -> DataLoader | StreamLoader:
     """Builds the loader of the training data; says or refuses what does not suit model or data."""
     grad_accum = cfg.optimizer.get("accumulative_counts", 1)
     dataloader = build_train_dataloader(cfg.train_dataloader, dataset, grad_accum, environment, seed)
@@ -184,13 +185,14 @@ def _say_layout(model: Any) -> None:
 
 
 def _say_plan(plan: RunPlan, sampler: Any, optimizer: StepOptimizer) -> None:
+    is_stream = isinstance(sampler, StreamOrder)
     get_logger().info(
-        "%s, %d%s per step, %s (%d an epoch), precision %s",
-        counted(len(sampler.lengths), "samples"),
+        "%s, %d%s per step, %s%s, precision %s",
+        str(sampler) if is_stream else counted(len(sampler.lengths), "samples"),
         plan.global_batch,
         "" if sampler.max_tokens_per_batch is None else " tokens at most",
         counted(plan.max_iters, "steps"),
-        sampler.steps_per_epoch,
+        "" if is_stream else f" ({sampler.steps_per_epoch} an epoch)",
         optimizer.precision.name,
     )
     for group in optimizer.groups if len(optimizer.groups) > 1 else ():

@@ -24,12 +24,16 @@ _FILE_SUFFIXES = ("_path", "_folder", "_pth", "_file")
 _NAME_OR_PATH = "_name_or_path"
 
 
-def missing_files(settings: Mapping[str, Any]) -> list[str]:
+def missing_files(settings: Mapping[str, Any], is_source: bool = False) -> list[str]:
     """Returns one sentence for each top-level setting that names a file or folder which is not there.
 
     A setting means a file by its name's end (``_path``, ``_folder``, ``_pth``, ``_file``; a list means
     several). One that ends in ``_name_or_path`` may be a name on the Hub (``owner/name``), so only what
     cannot be one is looked for.
+
+    Args:
+        settings: of a config, or of one of several sources of data.
+        is_source: they are a source's, whose image_folder is its own wish.
     """
     problems = []
     for key, value in settings.items():
@@ -37,11 +41,12 @@ def missing_files(settings: Mapping[str, Any]) -> list[str]:
             continue
         for item in value if isinstance(value, (list, tuple)) else ():
             # one of several sources of data, with paths of its own
-            problems += missing_files(item) if isinstance(item, Mapping) else []
+            problems += missing_files(item, is_source=True) if isinstance(item, Mapping) else []
         for path in _strings(value):
             if key.endswith(_NAME_OR_PATH) and not _is_local(path):
                 continue
-            if key == "image_folder" and not needs_folder(settings.get("data_path")):
+            if key == "image_folder" and not is_source and not needs_folder(settings.get("data_path")):
+                # a base's, which nothing asks for
                 continue
             if not Path(path).expanduser().exists() and not is_there(path):
                 problems.append(f"{key}: '{path}' does not exist. Set it in the config or with --cfg-options {key}=...")

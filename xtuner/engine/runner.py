@@ -17,13 +17,14 @@ from xtuner.engine.hooks.save import SaveHook
 from xtuner.engine.hooks.step_log import StepLogHook
 from xtuner.engine.hooks.stop import StopHook
 from xtuner.engine.hooks.validate import ValidateHook
+from xtuner.engine.steps.loader import StreamLoader
 from xtuner.engine.steps.loops import TrainLoop
 from xtuner.engine.steps.optim import StepOptimizer
 from xtuner.engine.strategies.plain import PlainBackend, wrap_plain
 from xtuner.engine.training import RunPlan, TrainingMixin
 
 
-def _runner_arguments(plan: RunPlan, dataloader: DataLoader, optimizer: StepOptimizer) -> dict[str, Any]:
+def _runner_arguments(plan: RunPlan, dataloader: DataLoader | StreamLoader, optimizer: StepOptimizer) -> dict[str, Any]:
     """Arguments that both of mmengine's runners take; its default hooks are replaced by ours."""
     curves = [dict(type=kind, run_name=plan.name) for kind in curve_kinds(plan.settings.visualizers)]
     hooks = [
@@ -62,7 +63,9 @@ class PlainRunner(TrainingMixin, Runner):
         plan: of the run.
     """
 
-    def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader | StreamLoader, plan: RunPlan
+    ) -> None:
         self.begin(plan)
         Runner.__init__(self, model=model, **_runner_arguments(plan, dataloader, optimizer))
 
@@ -78,7 +81,9 @@ class PlainRunner(TrainingMixin, Runner):
 class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
     """Trains by DeepSpeed. Arguments as for `PlainRunner`; ``plan.deepspeed`` holds DeepSpeed's settings."""
 
-    def __init__(self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader | StreamLoader, plan: RunPlan
+    ) -> None:
         from xtuner.engine.strategies.deepspeed import ZeroStrategy
 
         self.begin(plan)
@@ -96,7 +101,9 @@ class DeepSpeedRunner(TrainingMixin, FlexibleRunner):
         return DeepSpeedBackend(self.model.model, self.optim_wrapper, self.plan.environment.device)
 
 
-def make_runner(model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader, plan: RunPlan) -> TrainingMixin:
+def make_runner(
+    model: nn.Module, optimizer: StepOptimizer, dataloader: DataLoader | StreamLoader, plan: RunPlan
+) -> TrainingMixin:
     """Returns the runner that `plan` asks for."""
     kind = PlainRunner if plan.deepspeed is None else DeepSpeedRunner
     return kind(model, optimizer, dataloader, plan)

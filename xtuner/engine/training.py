@@ -278,6 +278,7 @@ class TrainingMixin:
             "schedule": self.plan.schedule.facts(),
             "optimizer": self.backend.optimizer.algorithm,
             "groups": self.backend.optimizer.group_facts(),
+            "places": self.collective.gather(self.train_loop.dataloader.batch_sampler.place()),
             "parameters": {n: list(getattr(p, "ds_shape", p.shape)) for n, p in trained.items()},
             "base": self._base,
             "rng": self.collective.gather(capture_rng()),
@@ -309,6 +310,9 @@ class TrainingMixin:
             # which samples a step sees must not depend on how many processes share them
             loop.dataloader.batch_sampler.continue_order(trainer["order"])
         check_resumable(trainer, self._facts(trainer["iter"]), path)
+        places = trainer.get("places") or [None] * self.collective.world_size
+        # a sampler of prepared data goes by the step alone
+        loop.dataloader.batch_sampler.continue_at(places[self.collective.rank % len(places)])
         damage = [found for found in self.collective.gather(check_bytes(path, trainer, self.collective.rank)) if found]
         if damage:
             raise XTunerError(f"{path} is damaged: {'; '.join(damage)}. Resume an older checkpoint with --resume PATH.")

@@ -560,14 +560,14 @@ class TestFailures:
         self, world: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
     ) -> None:
         dataset = MGLLaVADataset(**world(on_bad_sample="skip"))
-        own = dataset._sample
+        own = dataset._reader.sample
 
         def fail(row: Any, files: Any) -> Any:
             if row["id"] == "one":
                 raise error
             return own(row, files)
 
-        monkeypatch.setattr(dataset, "_sample", fail)
+        monkeypatch.setattr(dataset._reader, "sample", fail)
         (bad,) = dataset[0]["bad_samples"]
         assert bad.sample_id == "one"
         assert bad.kind == ("out of memory" if isinstance(error, MemoryError) else "cannot be read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,24 @@ def test_the_same_losses(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert main(["train", config, "--work-dir", f"runs/{kind}", "--cfg-options", *settings, *options]) == 0
         found[kind] = losses(own / f"runs/{kind}")
     assert len(found["json"]) == 4 and all(values == found["json"] for values in found.values())
+
+
+@pytest.mark.slow
+def test_a_stream_is_trained_on_and_resumed(own: Path) -> None:
+    assert finetune("--dry-run") == 0
+    config = "work_dirs/mine/mine_pretrain.py"
+    path = write_source("webdataset", own / "tar", data(own))
+    settings = ["max_iters=4", "logging_interval=1", "save_steps=2", "save_total_limit=2", "visualizers=[]"]
+    settings += ["batch_size=3", f"data_path={path}", "image_folder=", "box_json_path=None", "dataloader_num_workers=2"]
+    settings += ["train_dataset.type=mg_llava.data.MGLLaVAStream", "train_dataset.buffer=5"]
+    assert main(["train", config, "--work-dir", "whole", "--cfg-options", *settings]) == 0
+    shutil.copytree("whole", "again")
+    shutil.rmtree("again/iter_4.pth", ignore_errors=True)
+    (own / "again/iter_4.pth").unlink(missing_ok=True)
+    words = ["--work-dir", "again", "--resume", "again/iter_2.pth", "--cfg-options", *settings]
+    assert main(["train", config, *words]) == 0
+    whole = losses(own / "whole")
+    assert len(whole) == 4 and losses(own / "again")[-2:] == whole[2:]
+    # as many epochs as it has are not known
+    rest = [setting for setting in settings if not setting.startswith("max_iters")]
+    assert main(["train", config, "--work-dir", "no", "--cfg-options", *rest]) == 1

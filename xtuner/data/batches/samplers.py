@@ -158,6 +158,15 @@ class ShuffledBatchSampler:
         self.cost_weights = CostWeights(*facts.get("cost_weights", BY_TOKENS))
         self._steps.clear()
 
+    def took(self, micro_batches: Sequence[Any]) -> None:
+        """Does nothing: the step alone says which samples come next."""
+
+    def place(self) -> None:
+        """Returns None: see `took`."""
+
+    def continue_at(self, place: None) -> None:
+        """Does nothing: see `took`."""
+
     def set_start(self, step: int) -> None:
         """Makes the next iteration begin with optimizer step `step` (from 0, counted over all epochs)."""
         if step < 0:

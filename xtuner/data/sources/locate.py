@@ -59,14 +59,14 @@ def locate(data_path: str) -> SourceFiles:
         XTunerError: nothing is there, or files of several kinds.
     """
     if data_path.startswith(HUB):
-        return _of_one_kind(data_path, hub_files(data_path))
+        return of_one_kind(data_path, hub_files(data_path))
     if os.path.isdir(data_path):
-        return _of_one_kind(data_path, _files_of_folder(data_path))
+        return of_one_kind(data_path, _files_of_folder(data_path))
     if os.path.exists(data_path) or not _is_pattern(data_path):
         # a JSON file may have any name
         kind = SUFFIXES.get(Path(data_path).suffix.lower(), "json")
         return SourceFiles(data_path, kind, (data_path,), (os.path.basename(data_path),))
-    return _of_one_kind(data_path, _files_of_pattern(data_path))
+    return of_one_kind(data_path, _files_of_pattern(data_path))
 
 
 def is_columnar(data_path: str) -> bool:
@@ -116,7 +116,7 @@ def _is_pattern(data_path: str) -> bool:
 
 def _files_of_pattern(pattern: str) -> list[str]:
     files: list[str] = []
-    for expanded in _expand(pattern):
+    for expanded in expand_braces(pattern):
         found = sorted(glob.glob(expanded, recursive=True))
         if not found:
             raise XTunerError(f"data_path '{pattern}': no file fits '{expanded}'. Expected {_TAKEN}.")
@@ -124,8 +124,12 @@ def _files_of_pattern(pattern: str) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def _expand(pattern: str) -> list[str]:
-    """``a-{00..02}.tar`` to its three names, as WebDataset writes patterns."""
+def expand_braces(pattern: str) -> list[str]:
+    """Returns ``a-{00..02}.tar`` as its three names, as WebDataset writes patterns.
+
+    Raises:
+        XTunerError: it names none, or very many.
+    """
     ranges = [(int(low), int(high), len(low)) for low, high in _BRACES.findall(pattern)]
     total = 1
     for low, high, _ in ranges:
@@ -170,7 +174,12 @@ def _files_of_saved(folder: str) -> list[str]:
     return [str(entry["filename"]) for entry in saved.cache_files]
 
 
-def _of_one_kind(data_path: str, files: Sequence[str]) -> SourceFiles:
+def of_one_kind(data_path: str, files: Sequence[str]) -> SourceFiles:
+    """Returns files that a ``data_path`` names.
+
+    Raises:
+        XTunerError: there are none, or they are of several kinds.
+    """
     kinds: dict[Kind, list[str]] = {}
     for file in files:
         suffix = Path(file).suffix.lower()
@@ -181,6 +190,7 @@ def _of_one_kind(data_path: str, files: Sequence[str]) -> SourceFiles:
         found = ", ".join(f"{len(some)} of {kind} ('{some[0]}')" for kind, some in kinds.items()) or "no file"
         raise XTunerError(f"data_path '{data_path}' names {found}: expected files of one kind.")
     (only,) = kinds
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    names = tuple(os.path.relpath(os.path.abspath(file), folder) for file in files)
+    paths = [file.partition("://")[2] if "://" in file else os.path.abspath(file) for file in files]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    names = tuple(os.path.relpath(path, folder or ".") for path in paths)
     return SourceFiles(data_path, only, tuple(files), names)

@@ -38,6 +38,12 @@ def read_place(text: str) -> Place | None:
     return Place(unquote(file), spot, name) if mark else None
 
 
+def without_name(path: str) -> str:
+    """Returns a place's text without the name that the source gives the picture; a path as it is."""
+    place = read_place(path)
+    return path if place is None else str(place._replace(name=""))
+
+
 def cell_spot(column: str, row: int, number: int | None = None) -> str:
     """Returns the spot of a cell's picture, or of picture `number` of its list."""
     spot = f"{quote(column, safe=' ')}[{row}]"

@@ -22,7 +22,7 @@ from xtuner.errors import XTunerError
 from xtuner.json_values import JSONFault, parse_json
 
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-_TEXT_SUFFIXES = ("json", "txt")
+TEXT_SUFFIXES = ("json", "txt")
 _LARGEST_TEXT = 64 << 20
 
 
@@ -75,7 +75,7 @@ class WebDatasetSource:
     def size(self) -> int:
         """Returns the bytes of the JSON and text members."""
         rows = self._members().values("name", "size")
-        return sum(size for name, size in rows if split_name(name)[1].rpartition(".")[2] in _TEXT_SUFFIXES)
+        return sum(size for name, size in rows if split_name(name)[1].rpartition(".")[2] in TEXT_SUFFIXES)
 
     def identity(self) -> dict[str, Any]:
         """Returns path, number of records and digest of what they say; pictures count by their places."""
@@ -99,7 +99,7 @@ class WebDatasetSource:
                         if kind in PICTURE_SUFFIXES:
                             place = Place(self.found.names[number], bytes_spot(offset, size), name)
                             sample.pictures.append((suffix, name, str(place)))
-                        elif kind in _TEXT_SUFFIXES:
+                        elif kind in TEXT_SUFFIXES:
                             within = min(size, _LARGEST_TEXT + 1)
                             sample.texts[suffix] = os.pread(shard.fileno(), within, offset)
                     if sample.pictures or sample.texts:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,9 +94,10 @@ class ParquetTable:
         if not 0 <= row < len(self):
             return None
         if self._walk is None or self._walk[0] != column or row < self._walk[2]:
-            leaves = self._bytes_leaves(column)
-            batches = self._open(in_order=True).iter_batches(_BATCH_WITH_BYTES, columns=leaves, use_threads=False)
-            self._walk = (column, batches, 0, pa.array([]))
+            leaves, group = self._bytes_leaves(column), int(np.searchsorted(self._ends, row, "right"))
+            groups = list(range(group, len(self._ends)))
+            batches = self._open(in_order=True).iter_batches(_BATCH_WITH_BYTES, groups, leaves, use_threads=False)
+            self._walk = (column, batches, int(self._ends[group - 1]) if group else 0, pa.array([]))
         with self._reading():
             _, batches, first, cells = self._walk
             while row >= first + len(cells):
@@ -185,7 +187,9 @@ class ParquetTable:
         if in_order not in self._files:
             metadata = next((file.metadata for file in self._files.values()), None)
             size = _BUFFER if in_order else 0
-            self._files[in_order] = pq.ParquetFile(self.path, metadata=metadata, buffer_size=size, pre_buffer=False)
+            self._files[in_order] = pq.ParquetFile(
+                _opened(self.path), metadata=metadata, buffer_size=size, pre_buffer=False
+            )
         return self._files[in_order]
 
     @contextmanager
@@ -210,3 +214,12 @@ def large_row_group(path: str, size: int) -> XTunerError:
         f"whole group, of at most {MOST_PICTURE_BYTES / 1e6:,.0f} MB: write the data with small row groups by "
         "`xtuner convert dataset`."
     )
+
+
+def _opened(path: str) -> Any:
+    """A local path as it is, a remote address as an open file."""
+    if "://" not in path:
+        return path
+    import fsspec
+
+    return fsspec.open(path, "rb").open()

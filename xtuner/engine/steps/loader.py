@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
+from xtuner.data.batches.stream import StreamOrder
 from xtuner.engine.processes.environment import Environment
 from xtuner.errors import XTunerError
 from xtuner.registry import build, resolve_type
@@ -22,18 +23,22 @@ _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 
 def build_train_dataloader(
     node: Mapping[str, Any], dataset: Any, grad_accum: int, environment: Environment, seed: int
-) -> DataLoader:
+) -> DataLoader | StreamLoader:
     """Builds the loader whose batch sampler yields this rank's micro-batches without end.
 
     Args:
         node: ``dict(batch_size=, num_workers=, sampler=dict(type=...))``.
-        dataset: with ``lengths`` (tokens per sample), ``collate_fn`` and, where it has them, ``groups`` that should
-            not meet in a batch, ``num_images`` and ``source_of`` each sample, and ``repeats`` of each source.
+        dataset: a stream (see `StreamLoader`); or with ``lengths`` (tokens per sample), ``collate_fn`` and, where it
+            has them, ``groups`` that should not meet in a batch, ``num_images`` and ``source_of`` each sample, and
+            ``repeats`` of each source.
         grad_accum: micro-batches of a rank per optimizer step.
         environment: this process.
         seed: of the order of samples.
     """
     sampler_node = node["sampler"]
+    if isinstance(dataset, IterableDataset):
+        tokens = sampler_node.get("max_tokens_per_batch")
+        return StreamLoader(dataset, node["batch_size"], grad_accum, environment, seed, node["num_workers"], tokens)
     taken = getattr(resolve_type(sampler_node["type"]), "provided_by_parent", ())
     known = {name: getattr(dataset, name, None) for name in _OF_THE_DATA if name in taken}
     extra = {name: value for name, value in known.items() if value is not None}
@@ -83,6 +88,61 @@ class SteadyLoader(DataLoader):
             if threading.current_thread() is threading.main_thread():
                 # torch's handler would raise in the middle of a step; asked for its batch, a dead worker is found too
                 signal.signal(signal.SIGCHLD, of_children or signal.SIG_DFL)
+
+
+class StreamLoader:
+    """A loader of micro-batches that a stream makes itself, in its workers.
+
+    Args:
+        dataset: an iterable data set with ``shards``, ``buffer`` and ``reader(order)``, an iterable data set of
+            micro-batches from the order's places on.
+        batch_size: samples of a micro-batch.
+        grad_accum: micro-batches of a rank per optimizer step.
+        environment: this process.
+        seed: of the order of samples.
+        num_workers: processes that read.
+        max_tokens: most tokens of a micro-batch, instead of `batch_size`.
+
+    Attributes:
+        batch_sampler: the order of the stream, and where it stands.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        grad_accum: int,
+        environment: Environment,
+        seed: int,
+        num_workers: int,
+        max_tokens: int | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.num_workers = num_workers
+        self.environment = environment
+        self.batch_sampler = StreamOrder(
+            name=dataset.name,
+            num_shards=len(dataset.shards),
+            buffer=dataset.buffer,
+            batch_size=batch_size,
+            grad_accum=grad_accum,
+            rank=environment.rank,
+            world_size=environment.world_size,
+            seed=seed,
+            workers=max(1, num_workers),
+            max_tokens_per_batch=max_tokens,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        order = self.batch_sampler
+        loader = SteadyLoader(
+            self.dataset.reader(order),
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.environment.device.type == "cuda",
+            generator=torch.Generator().manual_seed(order.seed + order.rank),
+        )
+        return iter(loader)
 
 
 class WorkerLostError(XTunerError):

@@ -10,7 +10,7 @@ from mmengine.runner import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from xtuner.engine.steps.loader import WorkerLostError, lost_worker
+from xtuner.engine.steps.loader import StreamLoader, WorkerLostError, lost_worker
 from xtuner.errors import XTunerError
 
 
@@ -30,7 +30,7 @@ class TrainLoop(BaseLoop):
         data_wait: seconds that the last step waited for its micro-batches.
     """
 
-    def __init__(self, runner: Any, dataloader: DataLoader, max_iters: int) -> None:
+    def __init__(self, runner: Any, dataloader: DataLoader | StreamLoader, max_iters: int) -> None:
         super().__init__(runner, dataloader)
         self._iter = 0
         self._max_iters = max_iters
@@ -77,6 +77,7 @@ class TrainLoop(BaseLoop):
             except WorkerLostError as lost:
                 self.runner.end_for(lost, sampler.grad_accum)
             self.data_wait = time.perf_counter() - started
+            sampler.took(micro_batches)
             self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=micro_batches)
             result = self.runner.train_step(micro_batches)
             self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=micro_batches, outputs=result)
