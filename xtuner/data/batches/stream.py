@@ -219,6 +219,9 @@ class StreamOrder:
     def set_start(self, step: int) -> None:
         """Does nothing: `continue_at` says where a run goes on."""
 
+    def balance(self, weights: Any) -> None:
+        """Does nothing: samples are trained on as they come, so ranks wait for the longest of a step."""
+
     def check_step(self) -> None:
         """Does nothing: a stream has no end that a step could pass."""
 
