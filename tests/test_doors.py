@@ -194,6 +194,7 @@ WAYS = {
         "xtuner.engine.steps",
         "xtuner.evaluation",
         "xtuner.model",
+        "xtuner.model.files",
     },
     "xtuner.engine.processes": {"xtuner.compat"},
     "xtuner.engine.steps": {

@@ -15,10 +15,12 @@ from xtuner.data.sources.locate import is_there, needs_folder
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 from xtuner.engine.checkpoints.former import check_work_dir
 from xtuner.engine.hooks.validation import chosen_benchmarks
+from xtuner.engine.steps.optim import build_optimizer, check_optimizer, check_rates
 from xtuner.engine.steps.precision import resolve_precision
-from xtuner.engine.strategies.deepspeed_settings import read_deepspeed
+from xtuner.engine.strategies.deepspeed_settings import offloads_optimizer, read_deepspeed
 from xtuner.errors import ProblemsError
-from xtuner.registry import build
+from xtuner.model.meta import meta_init
+from xtuner.registry import build, resolve_type
 
 _FILE_SUFFIXES = ("_path", "_folder", "_pth", "_file")
 _NAME_OR_PATH = "_name_or_path"
@@ -110,8 +112,31 @@ def preflight(
     if runtime.get("val_interval") is not None:
         names = runtime.get("val_benchmarks")
         problems += _complaint(lambda: chosen_benchmarks(cfg, [names] if isinstance(names, str) else names))
+    # last: it builds the model without weights, which needs what is asked for above
+    problems += [] if problems else _unsuited_optimizer(cfg, deepspeed)
     if problems:
         raise ProblemsError(f"what {name} needs", problems)
+
+
+def _unsuited_optimizer(cfg: Mapping[str, Any], deepspeed: str | None) -> list[str]:
+    """What is wrong with the optimizer for this device and ZeRO stage, and with rates that are not one number."""
+    node = cfg["optimizer"]
+    if not isinstance(node, Mapping) or resolve_type(node.get("type")) is not build_optimizer:
+        return []
+    settings = read_deepspeed(deepspeed) if deepspeed is not None else None
+    stage = 0 if settings is None else settings["zero_optimization"]["stage"]
+    offloads = settings is not None and offloads_optimizer(settings)
+    by_part = any(isinstance(node.get(name), Mapping) for name in ("lr", "weight_decay", "layer_decay"))
+    patterns = not all(str(name).isidentifier() for name in cfg["model"].get("trainable") or ())
+
+    def check() -> None:
+        check_optimizer(node, torch.device(_device_type()), stage, offloads)
+        if by_part or patterns:
+            with meta_init():
+                model = build(cfg["model"])
+            check_rates(node, model)
+
+    return _complaint(check)
 
 
 def _absent_visualizers(cfg: Mapping[str, Any]) -> list[str]:
@@ -134,6 +159,8 @@ def _complaint(check: Callable[[], Any]) -> list[str]:
     """Runs `check`; returns what it found wrong."""
     try:
         check()
+    except ProblemsError as error:
+        return list(error.problems)
     except ValueError as error:  # XTunerError is one
         return [str(error)]
     return []

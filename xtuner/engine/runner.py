@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from xtuner.engine.curves import curve_kinds
 from xtuner.engine.hooks.bad_samples import BadSampleHook
+from xtuner.engine.hooks.ema import EmaHook
 from xtuner.engine.hooks.profile import ProfileHook
 from xtuner.engine.hooks.progress import ProgressHook
 from xtuner.engine.hooks.save import SaveHook
@@ -36,6 +37,8 @@ def _runner_arguments(plan: RunPlan, dataloader: DataLoader | StreamLoader, opti
     ]
     if plan.validation is not None and plan.settings.val_interval is not None:
         hooks.append(ValidateHook(plan.validation, plan.settings.val_interval))
+    if plan.settings.ema_decay is not None:
+        hooks.append(EmaHook(plan.settings.save_steps, plan.settings.ema_decay))
     if plan.profile_steps:
         hooks.append(ProfileHook(plan.profile_steps))
     defaults = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")

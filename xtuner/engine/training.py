@@ -263,9 +263,6 @@ class TrainingMixin:
     def _facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint says of itself; the random states are every rank's."""
         trained = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        if self._base is None:
-            # once, for it stays
-            self._base = self._find_base()
         return {
             "iter": step,
             "max_iters": self.plan.max_iters,
@@ -280,19 +277,23 @@ class TrainingMixin:
             "groups": self.backend.optimizer.group_facts(),
             "places": self.collective.gather(self.train_loop.dataloader.batch_sampler.place()),
             "parameters": {n: list(getattr(p, "ds_shape", p.shape)) for n, p in trained.items()},
-            "base": self._base,
+            "base": self.base(),
             "rng": self.collective.gather(capture_rng()),
             "scalars": capture_scalars(),
             "xtuner": __version__,
         }
 
-    def _find_base(self) -> dict[str, Any]:
-        """What the model stands on, with marks of its weights as they are."""
-        base = self.plan.base or {"checkpoint": None, "parts": {}}
-        unknown = {"name": "", "place": "", "from_checkpoint": False}
-        model: Any = self.module
-        marks = model.base_marks(self.collective.gather)
-        return {**base, "parts": {part: {**base["parts"].get(part, unknown), "marks": marks[part]} for part in marks}}
+    def base(self) -> dict[str, Any]:
+        """Returns what the model stands on, with marks of its weights as they are. Called on all ranks."""
+        if self._base is None:
+            # once, for it stays
+            base = self.plan.base or {"checkpoint": None, "parts": {}}
+            unknown = {"name": "", "place": "", "from_checkpoint": False}
+            model: Any = self.module
+            marks = model.base_marks(self.collective.gather)
+            parts = {part: {**base["parts"].get(part, unknown), "marks": marks[part]} for part in marks}
+            self._base = {**base, "parts": parts}
+        return self._base
 
     def resume_run(self, path: Path, loop: TrainLoop) -> None:
         """Takes weights, optimizer, step and random states from the checkpoint `path`.

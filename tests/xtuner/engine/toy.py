@@ -80,7 +80,7 @@ def toy_config(**changes: Any) -> ConfigDict:
         batch_size=2, accumulative_counts=2, lr=1e-2, weight_decay=0.0, max_norm=1.0, precision="auto",
         max_epochs=2, max_iters=None, save_steps=3, save_total_limit=2, logging_interval=1, seed=7,
         dropout=0.0, workers=0, size=40, delay=0.0, width=16, visualizers=("tensorboard",),
-        async_save=False, keep_best=None, max_skipped_steps=20, dataset=ToyDataset, model=ToyModel,
+        async_save=False, keep_best=None, max_skipped_steps=20, ema_decay=None, dataset=ToyDataset, model=ToyModel,
     )  # fmt: skip
     assert set(changes) <= set(s), set(changes) - set(s)
     s.update(changes)
@@ -101,6 +101,7 @@ def toy_config(**changes: Any) -> ConfigDict:
             type=RuntimeSettings, save_steps=s["save_steps"], save_total_limit=s["save_total_limit"],
             logging_interval=s["logging_interval"], seed=s["seed"], visualizers=s["visualizers"],
             async_save=s["async_save"], keep_best=s["keep_best"], max_skipped_steps=s["max_skipped_steps"],
+            ema_decay=s["ema_decay"],
         ),
     )  # fmt: skip
 

@@ -18,24 +18,26 @@ class SaveHook(Hook):
 
     def __init__(self, interval: int) -> None:
         self.interval = interval
-        self._saved = -1
+        self.saved = -1
+        """Step that was saved last."""
 
     def before_train(self, runner: Any) -> None:
         """Remembers that the checkpoint resumed from is there."""
-        self._saved = runner.iter
+        self.saved = runner.iter
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Saves where the steps done are a multiple of the interval, or all."""
         step = runner.iter + 1
         if step % self.interval == 0 or step == runner.max_iters:
-            self._save(runner, step)
+            self.save(runner, step)
 
     def after_train(self, runner: Any) -> None:
         """Saves what a request to stop left unsaved, and waits until it is written."""
-        if self._saved != runner.iter:
-            self._save(runner, runner.iter)
+        if self.saved != runner.iter:
+            self.save(runner, runner.iter)
         runner.saver.close()
 
-    def _save(self, runner: Any, step: int) -> None:
+    def save(self, runner: Any, step: int) -> None:
+        """Saves the state after `step` steps."""
         runner.save_run(step)
-        self._saved = step
+        self.saved = step

@@ -188,4 +188,29 @@ def build_optimizer(
     return StepOptimizer(optimizer, resolved, max_norm, accumulative_counts, groups, algorithm.name)
 
 
+def check_optimizer(node: Mapping[str, Any], device: torch.device, zero_stage: int, offloads: bool) -> None:
+    """Checks that the optimizer of a config's node suits device and ZeRO stage, without a model.
+
+    Args:
+        node: of `build_optimizer`.
+        device, zero_stage, offloads: see there.
+
+    Raises:
+        XTunerError: see there.
+    """
+    algorithm = Algorithm(node.get("optimizer_class"), node.get("betas", (0.9, 0.999)))
+    algorithm.check_device(device)
+    algorithm.check_sharding(zero_stage, offloads, device)
+
+
+def check_rates(node: Mapping[str, Any], model: nn.Module) -> None:
+    """Checks that the rates of a config's node suit a model, whose weights may be on the device ``meta``.
+
+    Raises:
+        XTunerError: see `parameter_groups`.
+    """
+    names = ("lr", "weight_decay", "layer_decay", "decay_norms_and_biases")
+    parameter_groups(model, **{name: node[name] for name in names if name in node})
+
+
 build_optimizer.provided_by_parent = ("model", "device", "cpu_offload", "zero_stage")  # type: ignore[attr-defined]

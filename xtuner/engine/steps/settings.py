@@ -34,6 +34,7 @@ class RuntimeSettings:
         keep_best: score of the evaluation during training, ``val/<benchmark>`` for instance, whose best checkpoint
             stays although newer ones come; None = none. It counts where steps are both saved and evaluated.
         max_skipped_steps: so many steps in a row without a finite gradient end the run.
+        ema_decay: share of the former average of the trained weights that a step keeps; see `EmaHook`. None = none.
 
     Raises:
         ValueError: a number out of range or an unknown visualizer.
@@ -52,6 +53,7 @@ class RuntimeSettings:
     async_save: bool = False
     keep_best: str | None = None
     max_skipped_steps: int = 20
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("save_steps", "logging_interval", "max_skipped_steps"):
@@ -61,6 +63,8 @@ class RuntimeSettings:
             self.save_total_limit = None
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(f"save_total_limit is {self.save_total_limit}: expected 1 or more, or None to keep all.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}: expected a number from 0 to below 1, or None.")
         self._check_evaluation()
         if isinstance(self.val_benchmarks, str):
             self.val_benchmarks = (self.val_benchmarks,)

@@ -14,12 +14,25 @@ SUPERVISED_SHARE = 0.5
 
 
 def build_parts(cfg: Config) -> dict[str, nn.Module]:
-    """Builds the config's model without weights; returns its parts by name, frozen as in training."""
+    """Builds the config's model without weights; returns its parts by name, frozen as in training.
+
+    Raises:
+        XTunerError: parts that do not fit together, or rates for what is not trained.
+    """
+    from xtuner.engine.steps.optim import build_optimizer, check_rates
     from xtuner.model.meta import meta_init
-    from xtuner.registry import build
+    from xtuner.registry import build, resolve_type
 
     with meta_init():
-        return build(cfg.model).parts()
+        model = build(cfg.model)
+    optimizer = cfg.get("optimizer")
+    if (
+        optimizer
+        and resolve_type(optimizer.type) is build_optimizer
+        and any(p.requires_grad for p in model.parameters())
+    ):
+        check_rates(optimizer, model)
+    return model.parts()
 
 
 def count_parameters(part: nn.Module) -> tuple[int, int]:

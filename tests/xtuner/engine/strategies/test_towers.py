@@ -48,6 +48,14 @@ def test_equals_one_process_over_the_joined_batch(runs: Path, strategy: str, cas
             torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_average_equals_that_of_one_process(runs: Path, strategy: str) -> None:
+    ours, plain = (read_state_dict(runs / f"{who}_rates" / "ema" / "iter_3.pth") for who in (strategy, "plain"))
+    assert set(ours) == set(plain)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
 def test_every_trained_weight_moved(runs: Path) -> None:
     first, last = (weights(runs / "plain_whole", step) for step in (1, 3))
     still = [name for name, value in first.items() if torch.equal(value, last[name])]

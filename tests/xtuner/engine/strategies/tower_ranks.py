@@ -76,7 +76,13 @@ def train_towers(
     environment = setup_environment(None, always_group=deepspeed is not None)
     # a hundred times what is compared to: of a bias of keys the gradient is rounding alone, which AdamW scales up
     cfg = toy_config(
-        max_iters=3, batch_size=batch_size, accumulative_counts=1, save_steps=1, save_total_limit=None, lr=1e-4
+        max_iters=3,
+        batch_size=batch_size,
+        accumulative_counts=1,
+        save_steps=1,
+        save_total_limit=None,
+        lr=1e-4,
+        ema_decay=0.6,
     )
     cfg.model = ConfigDict(
         type=MGLLaVA,
