@@ -12,6 +12,7 @@ from mg_llava.boxes.selection import PictureBoxes, drop_lowest
 from mg_llava.boxes.store import other_size_message
 from mg_llava.data.box_columns import PreparedBoxes, object_room, read_boxes
 from mg_llava.data.prepared_sources import SampleMaker
+from mg_llava.pictures.frames import sides
 from xtuner.data.batches.collate import collate
 from xtuner.data.pictures.files import PictureFiles
 from xtuner.data.store.prepared import PreparedRow
@@ -54,8 +55,8 @@ class SampleReader:
     def sample(self, row: PreparedRow, files: PictureFiles) -> dict[str, Any]:
         """Returns the sample of a row, see `MGLLaVADataset`, without ``source`` and ``bad_samples``."""
         pixels, found, _ = self.pictures(row, files)
-        size = self.image_processor.image_size
-        stacked = torch.stack(pixels) if pixels else torch.zeros((0, size, size, 3), dtype=torch.uint8)
+        size = sides(self.image_processor.image_size)
+        stacked = torch.stack(pixels) if pixels else torch.zeros((0, *size, 3), dtype=torch.uint8)
         return {
             "sample_id": row["id"],
             "input_ids": torch.from_numpy(row.numbers("input_ids").astype(np.int64)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mg_llava.pictures.frames import size_words
+
 if TYPE_CHECKING:
     from mg_llava.hf.configuration import MGLLaVAConfig
     from mg_llava.inference.assistant import Assistant
@@ -65,7 +67,7 @@ def model_card(config: MGLLaVAConfig, assistant: Assistant, num_bytes: int) -> s
             "",
             "An MG-LLaVA model ([arXiv 2406.17770](https://arxiv.org/abs/2406.17770)): a language model that sees a "
             f"picture in low resolution ({config.num_image_tokens} tokens), in high resolution "
-            f"({assistant.image_processor.image_size} px) and by its objects (one token per box). "
+            f"({size_words(assistant.image_processor.image_size)} px) and by its objects (one token per box). "
             f"Prompt template: {assistant.template.name}. {num_bytes / 1e9:.2f} GB of weights.",
             "",
             "| part | parameters | format |",

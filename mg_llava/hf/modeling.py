@@ -15,6 +15,7 @@ from mg_llava.hf.parts import PART_NAMES, build_text, build_vision
 from mg_llava.model.encoders import ENCODER_CLASSES
 from mg_llava.model.splice import placeholder_positions
 from mg_llava.model.vision import ENCODERS
+from mg_llava.pictures.frames import sides
 from mg_llava.pictures.normalize import PixelNormalizer
 from xtuner.constants import IGNORE_INDEX
 from xtuner.errors import XTunerError
@@ -146,8 +147,7 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         preprocessor = self.core.data_preprocessor
         is_image = input_ids == self.config.image_token_id
         if pixel_values is None:
-            size = preprocessor.image_size
-            pixel_values = torch.zeros((0, 3, size, size), dtype=torch.uint8)
+            pixel_values = torch.zeros((0, 3, *sides(preprocessor.image_size)), dtype=torch.uint8)
         counts = [0] * len(pixel_values) if box_counts is None else [int(count) for count in box_counts.tolist()]
         if boxes is None:
             boxes = torch.zeros((0, 4))

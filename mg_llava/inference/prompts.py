@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
+from mg_llava.pictures.frames import sides
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.constants import IMAGE_TOKEN_INDEX
 from xtuner.data.text.specials import Policy, check_policy
@@ -104,11 +105,11 @@ class PromptMaker:
                 f"and {counted(len(found), 'lists of boxes')}: give one <image> and one list (or None) per picture."
             )
         prepared = [self.prepare_picture(picture, boxes) for picture, boxes in zip(pictures, found, strict=True)]
-        size = self.image_processor.image_size
+        size = sides(self.image_processor.image_size)
         pixels = [pixels for pixels, _ in prepared]
         return Prompt(
             input_ids=input_ids,
-            pixel_values=torch.stack(pixels) if pixels else torch.zeros((0, 3, size, size), dtype=torch.uint8),
+            pixel_values=torch.stack(pixels) if pixels else torch.zeros((0, 3, *size), dtype=torch.uint8),
             boxes=[boxes for _, boxes in prepared],
         )
 

@@ -11,6 +11,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch.nn import functional
 
 from mg_llava.model.splice import SplicePlan, plan_splice
+from mg_llava.pictures.frames import FrameSize, sides
 from mg_llava.pictures.normalize import PixelNormalizer
 from xtuner.constants import IGNORE_INDEX
 from xtuner.errors import XTunerError, counted
@@ -21,8 +22,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
 
     Args:
         normalizer: 8-bit pictures to pixels of both resolutions.
-        image_size: side S of the pictures in a batch, in pixels.
-        low_res_size: side s of the low-resolution encoder's input.
+        image_size: side S of the pictures in a batch, in pixels, or (height, width).
+        low_res_size: side s of the low-resolution encoder's input, likewise.
         num_image_tokens: V, image tokens of a picture.
         vocab_size: rows of the language model's embedding table.
         with_objects: whether boxes become object tokens; else a batch's boxes are left aside.
@@ -32,8 +33,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
     def __init__(
         self,
         normalizer: PixelNormalizer,
-        image_size: int,
-        low_res_size: int,
+        image_size: FrameSize,
+        low_res_size: FrameSize,
         num_image_tokens: int,
         vocab_size: int,
         with_objects: bool,
@@ -102,10 +103,10 @@ class BatchPreprocessor(BaseDataPreprocessor):
         }
 
     def _pictures(self, data: Mapping[str, Any]) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        size = self.image_size
+        size = sides(self.image_size)
         pixels = data.get("pixel_values")
         if pixels is None:
-            pixels = torch.zeros((0, 3, size, size), dtype=torch.uint8)
+            pixels = torch.zeros((0, 3, *size), dtype=torch.uint8)
         self.check_pixels(pixels)
         boxes = data.get("boxes") if self.with_objects else None
         if boxes is None:
@@ -123,11 +124,11 @@ class BatchPreprocessor(BaseDataPreprocessor):
         Raises:
             XTunerError: another size or type.
         """
-        size = self.image_size
-        if tuple(pixels.shape[1:]) != (3, size, size) or pixels.dtype != torch.uint8:
+        size = (3, *sides(self.image_size))
+        if tuple(pixels.shape[1:]) != size or pixels.dtype != torch.uint8:
             raise XTunerError(
                 f"the batch's pictures are {tuple(pixels.shape[1:])} {pixels.dtype}, but the model was built for "
-                f"(3, {size}, {size}) torch.uint8: give the image processor and the encoder one image_size."
+                f"{size} torch.uint8: give the image processor and the encoder one image_size."
             )
 
     def _check_ids(self, input_ids: torch.Tensor) -> None:

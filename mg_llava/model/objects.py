@@ -9,12 +9,13 @@ Source: MG-LLaVA (arXiv 2406.17770), section 3.2; sampling rules of torchvision'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from torch import nn
 
+from mg_llava.pictures.frames import FrameSize, sides
 from xtuner.errors import XTunerError
 from xtuner.model.projector import MLPProjector
 
@@ -28,7 +29,7 @@ are only weighed in the slices that they touch. float32 maps on a GPU are taken 
 
 
 def pool_boxes(
-    stage_maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], image_size: int
+    stage_maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], image_size: FrameSize
 ) -> list[torch.Tensor]:
     """Averages the stage maps over each box.
 
@@ -38,15 +39,15 @@ def pool_boxes(
     one cell of the finest map each way: zero-area, inverted and far-away boxes give finite features too.
 
     Args:
-        stage_maps: one (B, C_i, H_i, H_i) per stage, any floating type.
-        boxes: B tensors (N_b, 4), xyxy in pixels of the square `image_size` frame, finite; N_b may be 0.
-        image_size: side of the frame in pixels.
+        stage_maps: one (B, C_i, H_i, W_i) per stage, of the frame's shape, any floating type.
+        boxes: B tensors (N_b, 4), xyxy in pixels of the `image_size` frame, finite; N_b may be 0.
+        image_size: side of the frame in pixels, or its (height, width).
 
     Returns:
         B tensors (N_b, ΣC_i) in float32, differentiable in the maps. Time and memory are linear in the boxes.
 
     Raises:
-        XTunerError: the numbers of pictures differ, or a map is not square.
+        XTunerError: the numbers of pictures differ, or a map is not of the frame's shape.
 
     Examples:
         A map whose four columns hold 0, 1, 2, 3, in a frame of 64 pixels; the left half, then everything:
@@ -56,31 +57,50 @@ def pool_boxes(
         >>> pool_boxes([columns], [boxes], image_size=64)[0].round(decimals=3).tolist()
         [[1.0], [1.875]]
     """
-    _check(stage_maps, boxes)
+    _check(stage_maps, boxes, sides(image_size))
     if not boxes:
         return []
     counts = [len(box) for box in boxes]
-    finest = max(stage_map.shape[-1] for stage_map in stage_maps)
     device = stage_maps[0].device
     # autocast would round the weights and the sums to half precision
     with torch.autocast(device.type, enabled=False):
-        weights = axis_weights(torch.cat(list(boxes)).to(device, torch.float32), finest, image_size)
-        pooled = []
-        for stage_map in stage_maps:
-            per_axis = weights @ _upsampling(stage_map.shape[-1], finest, device)
-            pictures = zip(stage_map, per_axis.split(counts), strict=True)
-            pooled.append([_weighted_mean(picture, axes) for picture, axes in pictures])
+        corners = torch.cat(list(boxes)).to(device, torch.float32)
+        pooled: list[list[torch.Tensor]] = []
+        for columns, rows in _map_weights(stage_maps, corners, sides(image_size)):
+            pictures = zip(stage_maps[len(pooled)], columns.split(counts), rows.split(counts), strict=True)
+            pooled.append([_weighted_mean(*picture) for picture in pictures])
     return [torch.cat(stages, dim=1) for stages in zip(*pooled, strict=True)]
 
 
-def _check(stage_maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> None:
+def _map_weights(
+    stage_maps: Sequence[torch.Tensor], boxes: torch.Tensor, frame: tuple[int, int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields for each map the weights of its columns (N, W_i) and of its rows (N, H_i) in each box's mean."""
+    finest = max((stage_map.shape[-2:] for stage_map in stage_maps), key=max)
+    if frame[0] == frame[1]:
+        weights = axis_weights(boxes, finest[0], frame[0])
+        for stage_map in stage_maps:
+            per_axis = weights @ _upsampling(stage_map.shape[-1], finest[0], boxes.device)
+            yield per_axis[:, 0], per_axis[:, 1]
+        return
+    rows = axis_weights(boxes, finest[0], frame[0])[:, 1]
+    columns = axis_weights(boxes, finest[1], frame[1])[:, 0]
+    for stage_map in stage_maps:
+        height, width = stage_map.shape[-2:]
+        yield (
+            columns @ _upsampling(width, finest[1], boxes.device),
+            rows @ _upsampling(height, finest[0], boxes.device),
+        )
+
+
+def _check(stage_maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], frame: tuple[int, int]) -> None:
     for stage_map in stage_maps:
         if len(stage_map) != len(boxes):
             raise XTunerError(f"{len(boxes)} box lists for {len(stage_map)} pictures: expected one list per picture.")
-        if stage_map.shape[-1] != stage_map.shape[-2]:
-            raise XTunerError(
-                f"a stage map is {tuple(stage_map.shape[-2:])}: expected a square one, of a square picture."
-            )
+        height, width = stage_map.shape[-2:]
+        if height * frame[1] != width * frame[0]:
+            shape = "a square one, of a square picture" if frame[0] == frame[1] else f"the shape of the frame {frame}"
+            raise XTunerError(f"a stage map is {(height, width)}: expected {shape}.")
 
 
 def axis_weights(boxes: torch.Tensor, size: int, image_size: int) -> torch.Tensor:
@@ -142,18 +162,18 @@ def _upsampling(size: int, finest: int, device: torch.device) -> torch.Tensor:
     return (1 - distance.abs()).clamp(min=0)
 
 
-def _weighted_mean(feature_map: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
-    """(C, H, W) and (N, 2, H) → (N, C), sums in float32."""
+def _weighted_mean(feature_map: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """(C, H, W), (N, W) and (N, H) → (N, C), sums in float32."""
     channels, height, width = feature_map.shape
     cells = feature_map.flatten(1)
-    rows = height if cells.is_cuda and cells.dtype == torch.float32 else _SLICE_ROWS
-    pooled = torch.zeros(len(axes), channels, device=cells.device)
-    for top in range(0, height, rows):
-        slice_weights = axes[:, 1, top : top + rows]
+    step = height if cells.is_cuda and cells.dtype == torch.float32 else _SLICE_ROWS
+    pooled = torch.zeros(len(rows), channels, device=cells.device)
+    for top in range(0, height, step):
+        slice_weights = rows[:, top : top + step]
         # which boxes touch the slice is only asked where the answer makes nobody wait
         boxes = slice(None) if cells.is_cuda else slice_weights.any(dim=1).nonzero().squeeze(1)
-        weights = slice_weights[boxes].unsqueeze(2) * axes[boxes, 0].unsqueeze(1)
-        part = cells[:, top * width : (top + rows) * width]
+        weights = slice_weights[boxes].unsqueeze(2) * columns[boxes].unsqueeze(1)
+        part = cells[:, top * width : (top + step) * width]
         pooled[boxes] += weights.flatten(1) @ part.float().T
     return pooled
 
@@ -164,12 +184,12 @@ class ObjectEncoder(nn.Module):
     Args:
         in_channels: ΣC_i of the stage maps.
         out_channels: width D of the language model.
-        image_size: side of the frame that boxes are in, in pixels.
+        image_size: side of the frame that boxes are in, in pixels, or (height, width).
     """
 
     provided_by_parent: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "image_size")
 
-    def __init__(self, in_channels: int, out_channels: int, image_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, image_size: FrameSize) -> None:
         super().__init__()
         self.image_size = image_size
         self.projector = MLPProjector(in_channels, out_channels)
@@ -179,7 +199,7 @@ class ObjectEncoder(nn.Module):
         return pool_boxes(stage_maps, boxes, self.image_size)
 
     def forward(self, stage_maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """One (B, C_i, H_i, H_i) per stage and B box tensors (N_b, 4) → (ΣN_b, D), picture after picture."""
+        """One (B, C_i, H_i, W_i) per stage and B box tensors (N_b, 4) → (ΣN_b, D), picture after picture."""
         pooled = self.pool(stage_maps, boxes)
         width = self.projector.in_channels
         features = torch.cat(pooled) if pooled else stage_maps[0].new_zeros((0, width), dtype=torch.float32)

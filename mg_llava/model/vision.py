@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mg_llava.model.encoders import ClipEncoder, OpenClipConvNeXt
+from mg_llava.pictures.frames import FrameSize, frame_size, sides, size_words
 from mg_llava.pictures.normalize import PixelNormalizer
 from xtuner.errors import XTunerError
 from xtuner.model.layers import idle_weights, zero_of
@@ -35,7 +36,8 @@ class VisionSide(nn.Module):
 
     Attributes:
         trained: encoders whose gradients are wanted; the others run under no_grad.
-        num_image_tokens: V. image_size: S, or s without a high-resolution encoder. low_res_size: s.
+        num_image_tokens: V. image_size: S (or height and width), or s without a high-resolution encoder.
+        low_res_size: s.
         with_objects: whether boxes become object tokens.
 
     Raises:
@@ -67,8 +69,8 @@ class VisionSide(nn.Module):
         self.trained: frozenset[str] = frozenset()
         self._idle: dict[str, list[nn.Parameter]] = {}
         self.num_image_tokens: int = low.num_tokens
-        self.low_res_size: int = low.image_size
-        self.image_size: int = low.image_size if high is None else high.image_size
+        self.low_res_size: FrameSize = low.image_size
+        self.image_size: FrameSize = low.image_size if high is None else high.image_size
         self.with_objects = self.object_encoder is not None
 
     def set_trained(self, encoders: Iterable[str]) -> None:
@@ -146,9 +148,9 @@ class VisionSide(nn.Module):
         if len(pixels):
             with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
                 return self._reach_all("high_res_encoder", high(pixels))
-        sides = [high.image_size // stride for stride in high.strides]
-        sizes = zip(high.channels, sides, strict=True)
-        maps = [pixels.new_zeros((0, channels, side, side)) for channels, side in sizes]
+        height, width = sides(high.image_size)
+        sizes = zip(high.channels, high.strides, strict=True)
+        maps = [pixels.new_zeros((0, channels, height // step, width // step)) for channels, step in sizes]
         return [stage + zero_of(high) for stage in maps] if trained else maps
 
     def _reach_all(self, name: str, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -183,8 +185,14 @@ def check_parts(low: Any, high: Any, fusion: Any, object_encoder: Any) -> None:
             "an object_encoder, or leave the high_res_encoder out."
         )
     if fusion is not None and low.grid != high.grid:
+        sizes = [f"{part.grid[0]}x{part.grid[1]} ({size_words(part.image_size)} px" for part in (low, high)]
         raise XTunerError(
-            f"the encoders' grids differ: low resolution {low.grid[0]}x{low.grid[1]} ({low.image_size} px), "
-            f"high resolution {high.grid[0]}x{high.grid[1]} ({high.image_size} px at stride "
-            f"{high.strides[-1]}). Set image_size_aux to {low.grid[0] * high.strides[-1]}."
+            f"the encoders' grids differ: low resolution {sizes[0]}), high resolution {sizes[1]} at stride "
+            f"{high.strides[-1]}). Set image_size_aux to {_fitting_size(low.grid, high.strides[-1])}."
         )
+
+
+def _fitting_size(grid: tuple[int, int], stride: int) -> str:
+    """Words for the high-resolution picture whose last map has `grid`."""
+    size = frame_size([cells * stride for cells in grid])
+    return str(size if isinstance(size, int) else list(size))

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from mg_llava.pictures.frames import FrameSize, frame_size, sides
 from mg_llava.pictures.statistics import OPEN_CLIP_FILE
 from xtuner.errors import XTunerError
 from xtuner.json_values import read_json
@@ -142,12 +143,12 @@ def _transformers_config(kind: str, values: dict[str, Any]) -> PretrainedConfig 
     return config_class.from_dict(values)
 
 
-def token_grid(config: EncoderConfig, image_size: int | None = None) -> tuple[int, tuple[int, int]]:
-    """Returns the side of a vision transformer's pictures in pixels, and the (h, w) of its tokens.
+def token_grid(config: EncoderConfig, image_size: FrameSize | None = None) -> tuple[FrameSize, tuple[int, int]]:
+    """Returns the size of a vision transformer's pictures in pixels, and the (h, w) of its tokens.
 
     Args:
         config: of the encoder.
-        image_size: side of the pictures, where it is not the config's own.
+        image_size: side of the pictures, or (height, width), where it is not the config's own.
 
     Raises:
         XTunerError: no vision transformer, or pictures smaller than a patch.
@@ -164,13 +165,14 @@ def token_grid(config: EncoderConfig, image_size: int | None = None) -> tuple[in
             f"{config.described}: expected a vision transformer for square pictures, found image_size={own}, "
             f"patch_size={patch}."
         )
-    size = own if image_size is None else image_size
-    if size < patch:
+    size = own if image_size is None else frame_size(image_size)
+    height, width = sides(size)
+    if min(height, width) < patch:
         raise XTunerError(
-            f"the low-resolution picture is {size} px wide, less than a patch of {patch} px: choose a multiple of it "
-            "(setting visual_encoder_image_size)."
+            f"the low-resolution picture is {min(height, width)} px wide, less than a patch of {patch} px: choose a "
+            "multiple of it (setting visual_encoder_image_size)."
         )
-    return size, (size // patch, size // patch)
+    return size, (height // patch, width // patch)
 
 
 def _timm_patches(config: EncoderConfig) -> tuple[Any, Any]:
@@ -208,7 +210,7 @@ def _side(value: Any) -> Any:
     return value[0] if isinstance(value, (tuple, list)) and len(set(value)) == 1 else value
 
 
-def read_num_image_tokens(name_or_path: str, image_size: int | None = None) -> int:
+def read_num_image_tokens(name_or_path: str, image_size: FrameSize | None = None) -> int:
     """Returns how many tokens a low-resolution encoder makes of a picture, from its config.
 
     Args:

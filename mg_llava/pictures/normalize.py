@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mg_llava.pictures.frames import FrameSize, sides
 from mg_llava.pictures.statistics import CLIP_MEAN, CLIP_STD, PixelStatistics
 from xtuner.errors import XTunerError
 
@@ -92,12 +93,12 @@ class PixelNormalizer(nn.Module):
             "low_view": self.low_view,
         }
 
-    def forward(self, pixels: torch.Tensor, low_res_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pixels: torch.Tensor, low_res_size: FrameSize) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalises and resizes I pictures.
 
         Args:
-            pixels: (I, 3, S, S) uint8 RGB; I may be 0.
-            low_res_size: side s of the low-resolution pictures.
+            pixels: (I, 3, S, S) uint8 RGB (any height and width); I may be 0.
+            low_res_size: side s of the low-resolution pictures, or their (height, width).
 
         Returns:
             high (I, 3, S, S) and low (I, 3, s, s), both float32 whatever the model's type.
@@ -106,7 +107,7 @@ class PixelNormalizer(nn.Module):
         scale, *constants = self.constant_bits.view(torch.float32).view(5, 1, 3, 1, 1)
         # workers hand pictures over as Pillow has them, colours innermost
         picture = pixels.contiguous().float()
-        size = (low_res_size, low_res_size)
+        size = sides(low_res_size)
         low = None
         if not len(pixels):
             low = picture.new_zeros((0, 3, *size))

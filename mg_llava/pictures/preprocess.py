@@ -15,10 +15,10 @@ from PIL import Image
 from mg_llava.boxes.selection import clip_boxes, pad_boxes, resize_boxes
 from mg_llava.pictures.colors import to_rgb
 from mg_llava.pictures.encoder_config import read_num_image_tokens
+from mg_llava.pictures.frames import FrameSize, Placement, frame_size, place, sides
 from mg_llava.pictures.open import PictureSource, open_picture
 from mg_llava.pictures.shapes import pad_and_resize, resize_and_crop
 from mg_llava.pictures.statistics import read_pixel_statistics
-from xtuner.errors import XTunerError
 
 
 class ImageProcessor:
@@ -32,7 +32,8 @@ class ImageProcessor:
     Args:
         name_or_path: low-resolution encoder: a folder (or hub name) with preprocessor_config.json and
             config.json.
-        image_size: side of the square in pixels (768 for the published models).
+        image_size: side of the square in pixels (768 for the published models). Or (height, width) of a frame that is
+            no square: the picture is resized into its middle (`pad_to_square`), cut to its shape, or squeezed.
         pad_to_square: keep the whole picture; otherwise its margins are cut off.
         apply_exif_orientation: turn pictures as their EXIF tag says. Boxes hold for the pixels as they were
             when the boxes were made; the published ones were made without turning.
@@ -45,17 +46,13 @@ class ImageProcessor:
     def __init__(
         self,
         name_or_path: str,
-        image_size: int = 768,
+        image_size: FrameSize = 768,
         pad_to_square: bool = True,
         apply_exif_orientation: bool = False,
-        low_res_size: int | None = None,
+        low_res_size: FrameSize | None = None,
     ) -> None:
-        if image_size < 1:
-            raise XTunerError(
-                f"image_size={image_size}: expected the side of the encoders' picture in pixels, e.g. 768."
-            )
         self.name_or_path = name_or_path
-        self.image_size = image_size
+        self.image_size = frame_size(image_size)
         self.pad_to_square = pad_to_square
         self.apply_exif_orientation = apply_exif_orientation
         self.low_res_size = low_res_size
@@ -86,13 +83,15 @@ class ImageProcessor:
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Returns the square as uint8 (3, S, S) RGB, a view of (S, S, 3) memory: the device puts it in order."""
-        image = to_rgb(image)
-        if self.pad_to_square:
-            square = pad_and_resize(image, self.image_size, self.statistics.pad_color)
+        image, size = to_rgb(image), self.image_size
+        if not isinstance(size, int):
+            square = self._place(image.size).draw(image, self.statistics.pad_color)
+        elif self.pad_to_square:
+            square = pad_and_resize(image, size, self.statistics.pad_color)
         elif self.statistics.crops:
-            square = resize_and_crop(image, self.image_size, self._resized(image.size))
+            square = resize_and_crop(image, size, _resized(image.size, size))
         else:
-            square = image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+            square = image.resize((size, size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(square, dtype=np.uint8)).permute(2, 0, 1)
 
     def map_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +106,8 @@ class ImageProcessor:
         """
         width, height = size
         boxes = boxes.astype(np.float32, copy=False)
+        if not isinstance(self.image_size, int):
+            return clip_boxes(self._place(size).map_boxes(boxes), *reversed(sides(self.image_size)))
         if self.pad_to_square:
             boxes = pad_boxes(boxes, width, height)
             width = height = max(width, height)
@@ -117,17 +118,16 @@ class ImageProcessor:
         # follow that
         shorter = min(width, height)
         boxes = np.round(resize_boxes(boxes, (shorter, shorter), target))
-        left, top = self._margins(*self._resized((width, height)))
+        left, top = ((side - self.image_size) // 2 for side in _resized((width, height), self.image_size))
         return clip_boxes(boxes - np.array([left, top, left, top], np.float32), *target)
 
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) after resizing a picture of `size`, before the middle is cut out."""
-        width, height = size
-        if not self.statistics.crops:
-            return self.image_size, self.image_size
-        longer = int(self.image_size * max(size) / min(size))
-        return (self.image_size, longer) if width <= height else (longer, self.image_size)
+    def _place(self, size: tuple[int, int]) -> Placement:
+        """Where a picture of `size` (width, height) lies in a frame that is no square."""
+        return place(size, sides(self.image_size), self.pad_to_square, self.statistics.crops)
 
-    def _margins(self, width: int, height: int) -> tuple[int, int]:
-        """Pixels cut off at the left and at the top of a resized picture."""
-        return (width - self.image_size) // 2, (height - self.image_size) // 2
+
+def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) of a picture of `size` whose shorter side is resized to `side`."""
+    width, height = size
+    longer = int(side * max(size) / min(size))
+    return (side, longer) if width <= height else (longer, side)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mg_llava.model.encoders.base import ConfigSource, HighResEncoder
 from mg_llava.model.encoders.loading import build_transformers
+from mg_llava.pictures.frames import FrameSize
 
 _FIRST_STRIDE = 4
 """Pixels per cell of the first stage where a config has no ``patch_size``: DINOv3's ConvNeXt."""
@@ -24,7 +25,7 @@ class BackboneEncoder(HighResEncoder):
     def __init__(
         self,
         path: ConfigSource,
-        image_size: int = 768,
+        image_size: FrameSize = 768,
         channels_last: bool = True,
         drop_path_rate: float | None = None,
     ) -> None:

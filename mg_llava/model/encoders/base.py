@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from mg_llava.pictures.encoder_config import HIGH, LOW, EncoderConfig, read_encoder_config, token_grid
+from mg_llava.pictures.frames import FrameSize, frame_size, sides
 from mg_llava.pictures.statistics import PixelStatistics, read_pixel_statistics
 from xtuner.errors import XTunerError
 
@@ -90,14 +91,15 @@ class LowResEncoder(PictureEncoder):
         name_or_path: folder or hub name; under `meta_init` its config will do.
         select_layer: which hidden state is read, counted from the end: −1 the last layer's output, before any final
             norm, −2 the one before it. Layers above it are not built into the model.
-        image_size: s in pixels, where it is not the config's own; position embeddings are interpolated.
+        image_size: s in pixels, or (height, width), where it is not the config's own; position embeddings are
+            interpolated.
 
     Attributes:
         name_or_path: as given.
         channels: C.
         grid: (h, w) with V = h·w.
         num_tokens: V.
-        image_size: s, in pixels.
+        image_size: s, in pixels; (height, width) where it is no square.
         num_prefix_tokens: class and register tokens before the picture's own, which are dropped.
 
     Raises:
@@ -111,14 +113,14 @@ class LowResEncoder(PictureEncoder):
     num_prefix_tokens: int = 0
 
     def __new__(
-        cls, name_or_path: ConfigSource = "", select_layer: int = -2, image_size: int | None = None
+        cls, name_or_path: ConfigSource = "", select_layer: int = -2, image_size: FrameSize | None = None
     ) -> LowResEncoder:
         """Makes an object of the folder's family where `LowResEncoder` itself is called."""
         if cls is LowResEncoder:
             return super().__new__(cls.class_for(read_encoder_config(name_or_path, cls.role)))
         return super().__new__(cls)
 
-    def __init__(self, name_or_path: ConfigSource, select_layer: int = -2, image_size: int | None = None) -> None:
+    def __init__(self, name_or_path: ConfigSource, select_layer: int = -2, image_size: FrameSize | None = None) -> None:
         super().__init__()
         self.config = self.read_config(name_or_path)
         self.name_or_path = self.config.source
@@ -143,7 +145,7 @@ class HighResEncoder(PictureEncoder):
 
     Args:
         path: folder (or, for transformers' and timm's, hub name); under `meta_init` the content of its config will do.
-        image_size: S, side of the pictures in pixels.
+        image_size: S, side of the pictures in pixels, or (height, width).
         channels_last: keep maps with the channels innermost in memory, as ConvNeXt's normalisations and pointwise
             layers want them; the numbers stay.
         drop_path_rate: share of blocks that training skips at random, the last ones most often; None = as the folder
@@ -168,7 +170,7 @@ class HighResEncoder(PictureEncoder):
     def __new__(
         cls,
         path: ConfigSource = "",
-        image_size: int = 768,
+        image_size: FrameSize = 768,
         channels_last: bool = True,
         drop_path_rate: float | None = None,
     ) -> HighResEncoder:
@@ -180,13 +182,13 @@ class HighResEncoder(PictureEncoder):
     def __init__(
         self,
         path: ConfigSource,
-        image_size: int = 768,
+        image_size: FrameSize = 768,
         channels_last: bool = True,
         drop_path_rate: float | None = None,
     ) -> None:
         super().__init__()
         self.config = self.read_config(path)
-        self.image_size = image_size
+        self.image_size = frame_size(image_size)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def set_stages(self, channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -197,19 +199,26 @@ class HighResEncoder(PictureEncoder):
         """
         self.channels, self.strides = list(channels), list(strides)
         coarsest = max(self.strides)
-        if self.image_size % coarsest:
-            below = self.image_size // coarsest * coarsest
-            sizes = f"{below} or {below + coarsest}" if below else str(coarsest)
-            raise XTunerError(
-                f"the high-resolution picture is {self.image_size} px wide, which its encoder's stride of {coarsest} "
-                f"px does not divide: choose a multiple of it, {sizes} for instance (setting image_size_aux)."
-            )
+        for side, word in zip(sides(self.image_size), ("high", "wide"), strict=True):
+            if side % coarsest:
+                below = side // coarsest * coarsest
+                sizes = f"{below} or {below + coarsest}" if below else str(coarsest)
+                raise XTunerError(
+                    f"the high-resolution picture is {side} px {'wide' if isinstance(self.image_size, int) else word}, "
+                    f"which its encoder's stride of {coarsest} px does not divide: choose a multiple of it, {sizes} "
+                    "for instance (setting image_size_aux)."
+                )
 
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the last stage map."""
-        side = self.image_size // self.strides[-1]
-        return side, side
+        return self.grids[-1]
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """(h, w) of each stage map."""
+        height, width = sides(self.image_size)
+        return [(height // stride, width // stride) for stride in self.strides]
 
     @property
     def layers(self) -> Iterable[nn.Module]:

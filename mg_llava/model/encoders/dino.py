@@ -6,6 +6,7 @@ from torch import nn
 
 from mg_llava.model.encoders.base import ConfigSource
 from mg_llava.model.encoders.vision_transformer import TransformersEncoder
+from mg_llava.pictures.frames import FrameSize
 
 
 class Dinov2Encoder(TransformersEncoder):
@@ -27,7 +28,7 @@ class Dinov2RegistersEncoder(Dinov2Encoder):
     families = ("dinov2_with_registers",)
     model_class = "Dinov2WithRegistersModel"
 
-    def __init__(self, name_or_path: ConfigSource, select_layer: int = -2, image_size: int | None = None) -> None:
+    def __init__(self, name_or_path: ConfigSource, select_layer: int = -2, image_size: FrameSize | None = None) -> None:
         super().__init__(name_or_path, select_layer, image_size)
         self.num_prefix_tokens = 1 + self.config.get("num_register_tokens", 0)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from mg_llava.model.encoders.base import ConfigSource, HighResEncoder
 from mg_llava.pictures.encoder_config import HIGH, OPEN_CLIP, EncoderConfig, read_encoder_config
+from mg_llava.pictures.frames import FrameSize
 from xtuner.errors import XTunerError
 from xtuner.model.files.weight_files import read_state_dict
 from xtuner.model.meta import in_meta_init
@@ -50,7 +51,7 @@ class OpenClipConvNeXt(HighResEncoder):
     def __init__(
         self,
         path: ConfigSource,
-        image_size: int = 768,
+        image_size: FrameSize = 768,
         channels_last: bool = True,
         drop_path_rate: float | None = None,
     ) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from mg_llava.model.encoders.base import ConfigSource, HighResEncoder
 from mg_llava.model.encoders.loading import check_timm_weights, read_timm_weights
 from mg_llava.pictures.encoder_config import TIMM, create_timm
+from mg_llava.pictures.frames import FrameSize, sides
 from xtuner.errors import XTunerError
 from xtuner.model.meta import in_meta_init
 
@@ -26,7 +27,7 @@ class TimmFeatureEncoder(HighResEncoder):
     def __init__(
         self,
         path: ConfigSource,
-        image_size: int = 768,
+        image_size: FrameSize = 768,
         channels_last: bool = True,
         drop_path_rate: float | None = None,
     ) -> None:
@@ -47,12 +48,12 @@ class TimmFeatureEncoder(HighResEncoder):
             raise XTunerError(f"{self.config.described}, whose maps have the strides {self.strides}: expected rising.")
         self.colours_last = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
 
-    def _size_argument(self) -> dict[str, int]:
+    def _size_argument(self) -> dict[str, Any]:
         """Models with windows or tables for a fixed size are built for this one."""
         import timm
 
         known: Any = timm.get_pretrained_cfg(str(self.config.get("architecture")), allow_unregistered=True)
-        return {"img_size": self.image_size} if getattr(known, "fixed_input_size", False) else {}
+        return {"img_size": sides(self.image_size)} if getattr(known, "fixed_input_size", False) else {}
 
     @property
     def layers(self) -> Iterable[nn.Module]:

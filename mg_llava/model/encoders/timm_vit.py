@@ -11,6 +11,7 @@ from mg_llava.model.encoders.base import ConfigSource, LowResEncoder
 from mg_llava.model.encoders.loading import load_timm
 from mg_llava.model.encoders.vision_transformer import layers_to_keep
 from mg_llava.pictures.encoder_config import TIMM, create_timm
+from mg_llava.pictures.frames import FrameSize
 from xtuner.errors import XTunerError
 from xtuner.model.meta import in_meta_init
 
@@ -20,7 +21,7 @@ class TimmViTEncoder(LowResEncoder):
 
     families = (TIMM,)
 
-    def __init__(self, name_or_path: ConfigSource, select_layer: int = -2, image_size: int | None = None) -> None:
+    def __init__(self, name_or_path: ConfigSource, select_layer: int = -2, image_size: FrameSize | None = None) -> None:
         super().__init__(name_or_path, select_layer, image_size)
         # without pooling and classes no head is built; resized positions are interpolated picture by picture
         resized = {"dynamic_img_size": True} if self.is_resized else {}

@@ -9,6 +9,7 @@ from torch import nn
 
 from mg_llava.model.encoders.base import ConfigSource, LowResEncoder
 from mg_llava.model.encoders.loading import build_transformers
+from mg_llava.pictures.frames import FrameSize
 from xtuner.errors import XTunerError
 
 FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "rms_norm")
@@ -48,7 +49,7 @@ class TransformersEncoder(LowResEncoder):
     drops: ClassVar[tuple[str, ...]] = ("head",)
     """Parts of the model, by name, that no token depends on."""
 
-    def __init__(self, name_or_path: ConfigSource, select_layer: int = -2, image_size: int | None = None) -> None:
+    def __init__(self, name_or_path: ConfigSource, select_layer: int = -2, image_size: FrameSize | None = None) -> None:
         super().__init__(name_or_path, select_layer, image_size)
         self.check_size()
         kept = layers_to_keep(select_layer, self.config.get("num_hidden_layers"), self.name_or_path)

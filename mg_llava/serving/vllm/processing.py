@@ -22,6 +22,7 @@ from mg_llava.boxes.selection import MOST_BOXES
 from mg_llava.hf.configuration import MGLLaVAConfig
 from mg_llava.hf.picture_sources import read_source
 from mg_llava.hf.processing import MGLLaVAProcessor
+from mg_llava.pictures.frames import sides
 from mg_llava.serving.requests.pictures import check_boxes
 from mg_llava.serving.vllm import media  # noqa: F401  registers the connector in each process
 from mg_llava.serving.vllm.boxed import BoxedPicture, join_options, kept_name, read_pictures, spread_boxes
@@ -120,9 +121,9 @@ class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):
 
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
         """Pictures with as many boxes as they can have."""
-        size = self.info.get_hf_processor().image_processor.image_size
-        boxes = spread_boxes(self.info.most_boxes(seq_len), size)
-        picture = {"image": Image.new("RGB", (size, size)), "boxes": boxes}
+        height, width = sides(self.info.get_hf_processor().image_processor.image_size)
+        boxes = spread_boxes(self.info.most_boxes(seq_len), min(height, width))
+        picture = {"image": Image.new("RGB", (width, height)), "boxes": boxes}
         return {_IMAGE: [picture] * mm_counts.get(_IMAGE, 0)}
 
 

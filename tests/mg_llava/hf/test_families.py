@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def write_data(folder: Path) -> None:
     (folder / "boxes.json").write_text(json.dumps([box_record(name) for name in names]))
 
 
-def options_of(folder: Path, low: Path, high: Path, size: int) -> list[str]:
+def options_of(folder: Path, low: Path, high: Path, size: object) -> list[str]:
     """Settings of a tiny run with these encoders, all parts but the language model trained."""
     llm = tiny_llm_folder(folder)
     tiny_tokenizer(llm)
@@ -76,12 +77,31 @@ def options_of(folder: Path, low: Path, high: Path, size: int) -> list[str]:
     return ["--cfg-options", *(f"{key}={value}" for key, value in settings.items())]
 
 
+@pytest.mark.slow
+def test_pictures_that_are_no_squares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live(tmp_path, capsys, "dinov3", "dinov3_convnext", (64, 128), ["visual_encoder_image_size=[28,56]"])
+
+
 @pytest.mark.parametrize(("low", "high"), PAIRS)
 def test_a_whole_life(tmp_path: Path, capsys: pytest.CaptureFixture[str], low: str, high: str) -> None:
+    live(tmp_path, capsys, low, high)
+
+
+def live(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    low: str,
+    high: str,
+    frame: tuple[int, int] | None = None,
+    settings: Sequence[str] = (),
+) -> None:
+    """Trains, resumes, exports and asks; `frame` is (height, width) of the pictures, by default the encoder's."""
     write_data(tmp_path)
     parts = tmp_path / "parts"
     high_parts = high_folder(high, parts)
-    options = options_of(tmp_path, low_folder(low, parts).path, high_parts.path, high_parts.size)
+    frame = frame or (high_parts.size, high_parts.size)
+    size = str(list(frame)).replace(" ", "")
+    options = [*options_of(tmp_path, low_folder(low, parts).path, high_parts.path, size), *settings]
 
     def train(name: str, steps: int, *words: str) -> Path:
         work_dir = tmp_path / name
@@ -126,7 +146,8 @@ def test_a_whole_life(tmp_path: Path, capsys: pytest.CaptureFixture[str], low: s
     assert (
         processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True) == answer.strip()
     )
-    batch = tiny_batch(size=high_parts.size)
+    batch = tiny_batch(size=min(frame))
+    batch["pixel_values"] = torch.randint(256, (1, 3, *frame), dtype=torch.uint8)
     with torch.inference_mode():
         ours = model(**model.data_preprocessor(batch), mode="logits")
         theirs = exported.core(**exported.core.data_preprocessor(batch), mode="logits")

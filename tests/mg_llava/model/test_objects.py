@@ -100,3 +100,24 @@ class TestObjectEncoder:
         encoder = ObjectEncoder(3, 6, image_size=8)
         encoder([torch.zeros(0, 3, 8, 8)], []).sum().backward()
         assert all(p.grad is not None and not p.grad.any() for p in encoder.parameters())
+
+
+class TestNoSquare:
+    @pytest.mark.parametrize("frame", [(48, 96), (96, 64)])
+    def test_equals_roi_align_of_upsampled_maps(self, frame: tuple[int, int]) -> None:
+        from torchvision.ops import roi_align
+
+        height, width = frame
+        maps = [torch.randn(2, channels, height // step, width // step) for channels, step in ((3, 4), (5, 8), (7, 16))]
+        corners = torch.rand(2, 9, 2, 2).sort(dim=2).values * torch.tensor([width, height])
+        boxes = list(corners.flatten(2) + torch.tensor([-4.0, 3.0, 5.0, 2.0]))
+        size = maps[0].shape[-2:]
+        whole = torch.cat([torch.nn.functional.interpolate(stage, size, mode="bilinear") for stage in maps], dim=1)
+        expected = roi_align(whole, boxes, 56, spatial_scale=size[1] / width, sampling_ratio=-1, aligned=False)
+        found = torch.cat(pool_boxes(maps, boxes, frame))
+        # sums in another order: 5e-7 measured
+        torch.testing.assert_close(found, expected.mean(dim=(2, 3)), rtol=1e-4, atol=5e-6)
+
+    def test_maps_of_another_shape(self) -> None:
+        with pytest.raises(XTunerError, match=r"a stage map is \(8, 8\): expected the shape of the frame \(8, 16\)"):
+            pool_boxes([torch.zeros(1, 3, 8, 8)], [torch.zeros(0, 4)], (8, 16))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mg_llava import model as public
 from mg_llava.model.encoders import HighResEncoder, LowResEncoder
+from mg_llava.model.vision import check_parts
 from mg_llava.pictures.encoder_config import read_num_image_tokens
 from tests.tiny_encoders import HIGH_NAMES, LOW_NAMES, MEAN, STD, high_folder, low_folder
 from xtuner.errors import XTunerError
@@ -62,6 +63,13 @@ class TestLowRes:
             assert encoder(torch.randn(1, 3, 56, 56)).shape == (1, 16, encoder.channels)
         assert read_num_image_tokens(str(folder.path), 56) == 16
 
+    @pytest.mark.parametrize("name", [name for name in LOW_NAMES if name != "aimv2"])
+    def test_no_square(self, tmp_path: Path, name: str) -> None:
+        encoder = LowResEncoder(str(low_folder(name, tmp_path).path), image_size=[28, 56]).eval()
+        assert encoder.grid == (2, 4)
+        with torch.no_grad():
+            assert encoder(torch.randn(1, 3, 28, 56)).shape == (1, 8, encoder.channels)
+
     def test_another_size_where_positions_are_learned(self, tmp_path: Path) -> None:
         with pytest.raises(XTunerError, match="learned positions for pictures of 28 px, not 56"):
             LowResEncoder(str(low_folder("aimv2", tmp_path).path), image_size=56)
@@ -105,6 +113,17 @@ class TestHighRes:
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("name", HIGH_NAMES)
+    def test_no_square(self, tmp_path: Path, name: str) -> None:
+        folder = high_folder(name, tmp_path)
+        encoder = HighResEncoder(str(folder.path), [folder.size, 2 * folder.size]).eval()
+        assert encoder.grid == (2, 4)
+        with torch.no_grad():
+            maps = encoder(torch.randn(1, 3, folder.size, 2 * folder.size))
+        assert [tuple(stage.shape[-2:]) for stage in maps] == encoder.grids
+        with pytest.raises(XTunerError, match=r"\d+ px high, which its encoder's stride"):
+            HighResEncoder(str(folder.path), [folder.size + 1, folder.size])
+
+    @pytest.mark.parametrize("name", HIGH_NAMES)
     def test_the_config_alone_gives_the_shape(self, tmp_path: Path, name: str) -> None:
         folder = high_folder(name, tmp_path)
         encoder = HighResEncoder(str(folder.path), folder.size)
@@ -122,6 +141,23 @@ class TestHighRes:
         sizes = f"{2 * stride} or {3 * stride}"
         with pytest.raises(XTunerError, match=f"{2 * stride + 3} px wide.*{stride} px does not divide.*{sizes}"):
             HighResEncoder(str(folder.path), 2 * stride + 3)
+
+
+class TestGrids:
+    """Encoders whose grids differ: the error says the size that would fit."""
+
+    @pytest.mark.parametrize(
+        ("low_size", "high_size", "words"),
+        [
+            (28, 128, r"low resolution 2x2 \(28 px\), high resolution 4x4 \(128 px .* Set image_size_aux to 64\."),
+            ([28, 56], 64, r"low resolution 2x4 \(28 x 56 px\).* Set image_size_aux to \[64, 128\]\."),
+        ],
+    )
+    def test_do_not_match(self, tmp_path: Path, low_size: object, high_size: object, words: str) -> None:
+        low = LowResEncoder(str(low_folder("dinov3", tmp_path).path), image_size=low_size)  # type: ignore[arg-type]
+        high = HighResEncoder(str(high_folder("dinov3_convnext", tmp_path).path), high_size)  # type: ignore[arg-type]
+        with pytest.raises(XTunerError, match=words):
+            check_parts(low, high, fusion={}, object_encoder=None)
 
 
 class TestStatistics:
