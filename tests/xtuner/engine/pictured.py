@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
-from mg_llava.data.dataset import MGLLaVADataset
+from mg_llava.data.samples import SampleReader
 from mg_llava.model import MGLLaVA
 from mg_llava.model.encoders import HighResEncoder, LowResEncoder
 from mg_llava.model.fusion import ConvGateFusion
@@ -28,8 +28,9 @@ class PicturedDataset:
     """Samples of 14 to 16 text tokens with a picture and three boxes; functions of the index alone."""
 
     source_names = ("one",)
-    tokenizer = SimpleNamespace(pad_token_id=0)
-    collate_fn = MGLLaVADataset.collate_fn
+    num_sources = 1
+    maker = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))
+    collate_fn = SampleReader.collate
 
     def __init__(self) -> None:
         self.text = [14 + index % 3 for index in range(SAMPLES)]

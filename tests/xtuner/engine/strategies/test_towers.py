@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from tests.xtuner.engine.pictured import make_parts
-from tests.xtuner.engine.strategies.tower_ranks import CASES, STRATEGIES, train_towers
+from tests.xtuner.engine.strategies.tower_ranks import CASES, STRATEGIES, model_node, train_towers
 from xtuner.model.files.weight_files import read_state_dict
+from xtuner.registry import build
 
 ROOT = Path(__file__).parents[4]
+MOVED = "low_res_encoder.clip.encoder.layers.1.mlp.fc1.weight"
 pytestmark = [pytest.mark.multi_process, pytest.mark.slow]
 
 
@@ -46,6 +48,20 @@ def test_equals_one_process_over_the_joined_batch(runs: Path, strategy: str, cas
         assert set(ours) == set(plain)
         for name, tensor in plain.items():
             torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_partly_trained_model_is_read_back_whole(runs: Path, strategy: str) -> None:
+    """The trained weights from the checkpoint, the frozen ones of the same parts from their own files."""
+    node = model_node(runs / "parts", **CASES["some"])
+    expected = build(node)
+    expected.load_checkpoint(runs / "plain_some" / "iter_3.pth", required=expected.trainable)
+    found = build(node)
+    found.load_checkpoint(runs / f"{strategy}_some" / "iter_3.pth", required=found.trainable)
+    ours, plain = found.full_state_dict(), expected.full_state_dict()
+    assert not torch.equal(plain[MOVED], build(node).full_state_dict()[MOVED])
+    for name, tensor in plain.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

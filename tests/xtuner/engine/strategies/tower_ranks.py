@@ -60,6 +60,21 @@ class InOrder(ShuffledBatchSampler):
         return np.arange(len(self.lengths))
 
 
+def model_node(parts: Path, **arguments: Any) -> dict[str, Any]:
+    """The node of a tiny model whose parts are in the folder `parts`."""
+    return dict(
+        type=MGLLaVA,
+        llm=dict(type=tiny_llm),
+        low_res_encoder=dict(type=LowResEncoder, name_or_path=str(parts / "clip")),
+        high_res_encoder=dict(
+            type=HighResEncoder, path=str(parts / "convnext"), image_size=HIGH_SIZE, drop_path_rate=0.0
+        ),
+        **{"fusion": dict(type=ConvGateFusion), **arguments},
+        projector=dict(type=MLPProjector),
+        object_encoder=dict(type=ObjectEncoder),
+    )
+
+
 def train_towers(
     work_dir: Path,
     parts: Path,
@@ -84,17 +99,7 @@ def train_towers(
         lr=1e-4,
         ema_decay=0.6,
     )
-    cfg.model = ConfigDict(
-        type=MGLLaVA,
-        llm=dict(type=tiny_llm),
-        low_res_encoder=dict(type=LowResEncoder, name_or_path=str(parts / "clip")),
-        high_res_encoder=dict(
-            type=HighResEncoder, path=str(parts / "convnext"), image_size=HIGH_SIZE, drop_path_rate=0.0
-        ),
-        **{"fusion": dict(type=ConvGateFusion), **arguments},
-        projector=dict(type=MLPProjector),
-        object_encoder=dict(type=ObjectEncoder),
-    )
+    cfg.model = ConfigDict(model_node(parts, **arguments))
     cfg.optimizer.update(optimizer or {})
     cfg.train_dataset = ConfigDict(type=SomePictures)
     cfg.train_dataloader.sampler.type = InOrder
