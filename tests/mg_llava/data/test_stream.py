@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from PIL import Image
@@ -102,6 +103,21 @@ def test_goes_on_at_exactly_the_next_sample(
         for batch in whole:
             total = sum(lengths[name] + per_picture for name in batch["sample_ids"])
             assert total + sum(map(len, batch["boxes"])) <= tokens
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_that_lie_elsewhere_are_read_there(kind: str, world: Any, tmp_path: Path) -> None:
+    arguments = stream_data(kind, world, tmp_path)
+    here = ids(take(loader_of(arguments), 9))
+    remote = fsspec.filesystem("memory")
+    paths = sorted((tmp_path / "source").iterdir())
+    suffix = paths[0].suffix
+    for number, path in enumerate(paths):
+        remote.pipe(f"/shards/{number:02d}{suffix}", path.read_bytes())
+    address = f"memory://shards/{{00..{len(paths) - 1:02d}}}{suffix}"
+    assert ids(take(loader_of({**arguments, "data_path": address}), 9)) == here
+    with pytest.raises(XTunerError, match="cannot be read"):
+        take(loader_of({**arguments, "data_path": f"memory://shards/{{07..08}}{suffix}"}), 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

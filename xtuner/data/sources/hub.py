@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from xtuner.data.store.cache import cache_folder, write_text
@@ -65,8 +66,9 @@ def hub_files(address: str) -> list[str]:
     return files
 
 
+@lru_cache(maxsize=64)  # records and pictures of a source both ask
 def find_on_hub(address: str) -> HubFiles:
-    """Finds the files of an address without downloading them.
+    """Finds the files of an address without downloading them; asks once per process.
 
     Without a connection those of the last time are taken.
 

@@ -48,6 +48,7 @@ class StubHub:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StubHub:
     monkeypatch.setenv("XTUNER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    find_on_hub.cache_clear()
     stub = StubHub(tmp_path / "repository")
     for split, count in (("train", 3), ("dev", 1)):
         (stub.folder / split).mkdir(parents=True)
@@ -98,6 +99,7 @@ def test_offline(hub: StubHub) -> None:
     hub.error = None
     assert count("hf://owner/name") == 6
     # what was there at the last start is found again
+    find_on_hub.cache_clear()
     hub.error = ConnectionError("offline")
     assert count("hf://owner/name") == 6
 
@@ -125,6 +127,7 @@ def test_a_folder_of_the_same_name_is_not_taken_for_it(hub: StubHub, tmp_path: P
 
 
 def test_the_library_itself_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_on_hub.cache_clear()
     monkeypatch.setenv("XTUNER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
