@@ -112,6 +112,9 @@ def _gathered(weight: torch.Tensor, average: torch.Tensor) -> torch.Tensor:
     """Returns the whole of an average from all ranks' pieces."""
     if not hasattr(weight, "ds_tensor"):
         return average
+    if distributed.get_backend() == "nccl":
+        # offloaded weights are in host memory, from where it sends nothing
+        average = average.cuda()
     pieces = [torch.empty_like(average) for _ in range(distributed.get_world_size())]
     distributed.all_gather(pieces, average)
     # the last piece is filled up with anything
