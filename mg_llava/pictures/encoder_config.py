@@ -22,8 +22,6 @@ TIMM = "timm"
 _OWN_FAMILY = "mg_llava"
 """``model_type`` of exported folders, whose low-resolution encoder is described in their config."""
 OPEN_CLIP = "open_clip"
-OPEN_CLIP_PREFIX = "CLIP-"
-"""Begins the names of open_clip's folders on the Hub, as in CLIP-convnext_large_d_320.laion2B-…"""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,8 @@ def read_encoder_config(
 
 def _named_open_clip_config(name: str) -> dict[str, Any] | None:
     """Returns the config of the open_clip architecture that the name of an absent folder holds."""
-    if OPEN_CLIP_PREFIX not in Path(name).name:
+    if name.startswith("timm/"):
+        # timm's own on the Hub have the same architectures' names
         return None
     # imported late: open_clip takes seconds, and only descriptions of absent folders need it
     from open_clip.factory import get_model_config, list_models
