@@ -37,7 +37,7 @@ def write_dataset(sources: Sequence[DataSource], out_folder: str, shard_bytes: i
         sources: see `read_sources`.
         out_folder: new or empty folder; it appears when it is complete.
         shard_bytes: about the size of a file.
-        group_bytes: about the size of the pictures of a row group, which a training reads for each picture.
+        group_bytes: about the size of the pictures of a row group.
 
     Returns:
         Counts of records, pictures and files.

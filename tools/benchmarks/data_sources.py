@@ -1,6 +1,6 @@
 """The same pictures in a folder, Parquet, Arrow and WebDataset: start on prepared data, pictures per second, copies.
 
-Usage: ``python tools/benchmarks/data_sources.py [--pictures 100000] [--read 600] [--groups 300KB] [--folder DIR]``
+Usage: ``python tools/benchmarks/data_sources.py [--pictures 100000] [--read 600] [--groups 10MB] [--folder DIR]``
 
 Records with a picture each (JPEG, 320 x 240, made here), as JSON with a folder, and what ``xtuner convert dataset``,
 ``save_to_disk`` and a tar writer make of them. For each form: the first preparation; a second start up to the first
@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--read", type=int, default=600)
-    parser.add_argument("--groups", nargs="+", default=["300KB"])
+    parser.add_argument("--groups", nargs="+", default=["10MB"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", help="keeps the data there, and takes what a former start left")
     args = parser.parse_args()

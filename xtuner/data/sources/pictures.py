@@ -120,10 +120,11 @@ class SourcePictures:
         number = self._numbers.get(place.file)
         if number is None:
             return False
-        if self.found.kind == "webdataset":
-            spot = read_bytes(place.spot)
-            return spot is not None and sum(spot) <= os.path.getsize(self.found.files[number])
+        if (spot := read_bytes(place.spot)) is not None:
+            return sum(spot) <= os.path.getsize(self.found.files[number])
         cell = read_cell(place.spot)
+        if self.found.kind == "webdataset":
+            return False
         table = self._table(number)
         return cell is not None and cell[0] in table.schema.names and cell[1] < len(table)
 
@@ -131,10 +132,11 @@ class SourcePictures:
         number = self._numbers.get(place.file)
         if number is None:
             return None
-        if self.found.kind == "webdataset":
-            spot = read_bytes(place.spot)
-            return None if spot is None else self._places.read(self.found.files[number], *spot, str(place))
+        if (spot := read_bytes(place.spot)) is not None:
+            return self._places.read(self.found.files[number], *spot, str(place))
         cell = read_cell(place.spot)
+        if self.found.kind == "webdataset":
+            return None
         table = self._table(number)
         if cell is None or cell[0] not in table.schema.names:
             return None

@@ -12,7 +12,7 @@ import pyarrow as pa
 from xtuner.data.records.records import Record
 from xtuner.data.sources.columns import PICTURES, TALKS, as_messages, check_talk_type, choose_columns
 from xtuner.data.sources.locate import SourceFiles
-from xtuner.data.sources.places import Place, cell_spot
+from xtuner.data.sources.places import Place, bytes_spot, cell_spot
 from xtuner.data.store.cache import remembered_of
 from xtuner.data.tables.arrow import ArrowTable
 from xtuner.data.tables.cells import PictureCells, is_picture_type
@@ -48,11 +48,14 @@ class TableSource:
         self.random_access = random_access
 
     def records(self, on_bytes: Callable[[int], None] | None = None) -> Iterator[Record | str]:
-        """Yields a record per row.
+        """Yields a record per row; its pictures are named by the places of their bytes where these can be read alone.
 
         Raises:
             XTunerError: a file is damaged or lacks a column, or a column is of another type.
         """
+        yield from self._records(on_bytes, self.random_access)
+
+    def _records(self, on_bytes: Callable[[int], None] | None, spots: bool) -> Iterator[Record | str]:
         first = read = 0
         for path, name in zip(self.found.files, self.found.names, strict=True):
             table = open_table(path, self.found.kind)
@@ -61,7 +64,7 @@ class TableSource:
             pictures = next((chosen[field] for field in PICTURES if field in chosen), None)
             rest = {column: None for column in table.schema.names if column not in chosen.values()}
             row, size = 0, table.text_bytes(list(texts.values()))
-            for batch, cells in table.batches(list(texts.values()), pictures):
+            for batch, cells in table.batches(list(texts.values()), pictures, spots):
                 values = self._values(path, batch, texts)
                 images = iter(()) if cells is None else _images(cells, name, str(pictures), row)
                 for number in range(len(batch)):
@@ -87,7 +90,7 @@ class TableSource:
     def identity(self) -> dict[str, Any]:
         """Returns path, number of records and digest of what they say; pictures count by their places."""
         what = json.dumps([self.found.names, self.columns], sort_keys=True)
-        found = json.loads(remembered_of(self.found.files, what, lambda: records_digest(self.records())))
+        found = json.loads(remembered_of(self.found.files, what, lambda: records_digest(self._records(None, False))))
         return {"path": self.data_path, "size": found["records"], "digest": found["digest"]}
 
     def _choose(self, table: ParquetTable | ArrowTable) -> dict[str, str]:
@@ -133,7 +136,8 @@ def _images(cells: PictureCells, file: str, column: str, first: int) -> Iterator
         for number in range(count or 0):
             has_bytes, path = cells.has_bytes[start + number], cells.paths[start + number]
             if has_bytes:
-                spot = cell_spot(column, row, number if cells.in_lists else None)
+                at = None if cells.spots is None else cells.spots[start + number]
+                spot = cell_spot(column, row, number if cells.in_lists else None) if at is None else bytes_spot(*at)
                 found.append(str(Place(file, spot, path or "")))
             elif path:
                 fault = fault or _path_fault(path, column)

@@ -42,8 +42,7 @@ def row_schema() -> pa.Schema:
 class RowWriter:
     """Writes ``data/train-00000-of-00003.parquet``, ... into a folder that appears when `finish` was called.
 
-    Pictures are stored as they are, without compression; row groups are small, because to read one picture its whole
-    row group is read.
+    Pictures are stored as they are, without compression: so each can be read alone.
 
     Args:
         folder: new or empty.

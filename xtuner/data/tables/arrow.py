@@ -47,8 +47,13 @@ class ArrowTable:
         """Returns how many bytes the values of `columns` take."""
         return sum(batch.column(name).nbytes for batch in map(self._batch, self._numbers()) for name in columns)
 
-    def batches(self, columns: Sequence[str], pictures: str | None = None) -> Iterator[Batch]:
+    def batches(self, columns: Sequence[str], pictures: str | None = None, spots: bool = False) -> Iterator[Batch]:
         """Yields all rows in order: the text `columns`, and what the cells of the column `pictures` hold.
+
+        Args:
+            columns: to read.
+            pictures: column of pictures.
+            spots: nothing here: each cell can be read alone as it is.
 
         Raises:
             XTunerError: the file is damaged.

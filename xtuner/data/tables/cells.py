@@ -22,12 +22,15 @@ class PictureCells:
         in_lists: the column holds lists of pictures.
         has_bytes: (all pictures,) bool: the cell holds the picture's bytes.
         paths: (all pictures,) the path that the cell gives, None where it gives none.
+        spots: (all pictures,) offset and size of the bytes in the file, None where they do not stand there as they are;
+            None = not looked for.
     """
 
     counts: Sequence[int | None]
     in_lists: bool
     has_bytes: np.ndarray
     paths: Sequence[str | None]
+    spots: Sequence[tuple[int, int] | None] | None = None
 
 
 def is_picture_type(kind: pa.DataType) -> bool:
@@ -81,6 +84,12 @@ def read_cells(column: pa.Array, has_bytes: np.ndarray | None = None) -> Picture
     else:
         paths = items.to_pylist()
     return PictureCells(counts, in_lists, found if has_bytes is None else has_bytes, paths)
+
+
+def bytes_column(column: pa.Array) -> pa.Array:
+    """Returns the bytes of all pictures of a column that holds bytes."""
+    items = pc.list_flatten(column) if is_list(column.type) else column.filter(column.is_valid())
+    return pc.struct_field(items, BYTES) if pa.types.is_struct(items.type) else items
 
 
 def cell_bytes(cell: Any, number: int) -> bytes | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xtuner.data.tables.cells import BYTES, PictureCells, cell_bytes, holds_bytes, is_list, read_cells
+from xtuner.data.tables.cells import BYTES, PictureCells, bytes_column, cell_bytes, holds_bytes, is_list, read_cells
 from xtuner.errors import XTunerError
 
 MOST_PICTURE_BYTES = 256 << 20
-"""Most bytes of the pictures of a row group: to read one picture the whole group is read."""
+"""Most bytes of the pictures of a compressed row group: to read one picture the whole group is read."""
 _BATCH = 500
 _BATCH_WITH_BYTES = 16
 _BUFFER = 1 << 20
@@ -57,11 +59,17 @@ class ParquetTable:
         return sum(sum(self._sizes(name)) for name in columns)
 
     def largest_group(self, column: str) -> int:
-        """Returns the bytes of a column in the row group that has most of them."""
-        return max(self._sizes(column), default=0)
+        """Returns the bytes of a column in the largest row group whose pictures cannot be read alone."""
+        groups = range(len(self._ends))
+        return max((self._size(group, column) for group in groups if not self._is_plain(group, column)), default=0)
 
-    def batches(self, columns: Sequence[str], pictures: str | None = None) -> Iterator[Batch]:
+    def batches(self, columns: Sequence[str], pictures: str | None = None, spots: bool = False) -> Iterator[Batch]:
         """Yields all rows in order: the text `columns`, and what the cells of the column `pictures` hold.
+
+        Args:
+            columns: to read.
+            pictures: column of pictures.
+            spots: look for the places of their bytes in the file, where these are not compressed.
 
         Raises:
             XTunerError: the file is damaged.
@@ -70,7 +78,10 @@ class ParquetTable:
         leaves = [leaf for name in columns for leaf in self._leaves_of(name)]
         with self._reading():
             for group in range(file.num_row_groups):
-                yield from self._group_batches(file, group, leaves, pictures)
+                if spots and pictures is not None and self._is_plain(group, pictures):
+                    yield from self._plain_batches(file, group, leaves, pictures)
+                else:
+                    yield from self._group_batches(file, group, leaves, pictures)
 
     def bytes_of(self, column: str, row: int, number: int) -> bytes | None:
         """Returns the bytes of picture `number` of a row's cell; None where there are none.
@@ -148,6 +159,36 @@ class ParquetTable:
                 start = end
             yield batch, cells
 
+    def _is_plain(self, group: int, column: str) -> bool:
+        """Says whether a row group holds the bytes of pictures as they are."""
+        if not holds_bytes(self.schema.field(column).type):
+            return False
+        with self._reading():
+            part = self._open().metadata.row_group(group)
+            return str(part.column(self._leaves.index(self._bytes_leaves(column)[0])).compression) == "UNCOMPRESSED"
+
+    def _plain_batches(self, file: pq.ParquetFile, group: int, leaves: Sequence[str], pictures: str) -> Iterator[Batch]:
+        """Like `_group_batches`, with the place of each picture: where the same bytes stand in the file."""
+        part = file.metadata.row_group(group).column(self._leaves.index(self._bytes_leaves(pictures)[0]))
+        first = part.data_page_offset
+        if part.has_dictionary_page and part.dictionary_page_offset is not None:
+            first = min(first, part.dictionary_page_offset)
+        end, place = first + part.total_compressed_size, first
+        wanted = [*leaves, *self._leaves_of(pictures)]
+        with open(self.path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for batch in file.iter_batches(_BATCH_WITH_BYTES, row_groups=[group], columns=wanted, use_threads=False):
+                cells = read_cells(batch.column(pictures))
+                spots: list[tuple[int, int] | None] = []
+                for value in bytes_column(batch.column(pictures)):
+                    found = value.as_py() if value.is_valid else None
+                    at = -1 if found is None else content.find(found, place, end)
+                    if found is not None and at < 0:
+                        # of several equal ones a dictionary keeps the first
+                        at = content.find(found, first, end)
+                    spots.append(None if found is None or at < 0 else (at, len(found)))
+                    place = max(place, at + len(found)) if found is not None else place
+                yield batch, replace(cells, spots=spots)
+
     def _light(self, file: pq.ParquetFile, group: int, column: str) -> tuple[list[str], np.ndarray | None]:
         """The leaves of a picture column to read, and which of its pictures have bytes where that is known without."""
         leaves, of_bytes = self._leaves_of(column), self._bytes_leaves(column)
@@ -211,8 +252,8 @@ def large_row_group(path: str, size: int) -> XTunerError:
     """Says that a row group is too large to be read for one picture."""
     return XTunerError(
         f"a row group of '{Path(path).name}' has {size / 1e6:,.0f} MB of pictures, and reading one picture reads its "
-        f"whole group, of at most {MOST_PICTURE_BYTES / 1e6:,.0f} MB: write the data with small row groups by "
-        "`xtuner convert dataset`."
+        f"whole group, of at most {MOST_PICTURE_BYTES / 1e6:,.0f} MB: `xtuner convert dataset` writes the data so that "
+        "each picture is read alone."
     )
 
 

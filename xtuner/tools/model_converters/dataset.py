@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-size", default="500MB", metavar="SIZE", help="size of a file (default: 500MB)")
     parser.add_argument(
         "--group-size",
-        default="300KB",
+        default="10MB",
         metavar="SIZE",
-        help="size of the pictures of a row group, which training reads to get one of them (default: 300KB)",
+        help="size of the pictures of a row group (default: 10MB)",
     )
     add_cfg_options(parser)
 

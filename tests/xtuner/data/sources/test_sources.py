@@ -351,3 +351,36 @@ class TestRefused:
 )
 def test_names(path: str, name: str) -> None:
     assert source_name(path) == name
+
+
+class TestPlacesInParquet:
+    @pytest.mark.parametrize("dictionary", [True, False])
+    @pytest.mark.parametrize("in_lists", [True, False])
+    def test_pictures_without_compression_are_read_alone(
+        self, dictionary: bool, in_lists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        draw = np.random.default_rng(0)
+        content = [draw.bytes(int(draw.integers(0, 3000))) for _ in range(40)]
+        content[7] = content[3]
+        cells: list[Any] = [{"bytes": one, "path": None} for one in content]
+        cells[5] = None
+        column = [[cell] if cell else [] for cell in cells] if in_lists else cells
+        path = table(
+            tmp_path,
+            {"image": column, "messages": [TALK] * 40},
+            compression="none",
+            use_dictionary=dictionary,
+            row_group_size=9,
+            data_page_size=2000,
+        )
+        images = [value["image"] for value in values(path)]
+        monkeypatch.setattr(parquet_module.ParquetTable, "bytes_of", None)
+        monkeypatch.setattr(parquet_module, "MOST_PICTURE_BYTES", 1)
+        files = open_pictures("", path)
+        for number, image in enumerate(images):
+            if number == 5:
+                assert not image
+                continue
+            image = image[0] if in_lists else image
+            assert "[" not in image and files.holds(image)
+            assert files.open(image).read() == content[number]  # type: ignore[union-attr]
