@@ -153,6 +153,10 @@ class PreparedSources:
         first = int(self._ends[source - 1]) if source else 0
         return self._parts[source].row(number - first), self.files[source]
 
+    def part(self, source: int) -> PreparedData:
+        """Returns the prepared data of source number `source`."""
+        return self._parts[source]
+
     def pictures(self, source: int) -> Iterator[tuple[Any, ...]]:
         """Returns (id, pictures) of every sample of source number `source`."""
         return self._parts[source].values("id", "images")

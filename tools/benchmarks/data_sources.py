@@ -33,6 +33,7 @@ from training_start import import_ours, make_parts, node
 from mg_llava.data.dataset import MGLLaVADataset
 from mg_llava.data.sharing import write_dataset
 from mg_llava.data.sources import DataSource
+from xtuner.data.store.prepared import PreparedData
 from xtuner.tools.model_converters.split import parse_size
 
 _DISTINCT = 200
@@ -165,6 +166,8 @@ def main() -> None:
             )
         for form, rate in rates(name, forms, args.read, args.repeats).items():
             out.print(f"{form}: {rate}")
+        os.environ["XTUNER_CACHE"] = f"{name}/cache {next(iter(forms))}"
+        out.print(rows(MGLLaVADataset(**next(iter(forms.values()))), 2000))
 
 
 def make_forms(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -214,6 +217,37 @@ def rates(name: str, forms: dict[str, dict[str, Any]], number: int, repeats: int
         f"{statistics.median(alone[form]) / number * 1e6:,.0f} us"
         for form in sets
     }
+
+
+def rows(dataset: MGLLaVADataset, number: int) -> str:
+    """Compares reading prepared rows here and through `datasets`."""
+    import datasets
+    import pyarrow as pa
+
+    prepared = dataset.samples.part(0)
+    files = sorted(prepared.folder.glob("*.arrow"))
+    began = time.perf_counter()
+    tables = [
+        datasets.table.MemoryMappedTable(pa.ipc.open_file(pa.memory_map(str(f))).read_all(), str(f)) for f in files
+    ]
+    theirs = datasets.concatenate_datasets([datasets.Dataset(one) for one in tables])
+    theirs = theirs.select_columns(["id", "images", "input_ids", "labels"]).with_format("numpy")
+    opening = time.perf_counter() - began
+    began = time.perf_counter()
+    ours = PreparedData(prepared.folder)
+    own_opening = time.perf_counter() - began
+    chosen = np.random.default_rng(3).permutation(len(ours))[:number].tolist()
+
+    def read(place: int) -> Any:
+        row = ours.row(place)
+        return row.numbers("input_ids"), row.numbers("labels"), row["images"], row["id"]
+
+    seconds, _ = seconds_of(lambda: [theirs[place] for place in chosen])
+    own_seconds, _ = seconds_of(lambda: [read(place) for place in chosen])
+    return (
+        f"prepared rows: open {own_opening * 1e3:.0f} ms, a row {own_seconds / number * 1e6:.0f} us; through datasets: "
+        f"open {opening * 1e3:.0f} ms, a row {seconds / number * 1e6:.0f} us"
+    )
 
 
 def _content(found: Any) -> bytes:
