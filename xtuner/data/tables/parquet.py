@@ -173,18 +173,20 @@ class ParquetTable:
         first = part.data_page_offset
         if part.has_dictionary_page and part.dictionary_page_offset is not None:
             first = min(first, part.dictionary_page_offset)
-        end, place = first + part.total_compressed_size, first
+        end, place, lost = first + part.total_compressed_size, first, False
         wanted = [*leaves, *self._leaves_of(pictures)]
         with open(self.path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for batch in file.iter_batches(_BATCH_WITH_BYTES, row_groups=[group], columns=wanted, use_threads=False):
                 cells = read_cells(batch.column(pictures))
                 spots: list[tuple[int, int] | None] = []
                 for value in bytes_column(batch.column(pictures)):
-                    found = value.as_py() if value.is_valid else None
+                    # once one is not there the encoding is another, and looking on would cost the square of the group
+                    found = value.as_py() if value.is_valid and not lost else None
                     at = -1 if found is None else content.find(found, place, end)
                     if found is not None and at < 0:
                         # of several equal ones a dictionary keeps the first
                         at = content.find(found, first, end)
+                    lost = lost or (found is not None and at < 0)
                     spots.append(None if found is None or at < 0 else (at, len(found)))
                     place = max(place, at + len(found)) if found is not None else place
                 yield batch, replace(cells, spots=spots)

@@ -354,6 +354,15 @@ def test_names(path: str, name: str) -> None:
 
 
 class TestPlacesInParquet:
+    def test_of_an_encoding_that_splits_the_bytes_the_cell_is_read(self, tmp_path: Path) -> None:
+        content = [b"same beginning of all " * 20 + bytes([number]) * 9 for number in range(12)]
+        encoding = {"image": "DELTA_BYTE_ARRAY"}
+        columns = {"image": content, "messages": [json.dumps(TALK)] * 12}
+        path = table(tmp_path, columns, compression="none", use_dictionary=False, column_encoding=encoding)
+        images = [value["image"] for value in values(path)]
+        assert any("image[" in image for image in images)
+        assert [opened(path, image).read() for image in images] == content
+
     @pytest.mark.parametrize("dictionary", [True, False])
     @pytest.mark.parametrize("in_lists", [True, False])
     def test_pictures_without_compression_are_read_alone(
