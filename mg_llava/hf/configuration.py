@@ -13,6 +13,8 @@ from xtuner.registry import current_types
 MODEL_TYPE = "mg_llava"
 """``model_type`` of the folder's config.json; also the package whose module `hf` reads the folder."""
 FORMAT_VERSION = 2
+_FORMER_VISION = "clip_vision_model"
+"""What a vision_config without a model_type is: the first versions knew CLIP alone."""
 _TRUSTED_PACKAGES = ("mg_llava", "xtuner")
 
 
@@ -52,7 +54,7 @@ class MGLLaVAConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.text_config: Any = _sub_config(text_config)
-        self.vision_config = _sub_config(vision_config)
+        self.vision_config = _sub_config(vision_config, _FORMER_VISION)
         self.high_res_config = None if high_res_config is None else dict(high_res_config)
         self.parts = dict(parts or {})
         self.part_dtypes = dict(part_dtypes or {})
@@ -106,9 +108,19 @@ def check_types(node: Any) -> None:
             check_types(value)
 
 
-def _sub_config(value: Mapping[str, Any] | PretrainedConfig | None) -> PretrainedConfig | dict[str, Any] | None:
+def _sub_config(
+    value: Mapping[str, Any] | PretrainedConfig | None, otherwise: str | None = None
+) -> PretrainedConfig | dict[str, Any] | None:
     if value is None or isinstance(value, PretrainedConfig):
         return value
     values = dict(value)
     # timm's configs name an architecture
-    return values if "architecture" in values else AutoConfig.for_model(values.pop("model_type"), **values)
+    if "architecture" in values:
+        return values
+    kind = values.pop("model_type", otherwise)
+    if kind is None:
+        raise XTunerError(
+            f"a part's config has no model_type among {', '.join(map(str, values)) or 'nothing'}: expected a "
+            "config.json as `xtuner convert pth_to_hf` writes it."
+        )
+    return AutoConfig.for_model(kind, **values)
