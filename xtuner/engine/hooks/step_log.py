@@ -17,11 +17,13 @@ from xtuner.log import get_logger
 from xtuner.model.flops import peak_flops
 
 _SOURCE = "loss/"
+_LONG_SECONDS = 60
+_PROBE_SIDE = 512
 
 
 class StepLogHook(Hook):
-    """Writes a line and the scalars every `interval` optimizer steps, over all steps since the last line and
-    all ranks.
+    """Writes a line and the scalars after the first step and every `interval` optimizer steps, over all steps since
+    the last line and all ranks.
 
     Between lines everything is added up on the device; only the steps with a line wait for it.
 
@@ -46,6 +48,20 @@ class StepLogHook(Hook):
         self._saving = runner.pause_seconds
         self._reset()
 
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Says how long the first step will take where that is long: on a CPU, with a model of real size."""
+        device = runner.plan.environment.device
+        if runner.iter != self._first or device.type != "cpu":
+            return
+        flops = sum(runner.module.step_flops(batch) for batch in data_batch)
+        seconds = flops / _cpu_flops_per_second() if flops else 0.0
+        if seconds > _LONG_SECONDS and runner.rank == 0:
+            get_logger().info(
+                "The first step takes %.0f minutes or more: %.1f TFLOP on this CPU. The next line comes after it.",
+                seconds / 60,
+                flops / 1e12,
+            )
+
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: StepResult | None = None
     ) -> None:
@@ -54,7 +70,7 @@ class StepLogHook(Hook):
         self._add(outputs, runner.train_loop.data_wait)
         self._host["flops"] += sum(runner.module.step_flops(batch) for batch in data_batch)
         step = runner.iter + 1
-        if step % self.interval == 0 or step == runner.max_iters or runner.interrupted:
+        if step == self._first + 1 or step % self.interval == 0 or step == runner.max_iters or runner.interrupted:
             scalars = self._summarise(runner, outputs)
             self._write(runner, step, scalars)
             self._since = time.perf_counter()
@@ -145,6 +161,15 @@ class StepLogHook(Hook):
             f"padding {scalars['padding_share']:.1%}  memory {scalars['memory_gb']:.2f} GB  eta {eta}{skipped}"
         )
         runner.write_scalars({f"train/{name}": value for name, value in scalars.items()}, step)
+
+
+def _cpu_flops_per_second() -> float:
+    """What the CPU makes of a matrix product: an upper bound of what a step reaches."""
+    matrix = torch.ones(_PROBE_SIDE, _PROBE_SIDE)
+    matrix @ matrix
+    start = time.perf_counter()
+    matrix @ matrix
+    return 2.0 * _PROBE_SIDE**3 / (time.perf_counter() - start)
 
 
 def _rates(rates: Mapping[str, float]) -> dict[str, float]:
