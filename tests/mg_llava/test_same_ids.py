@@ -195,10 +195,15 @@ def test_any_text(assistant: Any, template: PromptTemplate, messages: list[dict[
 @many
 @given(messages=conversations(plain_words), family=families)
 def test_the_text_route(assistant: Any, template: PromptTemplate, messages: list[dict[str, Any]], family: str) -> None:
-    """Texts without special tokens are never refused, and give the same ids."""
+    """Texts without special tokens and without the words before an answer are never refused, and give the same ids."""
     askers = askers_of(assistant, family, template)
     messages = [*messages, {"role": "user", "content": "it?"}]
-    assert askers.rendered(messages) == askers.tokenized(messages)
+    try:
+        rendered = askers.rendered(messages)
+    except TemplateError as error:
+        assert "shows where an answer begins" in str(error) and template.around_input[1].strip() in str(messages)
+        return
+    assert rendered == askers.tokenized(messages)
 
 
 @templates
@@ -275,7 +280,8 @@ def test_chat_and_page(
     session = ChatSession(assistant)
     session.cache = Listener(assistant, said[1::2])
     session.add_picture(picture_file)
-    with patch.object(assistant, "decode", lambda answer: answer):
+    as_heard = {"decode": lambda answer: answer, "finish_reason": lambda _: "stop"}
+    with patch.multiple(assistant, **as_heard):
         for question in said[::2]:
             session.ask(question)
     assert engine.heard == [asked] and session.cache.heard[-1] == asked

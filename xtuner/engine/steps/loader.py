@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from xtuner.engine.processes.environment import Environment
 from xtuner.errors import XTunerError
 from xtuner.registry import build, resolve_type
 
+_END_SECONDS = 2.0
 _OF_THE_DATA = ("groups", "source_of", "repeats", "num_images")
 """What a data set may tell its sampler beside the lengths."""
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
@@ -151,7 +153,12 @@ class WorkerLostError(XTunerError):
 
 def lost_worker(batches: Iterator[Any], rank: int) -> WorkerLostError | None:
     """Returns the error that names the worker of a loader's iterator that has ended badly; None where none has."""
-    for number, worker in enumerate(getattr(batches, "_workers", ())):
+    workers = getattr(batches, "_workers", ())
+    # the system closes its connections a moment before its exit code can be read
+    ended = wait([worker.sentinel for worker in workers], _END_SECONDS)
+    for number, worker in enumerate(workers):
+        if worker.sentinel in ended:
+            worker.join()
         code = worker.exitcode
         if code in (None, 0):
             continue

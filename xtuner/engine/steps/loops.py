@@ -93,7 +93,8 @@ def _take(batches: Iterator[Any], count: int, rank: int = 0) -> list[Any]:
         # a loader's worker hands its traceback on as part of the message; ours is what follows the class's name
         message = str(error).rpartition(f"{XTunerError.__module__}.{XTunerError.__name__}: ")[2]
         raise XTunerError(message.strip()) from error
-    except RuntimeError as error:
+    # also what a worker has handed over goes with it: it shares its tensors by a connection
+    except (RuntimeError, OSError, EOFError) as error:
         if (lost := lost_worker(batches, rank)) is None:
             raise
         raise lost from error

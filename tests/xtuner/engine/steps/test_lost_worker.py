@@ -61,10 +61,11 @@ def test_named_and_saved(tmp_path: Path, ranks: int, loser: int) -> None:
         )
         for rank in range(ranks)
     ]
-    for process in processes:
-        said, log = process.communicate(timeout=300)
-        assert process.returncode == 1, log
-        assert f"worker 1 of rank {loser} was killed (out of memory?)" in said, log[-3000:]
+    ends = [process.communicate(timeout=300) for process in processes]
+    told = "\n".join(f"--- rank {rank}\n{said}\n{log[-3000:]}" for rank, (said, log) in enumerate(ends))
+    for process, (said, log) in zip(processes, ends, strict=True):
+        assert process.returncode == 1, told
+        assert f"worker 1 of rank {loser} was killed (out of memory?)" in said, told
         step = int(re.findall(r"The state after step (\d+) is saved", said)[0])
         assert "Traceback" not in log and step >= 3
     latest = CheckpointFolder(work_dir).latest()
