@@ -25,6 +25,7 @@ from typing import Any
 from xtuner import __version__
 from xtuner.constants import RESTRICT_TORCH
 from xtuner.errors import XTunerError, nearest
+from xtuner.threads import settle_waiting
 
 COMMANDS = {
     "finetune": "from your own data to a model that answers: check, both stages, evaluation, export",
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # also where a library reads a file by itself; see xtuner.model.files.pickles
     os.environ[RESTRICT_TORCH] = "1"
+    settle_waiting()
     words = list(sys.argv[1:] if argv is None else argv)
     plugins = {point.name: point for point in importlib.metadata.entry_points(group=PLUGIN_GROUP)}
     if not words or words[0] in ("-h", "--help"):

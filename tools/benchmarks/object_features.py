@@ -4,8 +4,8 @@ Usage: ``python tools/benchmarks/object_features.py [--boxes 50] [--repeats 5] [
 
 Both sides run in turns in one process on the same random maps, of the published model's size by default. Extra
 memory is what a side takes at its peak beyond what was there before it: on a GPU by the allocator's count, on the CPU
-by the growth of the process's resident memory, looked at every millisecond. On the CPU this wants an otherwise idle
-machine: the closed form's threads wait for each other, so that one other busy process costs it a multiple.
+by the growth of the process's resident memory, looked at every millisecond. Threads wait as they do in the program, so
+that another busy process costs both sides about the same.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional
-from torchvision.ops import roi_align
 
-from mg_llava.model.objects import pool_boxes
+from xtuner.threads import settle_waiting
+
+settle_waiting()
+import torch  # noqa: E402
+from torch.nn import functional  # noqa: E402
+from torchvision.ops import roi_align  # noqa: E402
+
+from mg_llava.model.objects import pool_boxes  # noqa: E402
 
 CHANNELS = (192, 384, 768, 1536)
 STRIDES = (4, 8, 16, 32)
