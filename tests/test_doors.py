@@ -161,7 +161,11 @@ WAYS = {
         "xtuner.data.records",
     },
     "xtuner.__main__": {"xtuner.cli"},
-    "xtuner.cli": {"xtuner", "xtuner.model.files"},
+    "xtuner.cli": {
+        "xtuner",
+        "xtuner.model.files",
+        "xtuner.threads",
+    },
     "xtuner.config": {"xtuner", "xtuner.compat"},
     "xtuner.data.batches": {
         "xtuner.data.store",
