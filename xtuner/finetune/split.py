@@ -130,6 +130,11 @@ def split_records(records: Sequence[OwnRecord], share: float, seed: int) -> Spli
         # every picture has more records than are wanted
         lightest = min(groups, key=len)
         chosen.update(lightest)
+    if len(chosen) == len(records):
+        raise XTunerError(
+            f"--held-out {share:g} holds out all {len(records)} records and leaves none to train on: 0.1 holds out one "
+            "of ten."
+        )
     return Split(
         [record for place, record in enumerate(records) if place not in chosen],
         [record for place, record in enumerate(records) if place in chosen],

@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
     # 1. what is given, and the records
     work = _Work(args)
+    if work.out.exists() and not work.out.is_dir():
+        raise XTunerError(f"--out {work.out} is a file: name a folder, which is made where it does not exist.")
     work.split()
 
     # 2. the configs, and whether there is room for what they describe

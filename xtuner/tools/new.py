@@ -50,6 +50,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None
 def run(args: argparse.Namespace) -> int:
     """Writes both files and their paths; refuses to replace one."""
     from xtuner.config import load_config
+    from xtuner.errors import XTunerError
 
     # 1. everything that is wrong with the arguments, at once
     _check(args)
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     targets = {stage: args.dir / f"{args.name}_{stage}.py" for stage in _STAGES}
 
     # 2. the files, under other names until both load
+    if args.dir.exists() and not args.dir.is_dir():
+        raise XTunerError(f"--dir {args.dir} is a file: name a folder, which is made where it does not exist.")
     args.dir.mkdir(parents=True, exist_ok=True)
     partial = {stage: target.with_name(f".{target.stem}.partial.py") for stage, target in targets.items()}
     try:

@@ -60,6 +60,10 @@ class TestSplit:
     def test_none_held_out(self):
         assert split_records(own(row(1), row(2), row(3)), 0.0, 1).held_out == []
 
+    def test_nothing_left_to_train_on_is_refused(self):
+        with pytest.raises(XTunerError, match=r"holds out all 12 records and leaves none"):
+            split_records(own(*(row(number, f"{number}.png") for number in range(12))), 0.99, 0)
+
     @pytest.mark.parametrize("share", [1.0, 2.0, -0.1, float("nan")])
     def test_all_held_out_is_refused(self, share):
         with pytest.raises(XTunerError, match="not a share below 1"):

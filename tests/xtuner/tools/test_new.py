@@ -42,6 +42,10 @@ class TestFiles:
         assert "llm" not in first.model.trainable and "llm" in second.model.trainable
         assert second.model.pretrained_pth == "work_dirs/mine_pretrain/last_checkpoint"
 
+    def test_a_file_in_place_of_the_folder(self, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert new("--llm", "someone/llm", "--dir", "data.json") == 1
+        assert "--dir data.json is a file: name a folder" in capsys.readouterr().err
+
     def test_without_boxes(self, own: Path) -> None:
         assert new("--llm", "someone/llm") == 0
         assert load_config(own / "mine_sft.py").train_dataset.box_json_path is None
