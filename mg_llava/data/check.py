@@ -18,7 +18,7 @@ from mg_llava.boxes.records import BoxRecord
 from mg_llava.boxes.sense import ADVICE, INVERTED, LARGER, NO_AREA, OUTSIDE, odd_boxes
 from mg_llava.boxes.store import BoxStore, no_match_message, other_size_message
 from mg_llava.data.box_columns import own_records
-from mg_llava.data.length_check import sample_notes
+from mg_llava.data.length_check import no_answer, sample_notes
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
 from mg_llava.data.sources import DataSource, sources_of
 from mg_llava.data.statistics import DataStatistics
@@ -176,8 +176,7 @@ def _uses_of(
                 uses.extend(_Use(image, conversation.id, len(images), record) for image, record in used)
                 yield conversation
             else:
-                where = f"record '{conversation.id}' (number {conversation.index + 1})"
-                notes.append(f"no answer: {where} has no answer to a question; it is left out.")
+                notes.append(no_answer(conversation))
 
     try:
         records = source.records()

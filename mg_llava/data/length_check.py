@@ -7,8 +7,9 @@ from itertools import islice
 
 from mg_llava.data.box_columns import object_room
 from mg_llava.data.prepared_sources import SampleMaker
+from xtuner.data.records.json_stream import Record
 from xtuner.data.store.shards import BATCH
-from xtuner.data.text.conversations import Conversation
+from xtuner.data.text.conversations import Conversation, parse_record
 from xtuner.data.text.encoder import record_notes, special_token_problem
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.tokenizing import Encoded, encode_conversations
@@ -46,9 +47,26 @@ def sample_notes(
                 yield note
 
 
-def _note(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | None:
+def no_answer(talk: Conversation) -> str:
+    """Returns the ``"kind: sentence"`` for a record in which nobody answers."""
+    return f"no answer: {talk.where} has no answer to a question; it is left out."
+
+
+def why_left_out(record: Record, maker: SampleMaker, template: PromptTemplate) -> str:
+    """Returns the ``"kind: sentence"`` for a record without a fault that the encoder made no sample of."""
+    talk = parse_record(record.value, record.index)
+    if not talk.turns:
+        return no_answer(talk)
+    policy = maker.special_tokens_in_text
+    (encoded,) = encode_conversations([talk], maker.tokenizer, template, maker.max_length, policy)
+    return _left_out(talk, encoded, maker) or f"left out: {talk.where} gives no sample."
+
+
+def _left_out(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | None:
     kept, cut = len(encoded.input_ids), encoded.num_truncated
     sample = f"sample '{talk.id}' (number {talk.index + 1})"
+    if not any(turn.supervised for turn in talk.turns):
+        return f'no answer with loss: the answers of {sample} have "loss": false or weight 0; it is left out.'
     if not encoded.num_supervised:
         return (
             f"answer beyond max_length: {sample} has {kept + cut:,} text tokens, and the first "
@@ -63,8 +81,14 @@ def _note(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | Non
             f"longer than the context: {sample} has {tokens:,} text and image tokens, but the language model takes "
             f"{maker.context_length:,}; it is left out."
         )
-    if not cut:
-        return None
+    return None
+
+
+def _note(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | None:
+    if (left_out := _left_out(talk, encoded, maker)) or not encoded.num_truncated:
+        return left_out
+    kept, cut = len(encoded.input_ids), encoded.num_truncated
+    sample = f"sample '{talk.id}' (number {talk.index + 1})"
     pictures = f" and {counted(encoded.num_truncated_images, 'pictures')}" if encoded.num_truncated_images else ""
     return (
         f"cut at max_length: {sample} has {kept + cut:,} text tokens; training drops the last {cut:,}, with "

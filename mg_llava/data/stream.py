@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mg_llava.boxes.selection import BoxSelection
+from mg_llava.data.length_check import why_left_out
 from mg_llava.data.prepared_sources import make_samples
 from mg_llava.data.samples import SampleReader, fault_of
 from mg_llava.data.sources import DataSource, Template, read_sources
@@ -33,7 +34,8 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
 
     The same encoder makes the same samples as `MGLLaVADataset`. What is not known beforehand is lost: the number of
     samples (a run needs ``max_iters``), batches of similar lengths, a mixture of sources, and the checks before the
-    first step: faulty records and pictures are counted as bad samples instead.
+    first step: faulty records and pictures are counted as bad samples instead, and so are records that teach nothing,
+    which end no run.
 
     Args:
         data_path: one source of Parquet or WebDataset shards, see `StreamShards`.
@@ -113,7 +115,7 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
         )
 
     def encode(self, encoder: RecordEncoder, block: Sequence[Item]) -> tuple[list[Streamed], list[BadSample]]:
-        """Makes the samples of a block of records, and says which records are bad."""
+        """Makes the samples of a block of records, and says which records are faulty, and which teach nothing."""
         records = [record for record, _ in block if isinstance(record, Record)]
         problems = [record for record, _ in block if isinstance(record, str)]
         contents = {place: content for _, pictures in block for place, content in pictures.items()}
@@ -128,7 +130,13 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
             for one in encoded
             if one.batch.num_rows and not one.problems
         ]
-        return streamed, [BadSample("", -1, *_split(problem)) for problem in problems]
+        silent = [
+            why_left_out(record, self.maker, encoder.template)
+            for record, one in zip(records, encoded, strict=True)
+            if not (one.batch.num_rows or one.problems)
+        ]
+        left_out = [BadSample("", -1, *_split(note), is_fault=False) for note in silent]
+        return streamed, [*(BadSample("", -1, *_split(problem)) for problem in problems), *left_out]
 
     def judge(self, error: Exception) -> BadSample:
         """Says what is wrong with a sample.

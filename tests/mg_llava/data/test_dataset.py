@@ -485,6 +485,8 @@ class TestTextAsItWasWritten:
         assert len(learned) == len(tokenizer("this dog.", add_special_tokens=False)["input_ids"]) + 1
         report = MGLLaVADataset.prepare(world(records), str(tmp_path / "out"), 1)
         assert report["dropped: no answer with loss"] == 1 and report["kept"] == 1
+        notes = MGLLaVADataset.check_records(world(records)).notes
+        assert any(note.startswith("no answer with loss: the answers of sample 'n' (number 2) have") for note in notes)
 
     @pytest.mark.parametrize(
         ("record", "expected"),

@@ -163,13 +163,49 @@ class TestFaults:
         with pytest.raises(XTunerError, match="source"):
             take(loader_of(arguments), 8)
 
-    def test_a_stream_of_nothing_but_faults_ends(self, world: Any, tmp_path: Path) -> None:
+    def silence(self, rows: list[Any]) -> None:
+        """Leaves three records from which nothing is learned."""
+        question, answer = rows[2]["conversations"]
+        rows[2]["conversations"] = [question]
+        rows[4]["weight"] = 0
+        rows[6]["conversations"] = [{**question, "value": "<image>\n" + "What " * 60}, answer]
+
+    @pytest.mark.parametrize("mode", ["raise", "skip"])
+    def test_records_that_teach_nothing_are_no_faults(self, mode: str, world: Any, tmp_path: Path) -> None:
+        arguments = stream_data("webdataset", world, tmp_path, spoil=self.silence)
+        arguments |= {"max_length": 40, "on_bad_sample": mode}
+        batches = take(loader_of(arguments), 8)
+        assert not {"r2", "r4", "r6"} & set(ids(batches))
+        bad = [one for batch in batches for one in batch["bad_samples"]]
+        assert {one.kind for one in bad} == {"no answer", "no answer with loss", "answer beyond max_length"}
+        assert not any(one.is_fault for one in bad)
+        # as a check of the prepared data names them
+        notes = MGLLaVADataset.check_records(arguments).notes
+        for one in bad:
+            assert any(note.startswith(f"{one.kind}: {one.message.split('(number')[0]}") for note in notes)
+
+    def test_a_stream_that_teaches_nothing_ends(self, world: Any, tmp_path: Path) -> None:
+        def no_answers(rows: list[Any]) -> None:
+            for row in rows:
+                row["conversations"] = row["conversations"][:1]
+
+        arguments = stream_data("parquet", world, tmp_path, spoil=no_answers)
+        with pytest.raises(XTunerError, match="a whole pass over a part of the stream gives no sample, the last: rec"):
+            take(loader_of(arguments), 1)
+
+    def test_a_stream_of_nothing_but_faults_ends(
+        self, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def all_bad(rows: list[Any]) -> None:
             for row in rows:
                 row["conversations"] = []
 
         arguments = stream_data("parquet", world, tmp_path, spoil=all_bad)
-        with pytest.raises(XTunerError, match="samples cannot be read and none can"):
+        with pytest.raises(XTunerError, match="a whole pass over a part of the stream gives no sample, the last: rec"):
+            take(loader_of({**arguments, "on_bad_sample": "skip"}), 1)
+        # of a long one the first thousand say enough
+        monkeypatch.setattr("xtuner.data.batches.stream._MOST_BAD", 10)
+        with pytest.raises(XTunerError, match="12 samples cannot be read and none can"):
             take(loader_of({**arguments, "on_bad_sample": "skip"}), 1)
 
     def test_samples_longer_than_a_row_are_bad(self, world: Any, tmp_path: Path) -> None:

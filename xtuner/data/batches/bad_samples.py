@@ -1,4 +1,4 @@
-"""Samples that cannot be read in training: what stands for them, and the account of them."""
+"""Samples that training leaves out: what stands for those that cannot be read, and the account of all."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class BadSample:
-    """One sample that could not be read.
+    """One sample that was left out.
 
     Attributes:
         sample_id: its id.
-        index: its number in the data set.
-        kind: of fault.
+        index: its number in the data set; -1 where nobody knows it.
+        kind: of fault, by which they are counted.
         message: what is wrong with it.
+        is_fault: False where it could be read, but teaches nothing: that ends no run.
     """
 
     sample_id: str
     index: int
     kind: str
     message: str
+    is_fault: bool = True
 
 
 class Replacements:

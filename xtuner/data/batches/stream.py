@@ -19,7 +19,9 @@ from xtuner.errors import XTunerError
 
 Item = TypeVar("Item")
 _MOST_BAD = 1000
-"""Bad samples in a row that end a run."""
+"""Faulty samples in a row that end a run."""
+_MOST_LEFT_OUT = 100_000
+"""Records in a row that teach nothing, and end a run."""
 
 
 class Place(NamedTuple):
@@ -120,13 +122,18 @@ class StreamPart:
             judge: says what is wrong with a sample that cannot be made; raises where none may be bad.
 
         Raises:
-            XTunerError: very many samples in a row are bad.
+            XTunerError: very many samples in a row are bad, or a whole epoch gives none.
         """
         samples: list[Any] = []
         bad: list[BadSample] = []
         total = 0
+        # the epoch in which the last sample was found, or the reading began
+        fruitful = place.epoch
         for start, block in self.blocks(place):
+            if start.epoch > fruitful + 1:
+                raise XTunerError(f"a whole pass over a part of the stream gives no sample{_last(bad)}")
             streamed, faults = encode(block)
+            fruitful = start.epoch if streamed else fruitful
             bad += faults
             _check_bad(bad)
             order = np.random.default_rng([self.seed, *start[:3], self.number]).permutation(len(streamed)).tolist()
@@ -152,9 +159,16 @@ class StreamPart:
 
 
 def _check_bad(bad: Sequence[BadSample]) -> None:
-    """Ends a run whose stream gives nothing but bad samples: it would read for ever."""
-    if len(bad) > _MOST_BAD:
-        raise XTunerError(f"{len(bad):,} samples cannot be read and none can, the last: {bad[-1].message}")
+    """Ends a run whose stream gives nothing but samples that are left out: it would read for ever."""
+    faults = [one for one in bad if one.is_fault]
+    if len(faults) > _MOST_BAD:
+        raise XTunerError(f"{len(faults):,} samples cannot be read and none can, the last: {faults[-1].message}")
+    if len(bad) - len(faults) > _MOST_LEFT_OUT:
+        raise XTunerError(f"{len(bad):,} records in a row give no sample{_last(bad)}")
+
+
+def _last(bad: Sequence[BadSample]) -> str:
+    return f", the last: {bad[-1].message}" if bad else "."
 
 
 @dataclass(eq=False)

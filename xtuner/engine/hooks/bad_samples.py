@@ -1,10 +1,12 @@
-"""The account of samples that could not be read: counted, listed in a file, and the run stopped where they are many."""
+"""The account of samples that are left out: counted, listed in a file, and the run stopped where many are faulty."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -20,7 +22,8 @@ _FEWEST_SEEN = 1000
 class BadSampleHook(Hook):
     """Collects what the batches' ``bad_samples`` say, of all ranks, every `interval` optimizer steps.
 
-    The run's folder gets ``bad_samples.jsonl``, a line per bad sample; samples that were bad again are listed again.
+    The run's folder gets ``bad_samples.jsonl``, a line per sample; samples that were bad again are listed again. Those
+    that teach nothing (`BadSample.is_fault` False) are listed and counted apart, without a limit.
 
     Args:
         interval: optimizer steps between looks; the ranks exchange nothing in between.
@@ -33,6 +36,7 @@ class BadSampleHook(Hook):
         self.interval = interval
         self.limit = limit
         self.kinds: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         self.seen = 0
         self._new: list[BadSample] = []
         self._new_seen = 0
@@ -55,24 +59,46 @@ class BadSampleHook(Hook):
         self._new, self._new_seen = [], 0
         found = [bad for some, _ in ranks for bad in some]
         self.seen += sum(seen for _, seen in ranks)
-        self.kinds.update(bad["kind"] for bad in found)
         if not found:
             return
         path = runner.plan.work_dir / _FILE
         if runner.rank == 0:
-            try:
-                with open(path, "a", encoding="utf-8") as file:
-                    file.writelines(json.dumps({"step": step, **bad}, ensure_ascii=False) + "\n" for bad in found)
-            except OSError as error:
-                get_logger().error("%s could not be written: %s. Training continues.", path, error.strerror or error)
-        total = self.kinds.total()
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.kinds.most_common())
-        get_logger().warning(
-            "step %d: bad samples replaced: %d, in total %d (%s); see %s", step, len(found), total, kinds, path
-        )
-        if total > self.limit * max(self.seen, _FEWEST_SEEN):
-            raise XTunerError(
-                f"{total:,} of {self.seen:,} samples could not be read ({kinds}), more than bad_sample_limit="
-                f"{self.limit:g} allows. {path} lists them. The last one: {found[-1]['message']} Repair the data "
-                "(`xtuner check-dataset CONFIG` finds every fault), or raise the limit."
+            _list(found, step, path)
+        faults = [bad for bad in found if bad["is_fault"]]
+        self.kinds.update(bad["kind"] for bad in faults)
+        self.left_out.update(bad["kind"] for bad in found if not bad["is_fault"])
+        if len(faults) < len(found):
+            get_logger().info(
+                "step %d: records that teach nothing, left out: %d, in total %s; see %s",
+                step,
+                len(found) - len(faults),
+                _in_total(self.left_out),
+                path,
             )
+        if not faults:
+            return
+        get_logger().warning(
+            "step %d: bad samples replaced: %d, in total %s; see %s", step, len(faults), _in_total(self.kinds), path
+        )
+        if (total := self.kinds.total()) > self.limit * max(self.seen, _FEWEST_SEEN):
+            raise XTunerError(
+                f"{total:,} of {self.seen:,} samples could not be read ({_kinds(self.kinds)}), more than "
+                f"bad_sample_limit={self.limit:g} allows. {path} lists them. The last one: {faults[-1]['message']} "
+                "Repair the data (`xtuner check-dataset CONFIG` finds every fault), or raise the limit."
+            )
+
+
+def _list(found: Sequence[Mapping[str, Any]], step: int, path: Path) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"step": step, **bad}, ensure_ascii=False) + "\n" for bad in found)
+    except OSError as error:
+        get_logger().error("%s could not be written: %s. Training continues.", path, error.strerror or error)
+
+
+def _kinds(counts: Counter[str]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common())
+
+
+def _in_total(counts: Counter[str]) -> str:
+    return f"{counts.total()} ({_kinds(counts)})"

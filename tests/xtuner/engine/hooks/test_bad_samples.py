@@ -55,6 +55,19 @@ def test_the_run_stops_past_the_limit(tmp_path: Path) -> None:
         hook.after_train_iter(runner(tmp_path, 3), 2, [micro_batch(BROKEN)])
 
 
+def test_what_teaches_nothing_is_listed_and_ends_no_run(tmp_path: Path, framework_log: list[logging.LogRecord]) -> None:
+    hook = BadSampleHook(interval=1, limit=0.0)
+    silent = BadSample("", -1, "no answer", "record 'z' has no answer.", is_fault=False)
+    hook.after_train_iter(runner(tmp_path, 1), 0, [micro_batch(*[silent] * 3)])
+    assert not hook.kinds and hook.left_out == {"no answer": 3}
+    said = framework_log[-1].getMessage()
+    assert "step 1: records that teach nothing, left out: 3, in total 3 (no answer 3); see" in said
+    with pytest.raises(XTunerError, match=r"1 of 100 samples could not be read \(missing picture 1\), more than"):
+        hook.after_train_iter(runner(tmp_path, 2), 1, [micro_batch(silent, GONE)])
+    lines = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
+    assert [line["is_fault"] for line in lines] == [False] * 4 + [True]
+
+
 def test_losses_of_sources(tmp_path: Path) -> None:
     hook = StepLogHook(1)
     hook._by_source = torch.tensor([[2.0, 0.0, 9.0], [4.0, 0.0, 3.0]])
