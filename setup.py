@@ -1,13 +1,20 @@
 """Packaging: ``pip install -e '.[all]'``. Tool settings stand in pyproject.toml."""
 
+import re
+import sys
 from pathlib import Path
+
+if Path(sys.argv[0]).name == "setup.py":
+    # refuses another Python; pip does so by itself, from python_requires
+    import xtuner  # noqa: F401
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+PACKAGE = (HERE / "xtuner" / "__init__.py").read_text(encoding="utf-8")
 
 
-def requirements(name: str) -> list[str]:
+def requirements(name: str) -> "list[str]":
     """Returns the lines of requirements/<name>.txt that name a package."""
     lines = (HERE / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith(("#", "-r"))]
@@ -15,10 +22,10 @@ def requirements(name: str) -> list[str]:
 
 def version() -> str:
     """Reads ``__version__`` without importing the package."""
-    text = (HERE / "xtuner" / "__init__.py").read_text(encoding="utf-8")
-    return text.split('__version__ = "')[1].split('"')[0]
+    return PACKAGE.split('__version__ = "')[1].split('"')[0]
 
 
+OLDEST, NEWEST = (int(minor) for minor in re.findall(r"_PYTHON = \(3, (\d+)\)", PACKAGE))
 IN_ALL = ("tests", "serve", "docs")
 extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "vllm", "lmms", "docs", "real")}
 
@@ -34,13 +41,11 @@ setup(
     classifiers=[
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3.10",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(OLDEST, NEWEST + 1)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    python_requires=">=3.10",
+    python_requires=f">=3.{OLDEST},<3.{NEWEST + 1}",
     # the configs travel inside xtuner, so that an installed package finds them; top-level names stay free for the user
     packages=[*find_packages(include=["mg_llava*", "xtuner*"]), "xtuner.configs"],
     package_dir={"xtuner.configs": "configs"},

