@@ -67,8 +67,7 @@ def plan_splice(
 ) -> SplicePlan:
     """Plans how each `IMAGE_TOKEN_INDEX` becomes V image tokens followed by that picture's object tokens.
 
-    Pictures belong to placeholders in order of appearance, sample after sample. A sample without any takes no
-    extra place.
+    Pictures belong to placeholders in order of appearance, sample after sample.
 
     Args:
         input_ids: (B, T) on the CPU; placeholders are `IMAGE_TOKEN_INDEX`.
@@ -82,39 +81,33 @@ def plan_splice(
         XTunerError: the numbers of placeholders and pictures differ.
 
     Examples:
-        Text, a picture (-200) of two image tokens and one box, and a supervised token:
+        A picture (-200) of two image tokens and one box, and a supervised token:
 
         >>> ids, labels = torch.tensor([[5, -200, 6]]), torch.tensor([[-100, -100, 6]])
         >>> plan = plan_splice(ids, labels, torch.ones(1, 3), num_image_tokens=2, object_counts=[1])
-        >>> plan.input_ids.tolist()
-        [[5, 0, 0, 0, 6]]
-        >>> plan.image_positions.tolist(), plan.object_positions.tolist()
-        ([1, 2], [3])
+        >>> plan.input_ids.tolist(), plan.image_positions.tolist(), plan.object_positions.tolist()
+        ([[5, 0, 0, 0, 6]], [1, 2], [3])
         >>> plan.target_positions.tolist(), plan.targets.tolist()
         ([3], [6])
     """
     attention_mask = attention_mask.bool()
     is_image = (input_ids == IMAGE_TOKEN_INDEX) & attention_mask
     _check_counts(is_image, len(object_counts))
-    objects = torch.as_tensor(object_counts, dtype=torch.long)
-    widths = attention_mask.long()
+    objects, widths = torch.as_tensor(object_counts, dtype=torch.long), attention_mask.long()
     widths[is_image] = num_image_tokens + objects
 
     ends = widths.cumsum(dim=1)
-    lengths = ends[:, -1]
-    length = int(lengths.max())
+    lengths, length = ends[:, -1], int(ends[:, -1].max())
     shift = (length - lengths if pad_left else torch.zeros_like(lengths)).unsqueeze(1)
     starts = ends - widths + shift + length * torch.arange(len(input_ids)).unsqueeze(1)
 
     is_text = attention_mask & ~is_image
-    spliced_ids = _place(input_ids, starts, is_text, length, fill=0)
     spliced_labels = _place(labels, starts, is_text, length, fill=IGNORE_INDEX)
-    columns = torch.arange(length).unsqueeze(0)
-    image_starts = starts[is_image]
+    columns, image_starts = torch.arange(length).unsqueeze(0), starts[is_image]
     # labels of column t are predicted by column t - 1; the first column has no predecessor
     rows, previous = (spliced_labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
     return SplicePlan(
-        input_ids=spliced_ids,
+        input_ids=_place(input_ids, starts, is_text, length, fill=0),
         labels=spliced_labels,
         attention_mask=(columns >= shift) & (columns < shift + lengths.unsqueeze(1)),
         position_ids=(columns - shift).clamp(min=0),

@@ -13,7 +13,7 @@ from mg_llava.serving.access.settings import Access
 from mg_llava.serving.requests.settings import Limits
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
-from xtuner.tools.support.arguments import add_base, add_cfg_options
+from xtuner.tools.support.arguments import add_answering_model
 
 if TYPE_CHECKING:
     import uvicorn
@@ -32,8 +32,7 @@ _EVERY_ADDRESS = ("0.0.0.0", "::", "")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner serve``."""
-    parser.add_argument("model", help="a folder written by `xtuner convert pth_to_hf`, or the name or path of a config")
-    parser.add_argument("--checkpoint", metavar="PATH", help="weights to load into a config's model")
+    add_answering_model(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument(
         "--port", type=int, default=7860, help="port to listen on, 0 for any that is free (default: 7860)"
@@ -50,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector", default="owlv2", metavar="CONFIG", help="the detector that --boxes detector uses (default: owlv2)"
     )
     parser.add_argument("--examples", metavar="DIR", help="folder of example pictures that the page offers")
+    _add_limits(parser)
+    _add_access(parser)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """What one request, and all of them together, may take."""
     parser.add_argument(
         "--max-batch", type=int, default=_LIMITS.max_batch, help="most answers generated together (default: 8)"
     )
@@ -74,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-boxes", type=int, default=_LIMITS.max_boxes, help="most boxes in a request (default: 1000)"
     )
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    """Who may ask, and what the server fetches for them."""
     parser.add_argument(
         "--refuse-unknown", action="store_true", help="refuse fields that this server does not know, not only name them"
     )
@@ -99,11 +108,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VARIABLE",
         help=f"require the key in this environment variable for /v1 (default variable: {_KEY_VARIABLE})",
     )
-    parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if there is one)")
-    parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="number format")
-    parser.add_argument("--quantization", choices=("4bit", "8bit"), help="quantise the language model (bitsandbytes)")
-    add_base(parser)
-    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from xtuner.engine.strategies.deepspeed_settings import engine_config, offloads_
 from xtuner.engine.training import RunPlan, TrainingMixin
 from xtuner.errors import XTunerError, counted
 from xtuner.log import get_logger
-from xtuner.model.files.base import describe_base
+from xtuner.model.files.base import Base, describe_base
 from xtuner.model.llm import layout_advice
 from xtuner.model.placement import load_onto, partition_while_loading
 from xtuner.registry import build
@@ -60,10 +60,7 @@ def assemble(
     schedule = build(cfg.schedule)
     validation = ValLoop(cfg, settings, work_dir) if settings.val_interval is not None else None
     deepspeed_settings = read_deepspeed(deepspeed) if deepspeed else None
-    found = CheckpointFolder(work_dir).find(resume) if resume else None
-    if resume and found is None:
-        get_logger().info("--resume auto: found no complete checkpoint in %s, starting from the beginning", work_dir)
-
+    found = _checkpoint_to_resume(work_dir, resume)
     dataset = build(cfg.train_dataset) if dataset is None else dataset
     dataloader = _build_dataloader(cfg, dataset, environment, settings.seed)
     sampler: Any = dataloader.batch_sampler
@@ -72,13 +69,8 @@ def assemble(
     seed_everything(settings.seed)
     model = _build_model(cfg, deepspeed_settings, environment)
     if (weights := model.cost_weights()) is not None:
-        # ranks compute at a time what costs the same; a resumed run keeps the weights that its order was made with
-        sampler.balance(weights)
-    offloads = deepspeed_settings is not None and offloads_optimizer(deepspeed_settings)
-    zero_stage = 0 if deepspeed_settings is None else deepspeed_settings["zero_optimization"]["stage"]
-    optimizer = build(
-        cfg.optimizer, model=model, device=environment.device, cpu_offload=offloads, zero_stage=zero_stage
-    )
+        sampler.balance(weights)  # a resumed run keeps the weights that its order was made with
+    optimizer = _build_optimizer(cfg, model, deepspeed_settings, environment)
     plan = RunPlan(
         name=name,
         work_dir=work_dir,
@@ -92,12 +84,18 @@ def assemble(
         validation=validation,
         deepspeed=_complete_deepspeed(deepspeed_settings, optimizer, sampler, environment, found),
         profile_steps=profile_steps,
-        base=describe_base(
-            cfg.model, cfg.model.get("pretrained_pth"), model.from_checkpoint, model.unsaved_parts(), work_dir
-        ),
+        base=_describe_base(cfg, model, work_dir),
     )
     _say_plan(plan, sampler, optimizer)
     return make_runner(model, optimizer, dataloader, plan)
+
+
+def _checkpoint_to_resume(work_dir: Path, resume: str | None) -> Path | None:
+    """What `resume` names in the run's folder; says where ``auto`` finds none."""
+    found = CheckpointFolder(work_dir).find(resume) if resume else None
+    if resume and found is None:
+        get_logger().info("--resume auto: found no complete checkpoint in %s, starting from the beginning", work_dir)
+    return found
 
 
 def finished_step(cfg: Any, work_dir: Path, environment: Environment, resume: str, dataset: Any) -> int | None:
@@ -173,6 +171,23 @@ def _build_model(cfg: Any, deepspeed: dict[str, Any] | None, environment: Enviro
         model = build(cfg.model)
     del partitioning  # lives as long as the building: what is built later is no part of the model
     return model
+
+
+def _build_optimizer(cfg: Any, model: Any, deepspeed: dict[str, Any] | None, environment: Environment) -> StepOptimizer:
+    """Builds the optimizer for the device and the strategy that hold its state."""
+    return build(
+        cfg.optimizer,
+        model=model,
+        device=environment.device,
+        cpu_offload=deepspeed is not None and offloads_optimizer(deepspeed),
+        zero_stage=0 if deepspeed is None else deepspeed["zero_optimization"]["stage"],
+    )
+
+
+def _describe_base(cfg: Any, model: Any, work_dir: Path) -> Base:
+    """What the run stands on and does not save, for its checkpoints."""
+    from_pretrained = cfg.model.get("pretrained_pth")
+    return describe_base(cfg.model, from_pretrained, model.from_checkpoint, model.unsaved_parts(), work_dir)
 
 
 def _say_layout(model: Any) -> None:

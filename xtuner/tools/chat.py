@@ -11,7 +11,7 @@ from typing import Any
 from xtuner.constants import HOTTEST
 from xtuner.errors import XTunerError
 from xtuner.log import console
-from xtuner.tools.support.arguments import add_base, add_cfg_options
+from xtuner.tools.support.arguments import add_answering_model
 from xtuner.tools.support.conversation import DETECTOR, NO_BOXES, USAGE, Conversation, ask_aloud, explain, tell, told
 
 
@@ -19,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner chat``."""
     parser.description = "Ask a model about pictures. With --prompt you get one answer, without it a conversation."
     parser.epilog = f"In a conversation: {USAGE}"
-    parser.add_argument("model", help="folder that `xtuner convert pth_to_hf` wrote, or name or path of a config")
-    parser.add_argument("--checkpoint", metavar="PATH", help="weights to load into the model of a config")
+    add_answering_model(parser)
     parser.add_argument(
         "--image",
         action="append",
@@ -45,11 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="with --prompt: save the last --image with each box coloured by its influence on the answer",
     )
-    parser.add_argument(
-        "--quantization",
-        choices=("4bit", "8bit"),
-        help="quantize the language model of an exported folder (needs bitsandbytes)",
-    )
     parser.add_argument("--prompt", metavar="TEXT", help="ask this question, print the answer and exit")
     parser.add_argument(
         "--json", action="store_true", help="with --prompt: print the question, answer and boxes as JSON"
@@ -72,15 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="with --temperature: same seed, same answers (default: a new one)")
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save, --save or the page saved")
     parser.add_argument("--save", metavar="FILE", help="with --prompt: save the conversation, pictures included")
-    parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if the machine has one)")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "bf16", "fp16", "fp32"),
-        default="auto",
-        help="number format (default: bf16 or fp16 on a GPU, fp32 on the CPU)",
-    )
-    add_base(parser)
-    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,19 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="weights to evaluate: a file, a DeepSpeed folder or a folder of shards"
     )
-    parser.add_argument("--endpoint", metavar="URL", help="ask this OpenAI-compatible server instead of a checkpoint")
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="the model at --endpoint (default: the only one there); NAME=OTHER where it answers as OTHER",
-    )
-    parser.add_argument(
-        "--endpoint-boxes",
-        choices=("auto", "send", "omit"),
-        default="auto",
-        help="send boxes with the pictures, as this project's server takes them (default: to that server only)",
-    )
-    parser.add_argument("--parallel", type=int, default=8, metavar="N", help="requests to --endpoint at a time")
+    _add_endpoint(parser)
     parser.add_argument("--benchmarks", metavar="A,B", help="run only these benchmarks of the config")
     parser.add_argument(
         "--limit", type=int, metavar="N", help="ask the first N questions of each benchmark, no group cut in two"
@@ -58,17 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help="of --seeds (default: 0.7)")
     parser.add_argument("--top-p", type=float, default=0.9, metavar="P", help="of --seeds (default: 0.9)")
     parser.add_argument("--score-only", action="store_true", help="score the stored answers again, without a model")
-    parser.add_argument(
-        "--judge",
-        metavar="MODEL",
-        help="let MODEL at OPENAI_BASE_URL judge free answers; put the key in OPENAI_API_KEY",
-    )
-    parser.add_argument(
-        "--judge-price",
-        type=float,
-        metavar="DOLLARS",
-        help="price of a million tokens, to estimate the cost before the judge starts",
-    )
+    _add_judge(parser)
     parser.add_argument(
         "--report", action="store_true", help="write <benchmark>/report.html, which shows pictures and answers"
     )
@@ -93,6 +71,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_base(parser)
     add_cfg_options(parser)
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """A model behind a server in place of a checkpoint."""
+    parser.add_argument("--endpoint", metavar="URL", help="ask this OpenAI-compatible server instead of a checkpoint")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model at --endpoint (default: the only one there); NAME=OTHER where it answers as OTHER",
+    )
+    parser.add_argument(
+        "--endpoint-boxes",
+        choices=("auto", "send", "omit"),
+        default="auto",
+        help="send boxes with the pictures, as this project's server takes them (default: to that server only)",
+    )
+    parser.add_argument("--parallel", type=int, default=8, metavar="N", help="requests to --endpoint at a time")
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    """Who scores free answers."""
+    parser.add_argument(
+        "--judge",
+        metavar="MODEL",
+        help="let MODEL at OPENAI_BASE_URL judge free answers; put the key in OPENAI_API_KEY",
+    )
+    parser.add_argument(
+        "--judge-price",
+        type=float,
+        metavar="DOLLARS",
+        help="price of a million tokens, to estimate the cost before the judge starts",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mg_llava.serving.page.actions import Given, Loaded, Page, Turns, digest
@@ -45,22 +45,7 @@ def add_chat_tab(page: Page, fields: Fields) -> None:
         save = gr.Button("Save chat", elem_id="save", size="sm", min_width=90)
         load = gr.UploadButton("Load chat", file_types=[".json"], elem_id="load", size="sm", min_width=90)
 
-    def say(given: Given, now: Turns, words: str) -> Iterator[Any]:
-        for after, note in page.answer(given, now, words):
-            yield after, messages(after), note, ""
-
-    def say_again(given: Given, now: Turns) -> Iterator[Any]:
-        for after, note in page.answer_again(given, now, -1):
-            yield after, messages(after), note
-
-    def edit(event: Any, *values: Any) -> Iterator[Any]:
-        number, words = edited(event.index, event.value)
-
-        def ask(given: Given, now: Turns) -> Iterator[Any]:
-            for after, note in page.answer_again(given, now, number, words):
-                yield after, messages(after), note
-
-        yield from streamed(ask)(*values)
+    say, say_again, edit = _asking(page)
 
     def take(path: str) -> tuple[Any, ...]:
         with errors_on_the_page():
@@ -87,6 +72,29 @@ def add_chat_tab(page: Page, fields: Fields) -> None:
     fields.picture.change(follow, [fields.picture, turns, about], [*shows, about])
     save.click(shown(page.save), given, text).success(None, text, None, js=_DOWNLOAD)
     load.upload(take, load, [*shows, about, fields.picture, fields.typed, fields.use_boxes])
+
+
+def _asking(page: Page) -> tuple[Callable[..., Iterator[Any]], ...]:
+    """What a new question, `Regenerate` and an edited question do: each yields turns, messages and note as they grow."""
+
+    def say(given: Given, now: Turns, words: str) -> Iterator[Any]:
+        for after, note in page.answer(given, now, words):
+            yield after, messages(after), note, ""
+
+    def say_again(given: Given, now: Turns) -> Iterator[Any]:
+        for after, note in page.answer_again(given, now, -1):
+            yield after, messages(after), note
+
+    def edit(event: Any, *values: Any) -> Iterator[Any]:
+        number, words = edited(event.index, event.value)
+
+        def ask(given: Given, now: Turns) -> Iterator[Any]:
+            for after, note in page.answer_again(given, now, number, words):
+                yield after, messages(after), note
+
+        yield from streamed(ask)(*values)
+
+    return say, say_again, edit
 
 
 def edited(index: Any, value: Any) -> tuple[int, str]:

@@ -94,7 +94,9 @@ def test_the_same_losses(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
             options = [f"data_path={path}", "box_json_path=None", "image_folder=nowhere"]
         assert main(["train", config, "--work-dir", f"runs/{kind}", "--cfg-options", *settings, *options]) == 0
         found[kind] = losses(own / f"runs/{kind}")
-    assert len(found["json"]) == 4 and all(values == found["json"] for values in found.values())
+    # the last bit of a sum depends on where its memory lies; samples in another order differ by far more
+    assert len(found["json"]) == 4
+    assert all(values == pytest.approx(found["json"], rel=1e-6, abs=0) for values in found.values()), found
 
 
 @pytest.mark.slow

@@ -17,3 +17,23 @@ def add_base(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="where the checkpoint that the given one was trained on is now, if it has moved (adapters, frozen LLM)",
     )
+
+
+def add_answering_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of a command that loads one model to answer with, as `load_assistant` reads them."""
+    parser.add_argument("model", help="a folder written by `xtuner convert pth_to_hf`, or the name or path of a config")
+    parser.add_argument("--checkpoint", metavar="PATH", help="weights to load into a config's model")
+    parser.add_argument("--device", help="cpu, cuda, mps, … (default: a GPU if the machine has one)")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp16", "fp32"),
+        default="auto",
+        help="number format (default: bf16 or fp16 on a GPU, fp32 on the CPU)",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=("4bit", "8bit"),
+        help="quantize the language model of an exported folder (needs bitsandbytes)",
+    )
+    add_base(parser)
+    add_cfg_options(parser)
