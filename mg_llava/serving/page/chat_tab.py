@@ -75,7 +75,7 @@ def add_chat_tab(page: Page, fields: Fields) -> None:
 
 
 def _asking(page: Page) -> tuple[Callable[..., Iterator[Any]], ...]:
-    """What a new question, `Regenerate` and an edited question do: each yields turns, messages and note as they grow."""
+    """What a new question, `Regenerate` and an edited question do: each yields turns, messages and note."""
 
     def say(given: Given, now: Turns, words: str) -> Iterator[Any]:
         for after, note in page.answer(given, now, words):
