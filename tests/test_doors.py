@@ -55,6 +55,7 @@ WAYS = {
     "mg_llava.data": {
         "mg_llava.boxes",
         "mg_llava.pictures",
+        "mg_llava.videos",
         "xtuner.data.batches",
         "xtuner.data.pictures",
         "xtuner.data.records",
@@ -133,6 +134,7 @@ WAYS = {
         "mg_llava.boxes",
         "mg_llava.model",
         "mg_llava.pictures",
+        "mg_llava.videos",
         "xtuner.data.text",
         "xtuner.data.records",
     },
@@ -144,6 +146,7 @@ WAYS = {
         "xtuner.model.files",
     },
     "mg_llava.pictures": {"mg_llava.boxes", "xtuner.model"},
+    "mg_llava.videos": {"mg_llava.boxes", "mg_llava.pictures", "xtuner.data.pictures"},
     "mg_llava.serving": {
         "mg_llava.inference",
         "mg_llava.serving.access",

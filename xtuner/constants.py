@@ -8,6 +8,9 @@ IGNORE_INDEX = -100
 IMAGE_TOKEN = "<image>"
 """Place of a picture in a conversation's text."""
 
+VIDEO_TOKEN = "<video>"
+"""Place of a video in a conversation's text; its frames stand there, each as a picture."""
+
 IMAGE_TOKEN_INDEX = -200
 """Place of a picture in ``input_ids``; never a row of the embedding table."""
 

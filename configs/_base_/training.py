@@ -5,6 +5,7 @@ from torch.optim import AdamW
 from mg_llava.boxes import BoxSelection
 from mg_llava.data import MGLLaVADataset
 from mg_llava.pictures import ImageProcessor
+from mg_llava.videos import FrameSampling
 from xtuner.data.batches import ShuffledBatchSampler
 from xtuner.data.text import build_tokenizer
 from xtuner.engine import RuntimeSettings
@@ -24,6 +25,7 @@ box_selection = dict(
     limit_num="${box_limit_num}",
     limit_mode="${box_limit_mode}",
 )
+frame_sampling = dict(type=FrameSampling)  # of videos: num_frames (8) or fps, max_frames, start, end, repeat
 train_dataset = dict(
     type=MGLLaVADataset,
     data_path="${data_path}",
@@ -42,6 +44,7 @@ train_dataset = dict(
     strict_paths="${strict_paths}",
     allow_odd_boxes="${allow_odd_boxes}",
     boxes="${box_selection}",
+    frame_sampling="${frame_sampling}",
 )
 train_dataloader = dict(
     batch_size="${batch_size}",

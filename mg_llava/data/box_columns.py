@@ -15,6 +15,7 @@ from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
 from mg_llava.boxes.sense import odd_boxes
 from mg_llava.boxes.store import BoxStore
 from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.videos.places import read_frame_place
 from xtuner.data.sources.places import picture_name
 from xtuner.data.store.cache import remembered_digest
 from xtuner.data.store.prepared import PreparedRow
@@ -140,7 +141,9 @@ class BoxColumns:
         """Chooses the boxes of one picture, its record's own or the box file's; what is odd about them is counted."""
         counts["pictures"] += 1
         if record is None and self._store is not None:
-            record = self._store.find(picture_name(path), talk.id, len(talk.images))
+            # an id says nothing of which frame is meant
+            sample_id = None if read_frame_place(path) is not None else talk.id
+            record = self._store.find(picture_name(path), sample_id, len(talk.images))
             counts[NOT_KNOWN] += record is None
         if record is None:
             return PreparedBoxes(no_boxes(), None)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,17 @@ from mg_llava.data.length_check import no_answer, sample_notes
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
 from mg_llava.data.sources import DataSource, sources_of
 from mg_llava.data.statistics import DataStatistics
+from mg_llava.data.video_frames import FrameExpander
 from mg_llava.pictures.open import open_picture
 from mg_llava.pictures.preprocess import ImageProcessor
-from xtuner.data.pictures.files import PictureFiles
+from mg_llava.videos.files import FrameFiles, named_picture, what_is
+from mg_llava.videos.places import read_frame_place
+from mg_llava.videos.sampling import FrameSampling
 from xtuner.data.records.findings import Findings
 from xtuner.data.records.records import RecordSource
 from xtuner.data.sources.places import picture_name
 from xtuner.data.store.progress import FileProgress
-from xtuner.data.text.conversations import Conversation, iter_conversations
+from xtuner.data.text.conversations import Conversation, RecordError, iter_conversations
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import ProblemsError, SampleError, XTunerError
 from xtuner.log import console
@@ -46,6 +50,7 @@ _ONE_BOX = {
     LARGER: "box of a larger picture",
 }
 _RECORDS_PER_REPORT = 1000
+_EXPANDED_AT_A_TIME = 100
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,9 @@ def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> 
         if files is not None:
             users = {use.path: use.sample_id for use in reversed(uses)}
             missing = files.missing(pa.array(users, pa.string()))
-            problems += [f"missing picture: '{path}' (sample '{users[path]}') does not exist" for path in missing]
+            for path in missing:
+                kind, name = what_is(path)
+                problems.append(f"missing {kind}: '{name}' (sample '{users[path]}') does not exist")
         deque(_records_of(uses, source.box_json_path, findings), maxlen=0)
     problems = list(dict.fromkeys(problems))
     if not problems:
@@ -163,8 +170,11 @@ def _uses_of(
     uses: list[_Use] = []
     path = str(source.data_path)
 
+    expander = FrameExpander(source, FrameSampling()) if maker is None else maker.expander(source)
+
     def answered(records: RecordSource) -> Iterator[Conversation]:
-        for number, conversation in enumerate(iter_conversations(records.records(progress.on_bytes), faults), start=1):
+        read = iter_conversations(records.records(progress.on_bytes), faults, videos=True)
+        for number, conversation in enumerate(_with_frames(read, expander, faults, notes), start=1):
             if number % _RECORDS_PER_REPORT == 0:
                 progress.advance(_RECORDS_PER_REPORT)
             if statistics is not None:
@@ -196,6 +206,20 @@ def _uses_of(
     return uses
 
 
+def _with_frames(
+    conversations: Iterator[Conversation], expander: FrameExpander, faults: list[str], notes: list[str]
+) -> Iterator[Conversation]:
+    """Conversations with frames for videos, those that are left out named."""
+    while batch := list(islice(conversations, _EXPANDED_AT_A_TIME)):
+        for talk, expanded in zip(batch, expander(batch), strict=True):
+            if isinstance(expanded, Conversation):
+                yield expanded
+            elif isinstance(expanded, RecordError):
+                faults.append(str(expanded))
+            else:
+                notes.append(f"{expanded.reason}: {talk.where}: its video is shorter; it is left out.")
+
+
 def _own_boxes(conversation: Conversation, source: DataSource, problems: list[str]) -> Sequence[BoxRecord | None]:
     """The boxes that a record gives of each of its pictures; None where it gives none."""
     if conversation.boxes and source.box_json_path != "":
@@ -207,25 +231,41 @@ def _own_boxes(conversation: Conversation, source: DataSource, problems: list[st
 
 
 def _check_pictures(
-    uses: Sequence[_Use], files: PictureFiles | None, processor: ImageProcessor | None, fast: bool, problems: list[str]
+    uses: Sequence[_Use], files: FrameFiles | None, processor: ImageProcessor | None, fast: bool, problems: list[str]
 ) -> dict[str, tuple[int, int]]:
     """Reads each picture once as training does; returns (width, height) of the good ones by path."""
     first_use = {use.path: use for use in reversed(uses)}
     sizes: dict[str, tuple[int, int]] = {}
     if files is None:
         return sizes
+    readings = _readings(list(first_use))
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = pool.map(lambda path: _read(files, path, processor, fast), first_use)
-        watched = track(results, "Reading pictures", total=len(first_use), console=console, transient=True)
-        for use, result in zip(first_use.values(), watched, strict=True):
+        results = pool.map(lambda paths: _read(files, paths, processor, fast), readings)
+        watched = track(results, "Reading pictures", total=len(readings), console=console, transient=True)
+        for paths, result in zip(readings, watched, strict=True):
             if isinstance(result, str):
-                problems.append(f"{result} (sample '{use.sample_id}')")
+                problems.append(f"{result} (sample '{first_use[paths[0]].sample_id}')")
             else:
-                sizes[use.path] = result
+                sizes.update(zip(paths, result, strict=True))
     return sizes
 
 
-def _outside(uses: Sequence[_Use], files: PictureFiles | None) -> Iterator[str]:
+def _readings(paths: Sequence[str]) -> list[list[str]]:
+    """What is read at a time: one picture, or all frames of a video that any sample has, in order of time."""
+    frames: dict[str, set[str]] = {}
+    for path in paths:
+        if (place := read_frame_place(path)) is not None:
+            frames.setdefault(place.video, set()).add(path)
+    pictures = [[path] for path in paths if read_frame_place(path) is None]
+    return pictures + [sorted(found, key=_time_of) for found in frames.values()]
+
+
+def _time_of(path: str) -> float:
+    place = read_frame_place(path)
+    return 0.0 if place is None else place.time
+
+
+def _outside(uses: Sequence[_Use], files: FrameFiles | None) -> Iterator[str]:
     """Names the pictures that lie outside the image folder."""
     if files is None:
         # named where the pictures are read
@@ -235,18 +275,21 @@ def _outside(uses: Sequence[_Use], files: PictureFiles | None) -> Iterator[str]:
             yield f"picture outside image_folder: '{path}' (sample '{use.sample_id}') {how}."
 
 
-def _read(files: PictureFiles, path: str, processor: ImageProcessor | None, fast: bool) -> tuple[int, int] | str:
+def _read(
+    files: FrameFiles, paths: Sequence[str], processor: ImageProcessor | None, fast: bool
+) -> list[tuple[int, int]] | str:
+    """(width, height) of a picture or of the frames of a video; or what is wrong."""
+    sizes = []
     try:
-        if processor is None:
-            return open_picture(files.open(path)).size
-        picture = processor.open(files.open(path))
-        if not fast:
-            processor.pixels(picture)
-        return picture.size
+        for picture in files.images(paths, open_picture if processor is None else processor.open):
+            if not (fast or processor is None):
+                processor.pixels(picture)
+            sizes.append(picture.size)
+        return sizes
     except SampleError as error:
         return f"{error.kind}: {error}"
     except MemoryError:
-        return f"out of memory: there is not enough memory to read picture '{path}'."
+        return f"out of memory: there is not enough memory to read {named_picture(paths[0])}."
 
 
 def _check_boxes(

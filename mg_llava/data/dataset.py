@@ -19,6 +19,8 @@ from mg_llava.data.samples import SampleReader, fault_of
 from mg_llava.data.sharing import write_dataset
 from mg_llava.data.sources import DataSource, Template, read_sources, sources_of
 from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.videos.places import read_frame_place
+from mg_llava.videos.sampling import FrameSampling
 from xtuner.data.batches.bad_samples import BadSample, Replacements
 from xtuner.data.records.findings import Findings
 from xtuner.data.text.specials import Policy
@@ -33,13 +35,13 @@ _MODES = ("raise", "skip")
 
 
 class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """LLaVA records with pictures and boxes.
+    """LLaVA records with pictures or videos, and boxes.
 
     Text and boxes are prepared once and memory-mapped (see `xtuner.data.store.prepare`). Sample i is a dict of
 
     - ``sample_id``: the record's id; ``source``: number of its source;
     - ``input_ids``, ``labels``: (T,) int64, a picture as one `IMAGE_TOKEN_INDEX`;
-    - ``pixel_values``: (n, 3, S, S) uint8 RGB, one per ``<image>``; n may be 0;
+    - ``pixel_values``: (n, 3, S, S) uint8 RGB, one per ``<image>`` and per frame of a ``<video>``; n may be 0;
     - ``boxes``: n tensors (N, 4) float32, xyxy in pixels of the S x S frame, the objects that become tokens;
     - ``bad_samples``: what could not be read in its place, usually nothing.
 
@@ -69,6 +71,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             `xtuner.data.text.specials.Policy`.
         strict_paths: refuse pictures outside their image folder: absolute paths, "..", symbolic links.
         allow_odd_boxes: take box files in which most boxes cannot be pixels, see `mg_llava.boxes.sense`.
+        frame_sampling: which frames of a video are taken, or the config node that builds it; None = the defaults of
+            `FrameSampling`.
         data_columns: the column of each field (``conversations``, ``image``, ...) that has another name in Parquet,
             Arrow or WebDataset, see `xtuner.data.sources.columns.FIELDS`.
 
@@ -106,6 +110,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         special_tokens_in_text: Policy = "split",
         system_prompt: str | None = None,
         data_columns: Mapping[str, str] | None = None,
+        frame_sampling: FrameSampling | Mapping[str, Any] | None = None,
     ) -> None:
         if on_bad_sample not in _MODES:
             raise XTunerError(f"on_bad_sample='{on_bad_sample}': expected one of {', '.join(_MODES)}.")
@@ -121,6 +126,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
                 allow_odd_boxes=allow_odd_boxes,
                 system_prompt=system_prompt,
                 special_tokens_in_text=special_tokens_in_text,
+                frame_sampling=frame_sampling,
             )
         )
         self.tokenizer, self.image_processor = self.maker.tokenizer, self.maker.processor
@@ -176,8 +182,10 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         for path, picture, (width, height) in zip(row["images"], found, sizes, strict=True):
             counts = Counter(picture.labels).most_common()
             labels = ", ".join(f"{label} x{count}" if count > 1 else label for label, count in counts)
+            place = read_frame_place(path)
+            shown = f"picture {path}" if place is None else place.words
             lines.append(
-                f"picture {path} ({width}x{height}): {self.image_processor.num_image_tokens} image tokens, "
+                f"{shown} ({width}x{height}): {self.image_processor.num_image_tokens} image tokens, "
                 f"{len(picture.labels)} object tokens{f' ({labels})' if labels else ''}"
             )
         return "\n".join(lines)

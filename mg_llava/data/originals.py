@@ -8,7 +8,7 @@ from dataclasses import replace
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker
 from mg_llava.data.sources import DataSource
 from xtuner.data.store.prepared import PreparedRow
-from xtuner.data.text.conversations import iter_conversations
+from xtuner.data.text.conversations import Conversation, iter_conversations
 from xtuner.data.text.templates import Turn
 from xtuner.data.text.tokenizing import encode_conversation
 from xtuner.errors import XTunerError
@@ -40,9 +40,13 @@ def _find(source: DataSource, maker: SampleMaker, wanted: dict[int, PreparedRow]
         by_id.setdefault(row["id"], []).append(number)
     found: dict[int, tuple[Turn, ...]] = {}
     try:
-        for talk in iter_conversations(source.records().records(), []):
-            rest = [number for number in by_id.get(talk.id, ()) if number not in found]
-            if not rest or not talk.turns:
+        expand = maker.expander(source)
+        for record in iter_conversations(source.records().records(), [], videos=True):
+            rest = [number for number in by_id.get(record.id, ()) if number not in found]
+            if not rest or not record.turns:
+                continue
+            (talk,) = expand([record])
+            if not isinstance(talk, Conversation):
                 continue
             policy = maker.special_tokens_in_text
             ids = encode_conversation(talk, maker.tokenizer, template, maker.max_length, policy).input_ids

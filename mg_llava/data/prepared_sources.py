@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from mg_llava.boxes.sense import refuse_odd
 from mg_llava.boxes.store import BoxStore, no_match_message
 from mg_llava.data.box_columns import ALL_BOXES, NOT_KNOWN, BoxColumns, own_records
 from mg_llava.data.sources import DataSource
+from mg_llava.data.video_frames import FrameExpander
 from mg_llava.pictures.preprocess import ImageProcessor
-from xtuner.data.pictures.files import FolderPictures, PictureFiles
+from mg_llava.videos.files import FrameFiles, named_picture
+from mg_llava.videos.sampling import FrameSampling
 from xtuner.data.records.records import RecordSource
 from xtuner.data.sources.pictures import SourcePictures
 from xtuner.data.store.cache import CacheError, cache_folder, lock, remember
@@ -60,6 +62,7 @@ class SampleMaker:
         allow_odd_boxes: take box files in which most boxes cannot be pixels.
         strict_paths: refuse pictures outside their image folder.
         special_tokens_in_text: see `xtuner.data.text.specials.Policy`.
+        sampling: which frames of a video are taken.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -71,12 +74,18 @@ class SampleMaker:
     system_prompt: str | None = None
     allow_odd_boxes: bool = False
     strict_paths: bool = False
+    sampling: FrameSampling = FrameSampling()
 
     def encoder(self, source: DataSource) -> RecordEncoder:
         """Returns what encodes the records of `source`."""
         columns = BoxColumns(source.box_json_path, self.selection, self.processor, self.max_length, self.context_length)
         template = self.template(source)
-        return RecordEncoder(self.tokenizer, template, self.max_length, columns, self.special_tokens_in_text)
+        policy, videos = self.special_tokens_in_text, self.expander(source)
+        return RecordEncoder(self.tokenizer, template, self.max_length, columns, policy, videos)
+
+    def expander(self, source: DataSource) -> FrameExpander:
+        """Returns what puts frames in the places of the videos of `source`."""
+        return FrameExpander(source, self.sampling, self.strict_paths)
 
     def template(self, source: DataSource) -> PromptTemplate:
         """Returns the template of `source`."""
@@ -89,11 +98,11 @@ def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any 
     Args:
         node: with ``tokenizer``, ``max_length``, ``image_processor`` and, where it has them, ``boxes``,
             ``llm_name_or_path``, ``special_tokens_in_text``, ``system_prompt``,
-            ``allow_odd_boxes`` and ``strict_paths``.
+            ``allow_odd_boxes``, ``strict_paths`` and ``frame_sampling``.
         tokenizer: already built.
         processor: already built.
     """
-    llm, boxes = node.get("llm_name_or_path"), node.get("boxes")
+    llm, boxes, sampling = node.get("llm_name_or_path"), node.get("boxes"), node.get("frame_sampling")
     return SampleMaker(
         build(node["tokenizer"]) if tokenizer is None else tokenizer,
         node["max_length"],
@@ -104,6 +113,7 @@ def make_samples(node: Mapping[str, Any], tokenizer: Any = None, processor: Any 
         node.get("system_prompt"),
         bool(node.get("allow_odd_boxes", False)),
         bool(node.get("strict_paths", False)),
+        FrameSampling() if sampling is None else build(sampling),
     )
 
 
@@ -147,7 +157,7 @@ class PreparedSources:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def row(self, number: int) -> tuple[PreparedRow, PictureFiles]:
+    def row(self, number: int) -> tuple[PreparedRow, FrameFiles]:
         """Returns sample `number` and where its pictures lie."""
         source = int(np.searchsorted(self._ends, number, "right"))
         first = int(self._ends[source - 1]) if source else 0
@@ -177,10 +187,10 @@ class PreparedSources:
         """
         for source, part, files in zip(self.sources, self._parts, self.files, strict=True):
             folder = source.image_folder or ""
-            strict = "\nstrict" if _is_strict(files) else ""
+            strict = "\nstrict" if files.strict_paths else ""
             own = (
                 f"\n{Path(source.data_path).resolve()}"
-                if isinstance(files, SourcePictures) and source.data_path
+                if isinstance(files.stored, SourcePictures) and source.data_path
                 else ""
             )
             name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}{own}{strict}"
@@ -212,7 +222,7 @@ def prepare_sources(
         if source.data_path is None:
             raise XTunerError("no training data to prepare: set data_path (see docs/data.md).")
         encoder, records = maker.encoder(source), source.records()
-        counts.update(prepare(records, folder, _settings(records, encoder), encoder, num_proc))
+        counts.update(prepare(records, folder, _settings(records, encoder, maker), encoder, num_proc))
     return dict(counts)
 
 
@@ -220,7 +230,7 @@ def _open(source: DataSource, maker: SampleMaker, folder: Path | None) -> Prepar
     encoder = maker.encoder(source)
     records = None if source.data_path is None else source.records()
     offline = None if folder is None else str(folder)
-    part = load_prepared(records, _settings(records, encoder), encoder, offline)
+    part = load_prepared(records, _settings(records, encoder, maker), encoder, offline)
     pictures = part.report.get("pictures", 0)
     if source.box_json_path and 0 < pictures == part.report.get(NOT_KNOWN):
         raise XTunerError(no_match_message(source.box_json_path, pictures))
@@ -235,15 +245,19 @@ def _records(source: DataSource) -> Iterator[BoxRecord]:
     if source.box_json_path:
         yield from BoxStore(source.box_json_path, check=False).records()
     if source.data_path is not None:
-        for talk in iter_conversations(source.records().records(), []):
+        for talk in iter_conversations(source.records().records(), [], videos=True):
             yield from own_records(talk) if talk.boxes else ()
 
 
-def _settings(records: RecordSource | None, encoder: RecordEncoder) -> dict[str, Any]:
+def _settings(records: RecordSource | None, encoder: RecordEncoder, maker: SampleMaker) -> dict[str, Any]:
     data = None if records is None else records.identity()
     text = text_settings(data, encoder.tokenizer, encoder.template, encoder.max_length, encoder.special_tokens_in_text)
     added: Mapping[str, Any] = {} if encoder.columns is None else encoder.columns.settings()
-    return {**text, "samples": dict(added)}
+    samples = dict(added)
+    if maker.sampling != FrameSampling():
+        # else as in folders from before there were videos
+        samples["frame_sampling"] = asdict(maker.sampling)
+    return {**text, "samples": samples}
 
 
 def _parts(folder: str, number: int) -> list[Path]:
@@ -252,16 +266,16 @@ def _parts(folder: str, number: int) -> list[Path]:
     return [Path(folder) / f"{index:03d}" for index in range(number)]
 
 
-def _spot_check(part: PreparedData, files: PictureFiles) -> list[str]:
+def _spot_check(part: PreparedData, files: FrameFiles) -> list[str]:
     """Looks for the pictures of samples spread evenly over the data; returns those that are missing."""
     step = max(1, len(part) // _SPOT_CHECKS)
     paths = [path for number in range(0, len(part), step) for path in part.row(number)["images"]]
     return [path for path in paths if not files.holds(path)]
 
 
-def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> None:
+def _check_all(part: PreparedData, files: FrameFiles, image_folder: str) -> None:
     paths = part.picture_paths()
-    if _is_strict(files):
+    if files.strict_paths:
         _refuse_outside(part, files, image_folder, paths.to_pylist())
     missing = files.missing(paths)
     if not missing:
@@ -270,7 +284,7 @@ def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> No
         pa.default_memory_pool().release_unused()
         return
     users = _users(part, missing[:_SHOWN])
-    shown = [f"picture '{path}' of sample '{sample_id}' does not exist" for path, sample_id in users.items()]
+    shown = [f"{named_picture(path)} of sample '{sample_id}' does not exist" for path, sample_id in users.items()]
     hidden = len(missing) - len(shown)
     if hidden:
         shown.append(f"and {hidden:,} more; `xtuner check-dataset` finds every fault of the data")
@@ -279,18 +293,14 @@ def _check_all(part: PreparedData, files: PictureFiles, image_folder: str) -> No
     )
 
 
-def _is_strict(files: PictureFiles) -> bool:
-    return isinstance(files, (FolderPictures, SourcePictures)) and files.strict_paths
-
-
-def _refuse_outside(part: PreparedData, files: PictureFiles, image_folder: str, paths: Sequence[str]) -> None:
+def _refuse_outside(part: PreparedData, files: FrameFiles, image_folder: str, paths: Sequence[str]) -> None:
     outside = {path: how for path in paths if (how := files.outside(path))}
     if outside:
         users = _users(part, list(outside)[:_SHOWN])
         raise ProblemsError(
             f"'{image_folder}' (setting image_folder), {counted(len(outside), 'pictures')} outside of it "
             "(strict_paths=True)",
-            [f"picture '{path}' of sample '{sample_id}' {outside[path]}" for path, sample_id in users.items()],
+            [f"{named_picture(path)} of sample '{sample_id}' {outside[path]}" for path, sample_id in users.items()],
         )
 
 

@@ -13,8 +13,8 @@ from mg_llava.boxes.store import other_size_message
 from mg_llava.data.box_columns import PreparedBoxes, object_room, read_boxes
 from mg_llava.data.prepared_sources import SampleMaker
 from mg_llava.pictures.frames import sides
+from mg_llava.videos.files import FrameFiles
 from xtuner.data.batches.collate import collate
-from xtuner.data.pictures.files import PictureFiles
 from xtuner.data.store.prepared import PreparedRow
 from xtuner.errors import SampleError, XTunerError
 
@@ -52,7 +52,7 @@ class SampleReader:
             batch["num_sources"] = self.num_sources
         return batch
 
-    def sample(self, row: PreparedRow, files: PictureFiles) -> dict[str, Any]:
+    def sample(self, row: PreparedRow, files: FrameFiles) -> dict[str, Any]:
         """Returns the sample of a row, see `MGLLaVADataset`, without ``source`` and ``bad_samples``."""
         pixels, found, _ = self.pictures(row, files)
         size = sides(self.image_processor.image_size)
@@ -66,15 +66,15 @@ class SampleReader:
         }
 
     def pictures(
-        self, row: PreparedRow, files: PictureFiles, with_labels: bool = False
+        self, row: PreparedRow, files: FrameFiles, with_labels: bool = False
     ) -> tuple[list[torch.Tensor], list[PictureBoxes], list[tuple[int, int]]]:
         """Returns pixels (S, S, 3), boxes in the S x S frame, and (width, height) of a sample's pictures."""
         paths: list[str] = row["images"]
         pixels: list[torch.Tensor] = []
         found: list[PictureBoxes] = []
         sizes: list[tuple[int, int]] = []
-        for path, boxes in zip(paths, read_boxes(row, with_labels), strict=True):
-            image = self.image_processor.open(files.open(path))
+        images = files.images(paths, self.image_processor.open)
+        for path, image, boxes in zip(paths, images, read_boxes(row, with_labels), strict=True):
             found.append(self._mapped(boxes, path, image.size))
             pixels.append(self.image_processor.pixels(image).permute(1, 2, 0))
             sizes.append(image.size)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
-from xtuner.data.pictures.files import PictureFiles
+from mg_llava.videos.files import FrameFiles
 from xtuner.data.records.records import RecordSource
 from xtuner.data.sources import open_pictures, open_source
 from xtuner.data.sources.columns import check_names
@@ -57,13 +57,13 @@ class DataSource:
         """
         return open_source(str(self.data_path), self.columns)
 
-    def pictures(self, strict_paths: bool = False) -> PictureFiles:
-        """Opens its pictures.
+    def pictures(self, strict_paths: bool = False) -> FrameFiles:
+        """Opens its pictures and videos.
 
         Raises:
             XTunerError: nothing is there.
         """
-        return open_pictures(self.image_folder or "", self.data_path, strict_paths)
+        return FrameFiles(open_pictures(self.image_folder or "", self.data_path, strict_paths))
 
 
 def read_sources(

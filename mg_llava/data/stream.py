@@ -15,6 +15,8 @@ from mg_llava.data.prepared_sources import make_samples
 from mg_llava.data.samples import SampleReader, fault_of
 from mg_llava.data.sources import DataSource, Template, read_sources
 from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.videos.files import FrameFiles
+from mg_llava.videos.sampling import FrameSampling
 from xtuner.data.batches.bad_samples import BadSample
 from xtuner.data.batches.stream import Streamed, StreamOrder, StreamPart
 from xtuner.data.records.findings import Findings
@@ -65,6 +67,7 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
         system_prompt: str | None = None,
         data_columns: Mapping[str, str] | None = None,
         buffer: int = 1000,
+        frame_sampling: FrameSampling | Mapping[str, Any] | None = None,
     ) -> None:
         sources = read_sources(data_path, image_folder, box_json_path, prompt_template, data_columns)
         if len(sources) != 1 or sources[0].data_path is None or offline_processed_text_folder is not None:
@@ -87,6 +90,7 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
                 allow_odd_boxes=allow_odd_boxes,
                 system_prompt=system_prompt,
                 special_tokens_in_text=special_tokens_in_text,
+                frame_sampling=frame_sampling,
             )
         )
         self.tokenizer = self.maker.tokenizer
@@ -119,7 +123,7 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
         records = [record for record, _ in block if isinstance(record, Record)]
         problems = [record for record, _ in block if isinstance(record, str)]
         contents = {place: content for _, pictures in block for place, content in pictures.items()}
-        files = MemoryPictures(contents, self.source.image_folder or "", self.maker.strict_paths)
+        files = FrameFiles(MemoryPictures(contents, self.source.image_folder or "", self.maker.strict_paths))
         # one by one: a fault in one record must not cost the others
         encoded = [encoder([record]) for record in records]
         problems += [problem for one in encoded for problem in one.problems]

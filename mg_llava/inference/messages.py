@@ -9,12 +9,15 @@ from typing import Any
 from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.inference.videos import place_frames
+from mg_llava.videos.shown import VideoFrames
 from xtuner.data.records.messages import read_message
 from xtuner.data.text.templates import Turn
 from xtuner.data.text.turns import read_turns
 from xtuner.errors import XTunerError
 
 OpenImage = Callable[[Mapping[str, Any]], "tuple[Image.Image, PictureBoxes | None]"]
+OpenVideo = Callable[[Mapping[str, Any]], VideoFrames]
 IMAGE_PART = {"type": "image"}
 """A picture's place in a message, where the picture itself is at hand."""
 
@@ -25,7 +28,7 @@ class Conversation:
 
     Attributes:
         turns: the last one unanswered, unless the messages end with an answer.
-        pictures: in the order of their ``<image>``.
+        pictures: in the order of their ``<image>``; the frames of videos are among them.
         found: boxes of each, None for none.
         answer_start: what the last message of the assistant said, where it is to be continued.
     """
@@ -36,18 +39,25 @@ class Conversation:
     answer_start: str = ""
 
 
-def read_messages(messages: Sequence[Any], open_image: OpenImage, continue_last: bool = False) -> Conversation:
+def read_messages(
+    messages: Sequence[Any],
+    open_image: OpenImage,
+    continue_last: bool = False,
+    open_video: OpenVideo | None = None,
+) -> Conversation:
     """Reads messages as training records are read; see `read_message` and `read_turns`.
 
     Args:
-        messages: each with ``role`` and ``content``: text, or a list of parts of type text or image.
+        messages: each with ``role`` and ``content``: text, or a list of parts of type text, image or video.
         open_image: makes picture and boxes of an image part.
         continue_last: the last message is the beginning of an answer.
+        open_video: reads the frames (and their boxes) of a video part; None = such parts are refused.
 
     Raises:
         XTunerError: a message that cannot be read, or none of the user.
     """
-    read = [read_message(message, number) for number, message in enumerate(messages, start=1)]
+    takes = open_video is not None
+    read = [read_message(message, number, videos=takes) for number, message in enumerate(messages, start=1)]
     dialogue = read_turns(read)
     if not dialogue.turns:
         raise XTunerError("there is no user message to answer: send one.")
@@ -57,6 +67,7 @@ def read_messages(messages: Sequence[Any], open_image: OpenImage, continue_last:
         found.answer_start = last.output
         found.turns[-1] = replace(last, output=None)
     opened = [open_image(part) for part in dialogue.pictures]
-    found.pictures = [picture for picture, _ in opened]
-    found.found = [boxes for _, boxes in opened]
+    videos = [] if open_video is None else [open_video(part) for part in dialogue.videos]
+    pictures, boxes = [picture for picture, _ in opened], [boxes for _, boxes in opened]
+    found.turns, found.pictures, found.found = place_frames(found.turns, pictures, boxes, videos)
     return found

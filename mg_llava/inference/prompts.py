@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
+from mg_llava.inference.videos import place_frames
 from mg_llava.pictures.frames import sides
 from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.videos.shown import VideoFrames
 from xtuner.constants import IMAGE_TOKEN_INDEX
 from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import PromptTemplate, Turn
@@ -77,6 +79,7 @@ class PromptMaker:
         pictures: Sequence[Image.Image] = (),
         found: Sequence[PictureBoxes | None] = (),
         answer_start: str = "",
+        videos: Sequence[VideoFrames] = (),
     ) -> Prompt:
         """Tokenises the turns and preprocesses the pictures.
 
@@ -85,11 +88,13 @@ class PromptMaker:
             pictures: in the order of their places.
             found: each picture's boxes in its own frame, None for none; empty = no boxes at all.
             answer_start: words that the answer begins with.
+            videos: in the order of their places (`Place.VIDEO` in the turns), each with its frames and their boxes.
 
         Raises:
-            XTunerError: other numbers of ``<image>``, pictures and boxes, or a special token in the text where these
-                are refused.
+            XTunerError: other numbers of ``<image>``, pictures and boxes, or of places and videos, or a special token
+                in the text where these are refused.
         """
+        turns, pictures, found = place_frames(turns, pictures, found, videos)
         input_ids = encode_prompt(turns, self.tokenizer, self.template, self.special_tokens_in_text, answer_start)
         return self.join(input_ids, pictures, found)
 

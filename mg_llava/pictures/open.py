@@ -54,8 +54,8 @@ def open_picture(
         SampleError: the file is missing, is no regular file, does not decode, or needs more than `MAX_MEMORY`.
         XTunerError: it has more than `max_pixels`.
     """
-    with _opened(path) as image:
-        _check_size(path, image, max_pixels)
+    with opened(path) as image:
+        check_size(path, image, max_pixels)
         image.load()
         return to_rgb(ImageOps.exif_transpose(image) if apply_exif_orientation else image)
 
@@ -90,7 +90,7 @@ def num_frames(path: PictureSource) -> int:
     Raises:
         SampleError: as `open_picture`.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return int(getattr(image, "n_frames", 1))
 
 
@@ -100,7 +100,7 @@ def picture_size(path: PictureSource, apply_exif_orientation: bool = False) -> t
     Raises:
         SampleError: the file is missing or is no picture.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         turned = apply_exif_orientation and image.getexif().get(0x0112, 1) >= 5
         return (height, width) if turned else (width, height)
@@ -116,7 +116,13 @@ def decoded_bytes(image: Image.Image) -> int:
     return image.width * image.height * per_pixel
 
 
-def _check_size(source: PictureSource, image: Image.Image, max_pixels: int | None) -> None:
+def check_size(source: PictureSource, image: Image.Image, max_pixels: int | None = None) -> None:
+    """Refuses an opened picture before it is decoded.
+
+    Raises:
+        SampleError: decoding it needs more than `MAX_MEMORY`.
+        XTunerError: it has more than `max_pixels`.
+    """
     pixels = image.width * image.height
     if max_pixels is not None and pixels > max_pixels:
         raise XTunerError(
@@ -133,10 +139,14 @@ def _check_size(source: PictureSource, image: Image.Image, max_pixels: int | Non
 
 
 @contextmanager
-def _opened(source: PictureSource) -> Iterator[Image.Image]:
-    """Opens the header of a picture; every failure, also of what the caller does with it, names the picture."""
+def opened(source: PictureSource) -> Iterator[Image.Image]:
+    """Opens the header of a picture; every failure, also of what the caller does with it, names the picture.
+
+    Raises:
+        SampleError: as `open_picture`.
+    """
     if isinstance(source, (str, os.PathLike)):
-        _check_file(os.fspath(source))
+        check_file(os.fspath(source))
     try:
         with Image.open(source, formats=FORMATS) as image:
             yield image
@@ -148,19 +158,30 @@ def _opened(source: PictureSource) -> Iterator[Image.Image]:
         raise _read_error(source, error) from error
 
 
-def _check_file(path: str) -> None:
-    """Refuses what is no file before opening it: a FIFO would block for ever, a device has no end."""
+def check_file(path: str, what: str = "picture") -> None:
+    """Refuses what is no file before opening it: a FIFO would block for ever, a device has no end.
+
+    Args:
+        path: of the file.
+        what: how messages call it: a record's key.
+
+    Raises:
+        SampleError: it is missing, cannot be looked at, or is no regular file.
+    """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        message = f"picture '{path}' does not exist: check image_folder and the record's 'image'."
-        raise SampleError("missing picture", message) from None
+        key = "image" if what == "picture" else what
+        message = f"{what} '{path}' does not exist: check image_folder and the record's '{key}'."
+        raise SampleError(f"missing {what}", message) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SampleError(_BROKEN, f"picture {path!r} cannot be read ({reason}): expected a file.") from error
+        raise SampleError(
+            f"{what} does not decode", f"{what} {path!r} cannot be read ({reason}): expected a file."
+        ) from error
     if not stat.S_ISREG(mode):
         kind = "folder" if stat.S_ISDIR(mode) else "FIFO" if stat.S_ISFIFO(mode) else "device or socket"
-        raise SampleError(_BROKEN, f"picture '{path}' is a {kind}: expected a file.")
+        raise SampleError(f"{what} does not decode", f"{what} '{path}' is a {kind}: expected a file.")
 
 
 def _named(source: PictureSource) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from xtuner.constants import IMAGE_TOKEN
+from xtuner.constants import IMAGE_TOKEN, VIDEO_TOKEN
 from xtuner.data.records.messages import Message, check_text, picture_address, read_loss, read_message
 from xtuner.errors import SampleError
 
@@ -31,7 +31,7 @@ class Format:
 FORMATS = (
     Format(
         "llava",
-        "'conversations' of {'from': human | gpt | system, 'value'}, 'image' a path or a list of paths",
+        "'conversations' of {'from': human | gpt | system, 'value'}, 'image' (or 'video') a path or a list of paths",
         {
             "id": "1",
             "image": "coco/1.jpg",
@@ -55,8 +55,8 @@ FORMATS = (
     ),
     Format(
         "openai",
-        "'messages' of {'role': user | assistant | system, 'content'}; content is text or a list of parts, pictures as "
-        "paths",
+        "'messages' of {'role': user | assistant | system, 'content'}; content is text or a list of parts, pictures "
+        "and videos ('video_url') as paths",
         {
             "id": "1",
             "messages": [
@@ -75,9 +75,10 @@ FORMATS = (
 """All that are read; a file may mix them."""
 
 _SAID = frozenset({"conversations", "messages", "system", "value", "content", "role", "from", "loss", "weight"})
-_KNOWN = frozenset({"id", "image", "images", "conversations", "messages", "system", "loss", "weight"})
+_IMAGES, _VIDEOS = ("image", "images"), ("video", "videos")
+_KNOWN = frozenset({"id", *_IMAGES, *_VIDEOS, "conversations", "messages", "system", "loss", "weight"})
 _BOXES = ("boxes", "labels", "scores", "width", "height")
-_NOT_SUPPORTED = ("video", "videos", "audio", "audios", "tools", "functions")
+_NOT_SUPPORTED = ("audio", "audios", "tools", "functions")
 _PICTURE_NAME = re.compile(r"image|img|picture|photo|media|visual|screenshot|figure|frame|(^|_)pics?($|_)", re.I).search
 _PICTURE_PATH = re.compile(
     r"\.(jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|heif|avif|jp2|ppm)([?#]\S*)?$|^data:image/", re.I
@@ -96,6 +97,8 @@ class RecordContent:
         places_in_text: each ``<image>`` in a text of the user is the place of a picture, not text.
         notes: of what is left out or read in another way than one might think; by these it is counted.
         suspect: a field that looks as if it named the pictures, where the record has no 'image'.
+        videos: its videos, in order.
+        videos_in_text: each ``<video>`` in a text of the user is the place of a video.
     """
 
     messages: tuple[Message, ...]
@@ -103,24 +106,31 @@ class RecordContent:
     places_in_text: bool
     notes: tuple[str, ...]
     suspect: str | None = None
+    videos: tuple[str, ...] = ()
+    videos_in_text: bool = False
 
 
-def read_record(record: Mapping[str, Any]) -> RecordContent:
+def read_record(record: Mapping[str, Any], videos: bool = False) -> RecordContent:
     """Reads a record of any of `FORMATS`.
+
+    Args:
+        record: any.
+        videos: take videos; else a record with one is refused.
 
     Raises:
         SampleError: what cannot be read, by name; its `kind` is what faults are counted by.
     """
-    for name in _NOT_SUPPORTED:
+    for name in (*_NOT_SUPPORTED, *(() if videos else _VIDEOS)):
         if record.get(name):
             raise SampleError(
                 "not supported", f"{name!r} = {str(record[name])[:60]!r} cannot be trained on: take it out"
             )
     default = read_loss(record, "the record")
     messages = [
-        read_message(message, number, default is not False) for number, message in enumerate(_messages(record), start=1)
+        read_message(message, number, default is not False, videos)
+        for number, message in enumerate(_messages(record), start=1)
     ]
-    images = _images(record)
+    images, clips = _named(record, _IMAGES), _named(record, _VIDEOS)
     if system := record.get("system"):
         if not isinstance(system, str):
             raise SampleError("not a text", f"'system' is {type(system).__name__}, expected a text")
@@ -129,19 +139,24 @@ def read_record(record: Mapping[str, Any]) -> RecordContent:
     if all(message.role != "user" for message in messages):
         raise SampleError("no human turn", "there is no message from 'human', so there is nothing to answer")
     ignored = {name for message in messages for name in message.ignored}
-    has_parts = any(message.pictures for message in messages)
+    has_parts = any(message.pictures or message.videos for message in messages)
     if has_parts:
-        messages, images = _with_paths(messages, images)
-    named = any(name in record for name in ("image", "images"))
+        images = _with_paths([part for message in messages for part in message.pictures], images, "image")
+        clips = _with_paths([part for message in messages for part in message.videos], clips, "video")
+    named = any(name in record for name in _IMAGES)
+    messages, as_video = _image_as_video(messages) if clips and not (has_parts or images) else (messages, [])
     suspect = None
-    if not (named or has_parts) and any(IMAGE_TOKEN in part for message in messages for part in message.texts):
+    literal = any(IMAGE_TOKEN in part for message in messages for part in message.texts)
+    if literal and not (named or has_parts or as_video):
         suspect = _picture_like(record, _messages(record))
     places_in_text = not has_parts and (named or suspect is not None)
     known = _KNOWN if own_boxes(record) is None else _KNOWN.union(_BOXES)
     unread = sorted(name for name, value in record.items() if name not in known and value not in (None, "", [], {}))
     notes = [f"a field {name!r}, which is not read," for name in (*unread, *sorted(ignored))]
-    notes += _literal_notes(messages, has_parts, places_in_text)
-    return RecordContent(tuple(messages), tuple(images), places_in_text, tuple(dict.fromkeys(notes)), suspect)
+    notes += [*as_video, *_literal_notes(messages, has_parts, places_in_text)]
+    content = RecordContent(tuple(messages), tuple(images), places_in_text, tuple(dict.fromkeys(notes)), suspect)
+    videos_in_text = not has_parts and any(name in record for name in _VIDEOS)
+    return replace(content, videos=tuple(clips), videos_in_text=videos_in_text)
 
 
 def own_boxes(record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -149,6 +164,20 @@ def own_boxes(record: Mapping[str, Any]) -> dict[str, Any] | None:
     if record.get("boxes") is None:
         return None
     return {name: record[name] for name in _BOXES if record.get(name) is not None}
+
+
+def _image_as_video(messages: list[Message]) -> tuple[list[Message], list[str]]:
+    """The messages of a record with videos alone: where it has no ``<video>``, ``<image>`` is the place of one."""
+    asked = [text for message in messages if message.role == "user" for text in message.texts]
+    if any(VIDEO_TOKEN in text for text in asked) or not any(IMAGE_TOKEN in text for text in asked):
+        return messages, []
+    changed = [
+        replace(message, parts=tuple(str(part).replace(IMAGE_TOKEN, VIDEO_TOKEN) for part in message.parts))
+        if message.role == "user"
+        else message
+        for message in messages
+    ]
+    return changed, [f"{IMAGE_TOKEN} read as the place of a video"]
 
 
 def _literal_notes(messages: Sequence[Message], has_parts: bool, places_in_text: bool) -> list[str]:
@@ -176,43 +205,48 @@ def _messages(record: Mapping[str, Any]) -> list[Any]:
     return messages
 
 
-def _images(record: Mapping[str, Any]) -> list[str]:
-    lists = {name: _paths(name, record[name]) for name in ("image", "images") if record.get(name) is not None}
-    if len(lists) > 1 and lists["image"] != lists["images"]:
-        raise SampleError("bad picture path", "the record has 'image' and 'images' that differ: keep one of them")
+def _named(record: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    """The pictures or videos that a record lists."""
+    one, several = names
+    lists = {name: _paths(name, record[name]) for name in names if record.get(name) is not None}
+    if len(lists) > 1 and lists[one] != lists[several]:
+        kind = "bad picture path" if names == _IMAGES else "bad video path"
+        raise SampleError(kind, f"the record has {one!r} and {several!r} that differ: keep one of them")
     return next(iter(lists.values()), [])
 
 
 def _paths(name: str, value: Any) -> list[str]:
     paths = [value] if isinstance(value, str) else value
+    what = "video" if name in _VIDEOS else "picture"
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
         found = f"{name!r} = {value!r}"
-        raise SampleError("bad picture path", f"{found}, expected a path, a list of paths, or null")
+        raise SampleError(f"bad {what} path", f"{found}, expected a path, a list of paths, or null")
     for path in paths:
-        check_text(path, "the picture's path")
+        check_text(path, f"the {what}'s path")
     return paths
 
 
-def _with_paths(messages: Sequence[Message], images: Sequence[str]) -> tuple[list[Message], list[str]]:
-    """The pictures of image parts; parts that name none take the record's own, one after the other."""
-    rest = list(images)
+def _with_paths(parts: Sequence[Mapping[str, Any]], named: Sequence[str], key: str) -> list[str]:
+    """What image or video parts name; parts that name nothing take the record's own, one after the other."""
+    rest = list(named)
     paths = []
-    for part in (part for message in messages for part in message.pictures):
+    what = "video" if key == "video" else "picture"
+    for part in parts:
         address = picture_address(part)
         if address is None and rest:
             paths.append(rest.pop(0))
         elif isinstance(address, str) and address and not address.startswith(_NO_PATHS) and "base64" not in part:
-            check_text(address, "the picture's path")
+            check_text(address, f"the {what}'s path")
             paths.append(address.removeprefix("file://"))
         else:
             found = f"{address[:40]}..." if isinstance(address, str) else repr(address)
-            raise SampleError("bad picture path", f"a picture is {found!r}, expected a path relative to image_folder")
+            raise SampleError(f"bad {what} path", f"a {what} is {found!r}, expected a path relative to image_folder")
     if rest and rest != paths:
         raise SampleError(
-            "wrong number of pictures",
-            f"{len(rest)} of the {len(images)} pictures of 'image' have no place: the messages name theirs themselves",
+            f"wrong number of {what}s",
+            f"{len(rest)} of the {len(named)} {what}s of '{key}' have no place: the messages name theirs themselves",
         )
-    return list(messages), paths
+    return paths
 
 
 _NO_PATHS = ("http://", "https://", "data:")

@@ -24,10 +24,13 @@ ROLES: dict[str, Role] = {
 }
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
+VIDEO_PARTS = ("video", "video_url", "input_video")
 _IMAGE_FIELDS = ("image_url", "image", "url", "path", "base64")
+_VIDEO_FIELDS = ("video_url", "video", "url", "path", "base64")
 _KNOWN = frozenset({"from", "role", "value", "content", "loss", "weight"})
 _TEXT_KNOWN = frozenset({"type", "text"})
 _PICTURE_KNOWN = frozenset({"type", *_IMAGE_FIELDS})
+_VIDEO_KNOWN = frozenset({"type", *_VIDEO_FIELDS})
 _SAYS_MORE = frozenset(
     {
         "audio", "audios", "function_call", "functions", "image", "images", "reasoning", "reasoning_content", "refusal",
@@ -43,7 +46,7 @@ class Message:
 
     Attributes:
         role: who.
-        parts: texts and pictures in order; a picture is the part that names it, as it was written.
+        parts: texts, pictures and videos in order; a picture or video is the part that names it, as it was written.
         supervised: an answer's tokens carry loss.
         ignored: its fields that say nothing and are not read.
     """
@@ -61,26 +64,38 @@ class Message:
     @property
     def pictures(self) -> list[Mapping[str, Any]]:
         """The parts that are pictures."""
-        return [part for part in self.parts if not isinstance(part, str)]
+        return [part for part in self.parts if not isinstance(part, str) and not is_video(part)]
+
+    @property
+    def videos(self) -> list[Mapping[str, Any]]:
+        """The parts that are videos."""
+        return [part for part in self.parts if not isinstance(part, str) and is_video(part)]
 
 
-def read_message(message: Any, number: int, supervised: bool = True) -> Message:
+def is_video(part: Mapping[str, Any]) -> bool:
+    """Says whether a part that is no text names a video."""
+    return part.get("type") in VIDEO_PARTS
+
+
+def read_message(message: Any, number: int, supervised: bool = True, videos: bool = False) -> Message:
     """Reads one message.
 
     Args:
         message: ``{"role" or "from", "content" or "value", "loss"?, "weight"?}``.
         number: of the message, from 1, for errors.
         supervised: whether an answer carries loss where the message itself does not say.
+        videos: take parts that are videos; else they are refused.
 
     Raises:
         SampleError: an unknown role, content that is neither text nor a list of parts, a picture that is not the
             user's, a part or field that cannot be read, or a ``loss`` that is neither true nor false.
     """
     role = _read_role(message, number)
-    parts = tuple(_read_parts(message, number))
+    parts = tuple(_read_parts(message, number, videos))
     if role != "user" and not all(isinstance(part, str) for part in parts):
         raise SampleError(
-            "picture in an answer", f"message {number} ({role}) has pictures: only user messages may have them"
+            "picture in an answer",
+            f"message {number} ({role}) has pictures or videos: only user messages may have them",
         )
     for name in sorted(_SAYS_MORE.intersection(message)):
         if message[name]:
@@ -122,7 +137,7 @@ def _read_role(message: Any, number: int) -> Role:
     raise SampleError("unknown role", f"message {number} {found}, expected one of {', '.join(ROLES)}")
 
 
-def _read_parts(message: Mapping[str, Any], number: int) -> list[str | Mapping[str, Any]]:
+def _read_parts(message: Mapping[str, Any], number: int, videos: bool) -> list[str | Mapping[str, Any]]:
     said = [name for name in ("value", "content") if message.get(name) is not None]
     if len(said) > 1:
         raise SampleError("not a text", f"message {number} has both 'value' and 'content': keep one of them")
@@ -134,15 +149,15 @@ def _read_parts(message: Mapping[str, Any], number: int) -> list[str | Mapping[s
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         found = f"message {number}: {name!r} is {type(content).__name__}"
         raise SampleError("not a text", f"{found}, expected a text or a list of parts")
-    return [_read_part(part, number) for part in content]
+    return [_read_part(part, number, videos) for part in content]
 
 
-def _read_part(part: Any, number: int) -> str | Mapping[str, Any]:
+def _read_part(part: Any, number: int, videos: bool) -> str | Mapping[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(kind, str) and kind in TEXT_PARTS and isinstance(part.get("text"), str):
         check_text(part["text"], f"message {number}")
         return str(part["text"])
-    if isinstance(kind, str) and kind in IMAGE_PARTS:
+    if isinstance(kind, str) and kind in (*IMAGE_PARTS, *(VIDEO_PARTS if videos else ())):
         return dict(part)
     found = f"a part of type {kind!r}" if isinstance(part, Mapping) else f"the part {str(part)[:60]!r}"
     raise SampleError(
@@ -161,10 +176,11 @@ def _unread(message: Mapping[str, Any]) -> set[str]:
     found = _more(message, _KNOWN)
     for name in ("value", "content"):
         for part in message[name] if isinstance(message.get(name), list) else ():
-            is_picture = part["type"] in IMAGE_PARTS
-            found |= _more(part, _PICTURE_KNOWN if is_picture else _TEXT_KNOWN)
-            address = part.get("image_url")
-            found |= _more(address, {"url"}) if is_picture and isinstance(address, Mapping) else set()
+            known = _VIDEO_KNOWN if is_video(part) else _PICTURE_KNOWN if part["type"] in IMAGE_PARTS else _TEXT_KNOWN
+            found |= _more(part, known)
+            for name in ("image_url", "video_url") if known is not _TEXT_KNOWN else ():
+                address = part.get(name)
+                found |= _more(address, {"url"}) if isinstance(address, Mapping) else set()
     return found
 
 
@@ -173,8 +189,8 @@ def _more(node: Mapping[str, Any], known: Collection[str]) -> set[str]:
 
 
 def picture_address(part: Mapping[str, Any]) -> Any:
-    """Returns the path, address or picture that an image part names; None where it names none."""
-    for name in _IMAGE_FIELDS:
+    """Returns the path, address or content that an image or video part names; None where it names none."""
+    for name in _VIDEO_FIELDS if is_video(part) else _IMAGE_FIELDS:
         value = part.get(name)
         if value is not None:
             return value.get("url") if isinstance(value, Mapping) else value

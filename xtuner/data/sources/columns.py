@@ -13,7 +13,11 @@ from xtuner.json_values import JSONFault, parse_json
 
 TALKS = ("conversations", "messages")
 PICTURES = ("image", "images")
-FIELDS = ("id", *PICTURES, *TALKS, "system", "boxes", "labels", "scores", "width", "height", "loss", "weight")
+VIDEOS = ("video", "videos")
+FIELDS = (
+    *("id", *PICTURES, *VIDEOS, *TALKS, "system"),
+    *("boxes", "labels", "scores", "width", "height", "loss", "weight"),
+)
 """What a record may have; a column of the same name is read, unless the setting names another."""
 
 

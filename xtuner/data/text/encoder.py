@@ -51,6 +51,27 @@ class Added:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """A record that is left out, and counted.
+
+    Attributes:
+        reason: by which it is counted.
+    """
+
+    reason: str
+
+
+class VideoExpander(Protocol):
+    """Puts frames in the places of videos. Pickled into the worker processes."""
+
+    def __call__(self, conversations: Sequence[Conversation]) -> list[Conversation | RecordError | Dropped]:
+        """Returns each conversation with frames among its pictures, what is wrong with its record, or why it is left
+        out; those without videos as they are.
+        """
+        ...
+
+
 class SampleColumns(Protocol):
     """Columns beside the text. Pickled into the worker processes."""
 
@@ -117,6 +138,7 @@ class RecordEncoder:
         max_length: ids beyond it are cut off.
         columns: what a model family adds; None = text only.
         special_tokens_in_text: what becomes of special tokens that a record's text holds.
+        videos: puts frames in the places of videos; None = records with videos are refused.
     """
 
     def __init__(
@@ -126,7 +148,9 @@ class RecordEncoder:
         max_length: int,
         columns: SampleColumns | None = None,
         special_tokens_in_text: Policy = "split",
+        videos: VideoExpander | None = None,
     ) -> None:
+        self.videos = videos
         self.tokenizer = tokenizer
         self.template = template
         self.max_length = max_length
@@ -143,7 +167,7 @@ class RecordEncoder:
         conversations: list[Conversation] = []
         for record in records:
             try:
-                conversation = parse_record(record.value, record.index)
+                conversation = parse_record(record.value, record.index, self.videos is not None)
             except RecordError as error:
                 problems.append(str(error))
                 continue
@@ -151,6 +175,11 @@ class RecordEncoder:
                 conversations.append(conversation)
             else:
                 counts["dropped: nobody answers"] += 1
+        if self.videos is not None:
+            expanded = self.videos(conversations)
+            problems += [str(one) for one in expanded if isinstance(one, RecordError)]
+            counts.update(f"dropped: {one.reason}" for one in expanded if isinstance(one, Dropped))
+            conversations = [one for one in expanded if isinstance(one, Conversation)]
         kept = self._tokenise(conversations, counts, problems, notes)
         tokens: Sequence[int | None] = [len(encoded.input_ids) for _, encoded in kept]
         extra: dict[str, Sequence[Any]] = {}

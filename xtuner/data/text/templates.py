@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from xtuner.constants import IMAGE_TOKEN
+from xtuner.constants import IMAGE_TOKEN, VIDEO_TOKEN
 from xtuner.errors import XTunerError, nearest
 from xtuner.registry import build, is_node
 
@@ -61,6 +61,8 @@ class Place(enum.Enum):
     """What can stand in a question beside text."""
 
     PICTURE = IMAGE_TOKEN
+    VIDEO = VIDEO_TOKEN
+    """Of a video whose frames are not known yet; `xtuner.data.text.turns.with_frames` puts their places there."""
 
 
 Words: TypeAlias = "str | tuple[str | Place, ...]"
@@ -72,7 +74,8 @@ class Turn:
 
     Attributes:
         input: the user's words. In a string each ``<image>`` is the place of a picture; in a tuple only
-            `Place.PICTURE` is, and ``<image>`` is text. `user_words` makes whichever is needed.
+            `Place.PICTURE` is, and ``<image>`` is text; places of videos stand in tuples alone. `user_words` makes
+            whichever is needed.
         output: the assistant's text; None only in the last turn of a prompt to be answered.
         system: system prompt that stands before this turn, or "".
         supervised: whether the answer carries loss.
@@ -85,7 +88,7 @@ class Turn:
 
     @property
     def parts(self) -> tuple[str | Place, ...]:
-        """Texts and places of pictures, in order."""
+        """Texts and places of pictures and videos, in order."""
         return self.input if isinstance(self.input, tuple) else split_pictures(self.input)
 
     @property
@@ -93,29 +96,36 @@ class Turn:
         """Places of pictures in the question."""
         return self.input.count(IMAGE_TOKEN if isinstance(self.input, str) else Place.PICTURE)  # type: ignore[arg-type]
 
+    @property
+    def num_videos(self) -> int:
+        """Places of videos whose frames are not known yet."""
+        return 0 if isinstance(self.input, str) else self.input.count(Place.VIDEO)
 
-def split_pictures(text: str) -> tuple[str | Place, ...]:
-    """Returns texts and places of pictures, one for each ``<image>`` of `text`; no text is empty."""
-    if IMAGE_TOKEN not in text:
+
+def split_pictures(text: str, place: Place = Place.PICTURE) -> tuple[str | Place, ...]:
+    """Returns texts and places, one for each ``<image>`` (or the word of another `place`) of `text`; no text is
+    empty.
+    """
+    if place.value not in text:
         return (text,) if text else ()
     parts: list[str | Place] = []
-    for number, part in enumerate(text.split(IMAGE_TOKEN)):
+    for number, part in enumerate(text.split(place.value)):
         if number:
-            parts.append(Place.PICTURE)
+            parts.append(place)
         if part:
             parts.append(part)
     return tuple(parts)
 
 
 def user_words(parts: Sequence[str | Place]) -> Words:
-    """Returns `parts` as `Turn.input` takes them: a string, unless a text holds ``<image>``."""
+    """Returns `parts` as `Turn.input` takes them: a string, unless a text holds ``<image>`` or a video stands there."""
     joined: list[str | Place] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
             joined[-1] += part
         elif part:
             joined.append(part)
-    if any(isinstance(part, str) and IMAGE_TOKEN in part for part in joined):
+    if any(part is Place.VIDEO or (isinstance(part, str) and IMAGE_TOKEN in part) for part in joined):
         return tuple(joined)
     return "".join(part if isinstance(part, str) else IMAGE_TOKEN for part in joined)
 
@@ -205,6 +215,8 @@ class PromptTemplate:
         for part in turn.parts:
             if isinstance(part, str):
                 words = (*words, part, "")
+            elif part is Place.VIDEO:
+                raise XTunerError("a video stands in the conversation without its frames: give the frames with it.")
             else:
                 if text := "".join(words):
                     yield Piece(PieceKind.TEXT, text, False, words)
