@@ -27,7 +27,7 @@ def version() -> str:
 
 OLDEST, NEWEST = (int(minor) for minor in re.findall(r"_PYTHON = \(3, (\d+)\)", PACKAGE))
 IN_ALL = ("tests", "serve", "docs")
-extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "vllm", "lmms", "docs", "real")}
+extras = {name: requirements(name) for name in ("tests", "gpu", "serve", "vllm", "quantize", "lmms", "docs", "real")}
 
 setup(
     name="mg-llava-xtuner",

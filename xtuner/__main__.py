@@ -6,4 +6,6 @@ import sys
 
 from xtuner.cli import main
 
-sys.exit(main())
+# processes that are spawned, vLLM's among them, import this file under another name
+if __name__ == "__main__":
+    sys.exit(main())

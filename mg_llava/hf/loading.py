@@ -11,6 +11,7 @@ from mg_llava.hf.configuration import MODEL_TYPE
 from mg_llava.hf.export import model_type
 from mg_llava.hf.modeling import MGLLaVAForConditionalGeneration
 from mg_llava.hf.processing import MGLLaVAProcessor
+from mg_llava.hf.quantization import check_readable
 from mg_llava.inference.assistant import Assistant
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.templates import PromptTemplate
@@ -53,6 +54,7 @@ def load_model(folder: str | Path, **kwargs: Any) -> Any:
     """
     folder = Path(folder)
     check_exported(folder)
+    check_readable(folder, kwargs.get("quantization_config"))
     try:
         with restricted_loading(pickles_in(folder)), quiet_transformers():
             return MGLLaVAForConditionalGeneration.from_pretrained(str(folder), **kwargs)

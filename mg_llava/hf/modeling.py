@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mg_llava.hf.configuration import MGLLaVAConfig
 from mg_llava.hf.parts import PART_NAMES, build_text, build_vision
+from mg_llava.hf.quantization import unpack
 from mg_llava.model.encoders import ENCODER_CLASSES
 from mg_llava.model.splice import placeholder_positions
 from mg_llava.model.vision import ENCODERS
@@ -89,6 +90,7 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         model, info = loaded
         _refuse_other_weights(info, str(pretrained_model_name_or_path))
+        unpack(model)
         _align(model)
         return (model, info) if wants_info else model
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
-from mg_llava.inference.generation import Draws, greedy_config
+from mg_llava.inference.endings import Endings
+from mg_llava.inference.generation import Draws
 from mg_llava.inference.prompts import Prompt, PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import XTunerError, counted
-from xtuner.log import get_logger
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -53,7 +53,12 @@ class Assistant:
         self.template = build_template(template, tokenizer)
         self.boxes = boxes or BoxSelection()
         self.special_tokens_in_text = special_tokens_in_text
-        self._compare_ends()
+        self.endings.tell_differences()
+
+    @property
+    def endings(self) -> Endings:
+        """What ends this assistant's answers."""
+        return Endings(self.tokenizer, self.template, self.model.end_ids)
 
     @property
     def maker(self) -> PromptMaker:
@@ -136,10 +141,8 @@ class Assistant:
         return {"generation_config": self.generation_config(max_new_tokens)}
 
     def generation_config(self, max_new_tokens: int, draws: Draws | None = None) -> GenerationConfig:
-        """Returns how answers are made: greedily, or by `draws`; nothing else has a say in it."""
-        tokenizer = self.tokenizer
-        config = greedy_config(max_new_tokens, self.stop_ids(), tokenizer.pad_token_id, tokenizer.bos_token_id)
-        return config if draws is None else draws.config(config)
+        """See `Endings.generation_config`."""
+        return self.endings.generation_config(max_new_tokens, draws)
 
     def generation_facts(self, max_new_tokens: int, draws: Draws | None = None) -> dict[str, Any]:
         """Returns how answers are made, and what the language model's folder asked for instead, as JSON values."""
@@ -148,47 +151,16 @@ class Assistant:
         return {"used": used, "asked_by_language_model": self.model.asked_generation}
 
     def stop_ids(self) -> list[int]:
-        """Returns the ids that end an answer: eos, stop words that are one token, and the language model's own."""
-        return sorted({*self._template_ends(), *self.model.end_ids})
-
-    def _template_ends(self) -> set[int]:
-        ids = {self.tokenizer.eos_token_id}
-        for word in self.template.stop_words:
-            pieces = self.tokenizer(word, add_special_tokens=False)["input_ids"]
-            if len(pieces) == 1:
-                ids.add(pieces[0])
-        return ids
-
-    def _compare_ends(self) -> None:
-        """Names the ends by which the language model's folder and the template differ."""
-        theirs, ours = set(self.model.end_ids), self._template_ends()
-        if not theirs or theirs == ours:
-            return
-        lists = [
-            ", ".join(f"{self.tokenizer.convert_ids_to_tokens(end)} ({end})" for end in sorted(ends)) or "nothing"
-            for ends in (theirs - ours, ours - theirs)
-        ]
-        get_logger().info(
-            "An answer ends at each token that the language model's generation_config.json or the template names. "
-            "Only generation_config.json names %s, only template %s with its tokenizer names %s.",
-            *(lists[0], self.template.name, lists[1]),
-        )
+        """See `Endings.stop_ids`."""
+        return self.endings.stop_ids()
 
     def finish_reason(self, ids: list[int]) -> str:
-        """Returns why an answer ended: ``stop`` (by itself, or at a stop word), ``length`` (it was cut)."""
-        if not set(self.stop_ids()).isdisjoint(ids):
-            return "stop"
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
-        return "stop" if any(word in text for word in self.template.stop_words) else "length"
+        """See `Endings.finish_reason`."""
+        return self.endings.finish_reason(ids)
 
     def decode(self, ids: list[int]) -> str:
-        """Returns the text of an answer's ids, up to the first that ends it or to the first stop word."""
-        stops = set(self.stop_ids())
-        end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-        text = str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
-        for word in self.template.stop_words:
-            text = text.split(word)[0]
-        return text.strip()
+        """See `Endings.decode`."""
+        return self.endings.decode(ids)
 
 
 def collate_prompts(prompts: Sequence[Prompt], pad_id: int) -> dict[str, Any]:

@@ -16,11 +16,15 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
-def parse_overrides(options: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(options: Iterable[str], where: str = "--cfg-options") -> dict[str, Any]:
     """Reads ``key=value``: numbers, True/False/None, lists, tuples, dicts (``[a,b]``, ``{a:1}``), quoted or plain text.
 
     Spaces and commas are kept: ``image_folder=/data/my pictures`` is one path. A key given twice takes the
     last value.
+
+    Args:
+        options: words of a command.
+        where: the argument that they stand behind.
 
     Raises:
         ProblemsError: words without ``=`` or without a key.
@@ -34,7 +38,7 @@ def parse_overrides(options: Iterable[str]) -> dict[str, Any]:
             continue
         overrides[key.strip()] = _parse_value(text.strip())
     if problems:
-        raise ProblemsError("--cfg-options", problems)
+        raise ProblemsError(where, problems)
     return overrides
 
 

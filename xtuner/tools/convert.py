@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.model_converters import dataset, from_llava, hf_to_pth, merge, pth_to_hf, split, to_llava, universal
+from xtuner.tools.model_converters import (
+    dataset,
+    from_llava,
+    hf_to_pth,
+    merge,
+    pth_to_hf,
+    quantize,
+    split,
+    to_llava,
+    universal,
+)
 
 _CONVERTERS = {
     "pth_to_hf": pth_to_hf,
     "hf_to_pth": hf_to_pth,
     "merge": merge,
+    "quantize": quantize,
     "split": split,
     "universal": universal,
     "from_llava": from_llava,

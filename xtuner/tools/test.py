@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError, counted
 from xtuner.log import console, get_logger
 from xtuner.tools.support.arguments import add_base, add_cfg_options
+from xtuner.tools.support.backends import OWN, add_backend, check_backend, start_backend
 
 EXIT_MISSING = 3
 """Exit code where benchmarks were skipped because their files are absent."""
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="weights to evaluate: a file, a DeepSpeed folder or a folder of shards"
     )
+    add_backend(parser)
     _add_endpoint(parser)
     parser.add_argument("--benchmarks", metavar="A,B", help="run only these benchmarks of the config")
     parser.add_argument(
@@ -115,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     # 1. several processes asked for by environment variables: start them by torchrun
     from xtuner.launch import run_ranks, torchrun_command
 
-    if args.launcher != "slurm" and not args.check_files and not args.score_only and not args.endpoint:
+    alone = args.check_files or args.score_only or args.endpoint or args.backend != OWN
+    if args.launcher != "slurm" and not alone:
         command = torchrun_command(_to_argv(args), os.environ)
         if command is not None:
             return run_ranks(command, os.environ)
@@ -175,6 +178,7 @@ def _check(args: argparse.Namespace) -> None:
     if len(given) > 1:
         options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise XTunerError(f"{options} are given: answers come from one of them, so leave the others out.")
+    check_backend(args)
     if args.parallel < 1:
         raise XTunerError(f"--parallel is {args.parallel}: expected at least 1 request at a time.")
     if args.seeds and (args.score_only or args.report or args.xlsx or args.train_images):
@@ -192,20 +196,9 @@ def _evaluate(
     cfg: Any, args: argparse.Namespace, benchmarks: Sequence[Any], work_dir: Path, judge: Any
 ) -> dict[str, dict[str, Any]]:
     """Asks the model or the endpoint all questions; returns metrics by benchmark, on rank 0."""
-    from xtuner.engine.processes.environment import Collective, close_environment, setup_environment
-    from xtuner.evaluation.benchmarks import checkpoint_facts, run_facts
-    from xtuner.registry import build
+    from xtuner.evaluation.benchmarks import run_facts
 
-    if args.endpoint:
-        runner = build(cfg.evaluation, **_endpoint(args))
-        facts: dict[str, Any] = {}
-    else:
-        from xtuner.tools.support.trained_model import build_trained
-
-        environment = setup_environment(args.launcher)
-        model = build_trained(cfg, args.checkpoint, environment.device, base=args.base)
-        runner = build(cfg.evaluation, model=model, collective=Collective())
-        facts = checkpoint_facts(args.checkpoint)
+    runner, facts, close = _runner(cfg, args)
 
     def run_all(folder: Path) -> dict[str, dict[str, Any]]:
         return {
@@ -222,9 +215,27 @@ def _evaluate(
         show_seeds(by_seed, work_dir)
     else:
         results = run_all(work_dir)
-    if not args.endpoint:
-        close_environment()
+    close()
     return results
+
+
+def _runner(cfg: Any, args: argparse.Namespace) -> tuple[Any, dict[str, Any], Callable[[], None]]:
+    """What asks the questions, the checkpoint that their answers depend on, and what to do at the end."""
+    from xtuner.engine.processes.environment import Collective, close_environment, setup_environment
+    from xtuner.evaluation.benchmarks import checkpoint_facts
+    from xtuner.registry import build
+
+    if args.endpoint:
+        return build(cfg.evaluation, **_endpoint(args)), {}, lambda: None
+    if args.backend != OWN:
+        engine = start_backend(args, cfg.get("precision") or "auto")
+        return build(cfg.evaluation, engine=engine), checkpoint_facts(args.checkpoint), engine.close
+    from xtuner.tools.support.trained_model import build_trained
+
+    environment = setup_environment(args.launcher)
+    model = build_trained(cfg, args.checkpoint, environment.device, base=args.base)
+    runner = build(cfg.evaluation, model=model, collective=Collective())
+    return runner, checkpoint_facts(args.checkpoint), close_environment
 
 
 def _endpoint(args: argparse.Namespace) -> dict[str, Any]:

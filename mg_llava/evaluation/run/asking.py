@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from torch.utils.data import Dataset
 
 from mg_llava.evaluation.benchmarks.base import Benchmark
 from mg_llava.evaluation.benchmarks.records import Prediction, Question
 from mg_llava.evaluation.run.showing import show, unanswered
-from mg_llava.inference.assistant import Assistant, Prompt
+from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.generation import Draws
+from mg_llava.inference.prompts import Prompt, PromptMaker
 from xtuner.data.text.templates import Turn
 from xtuner.engine.processes.environment import Collective
 from xtuner.engine.processes.work_queue import WorkQueue
@@ -22,12 +23,12 @@ from xtuner.errors import SampleError
 _PACKAGES_PER_WORKER = 4
 """Loading ahead takes packages out of the queue: with fewer than so many for each worker, others would go idle."""
 
-Asked = tuple[Question, str, "Prompt | str"]
+Asked: TypeAlias = tuple[Question, str, Prompt | str]
 """A question, its words, and the prompt made of them or the fault that prevented it."""
 
 
 class Asker(Protocol):
-    """What answers the questions of a benchmark: a model in this process, or an endpoint."""
+    """What answers the questions of a benchmark: a model, an engine in this process, or an endpoint."""
 
     def facts(self, benchmark: Benchmark) -> dict[str, Any]:
         """Returns what answers depend on besides checkpoint and config, as JSON values."""
@@ -88,7 +89,7 @@ class ModelAsker:
         packages = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         takes = _Rounds(packages, self.collective) if self.lockstep else _Packages(packages, self.collective)
         loader = SteadyLoader(
-            _Prompts(self.assistant, benchmark, questions),
+            Prompts(self.assistant.maker, benchmark, questions),
             batch_sampler=takes,  # type: ignore[arg-type]  # any iterable of lists of indices will do
             num_workers=min(self.num_workers, len(packages) // (_PACKAGES_PER_WORKER * self.collective.world_size)),
             prefetch_factor=None,
@@ -167,11 +168,17 @@ def _answer(
     ]
 
 
-class _Prompts(Dataset):
-    """Prompts of questions, made where the loader's workers run; a question's fault stands in its prompt's place."""
+class Prompts(Dataset):
+    """Prompts of questions, made where the loader's workers run; a question's fault stands in its prompt's place.
 
-    def __init__(self, assistant: Assistant, benchmark: Benchmark, questions: Sequence[Question]) -> None:
-        self.assistant = assistant
+    Args:
+        maker: makes them.
+        benchmark: of the questions.
+        questions: in the order of the items.
+    """
+
+    def __init__(self, maker: PromptMaker, benchmark: Benchmark, questions: Sequence[Question]) -> None:
+        self.maker = maker
         self.benchmark = benchmark
         self.questions = questions
 
@@ -180,12 +187,12 @@ class _Prompts(Dataset):
 
     def __getitem__(self, index: int) -> Asked:
         question = self.questions[index]
-        shown = show(self.benchmark, question, self.assistant.image_processor)
+        shown = show(self.benchmark, question, self.maker.image_processor)
         if shown.error is not None:
             return question, shown.words, shown.error
         try:
             turns = question.turns or [Turn(shown.words)]
-            return question, shown.words, self.assistant.prepare(turns, shown.opened, shown.found)
+            return question, shown.words, self.maker.prepare(turns, shown.opened, shown.found)
         except SampleError as error:
             # its text cannot be asked; the other questions can
             return question, shown.words, str(error)

@@ -16,9 +16,11 @@ from mg_llava.evaluation.results.report import write_report
 from mg_llava.evaluation.results.spreadsheet import write_spreadsheet
 from mg_llava.evaluation.run.asking import Asker, ModelAsker
 from mg_llava.evaluation.run.contamination import note_contamination
+from mg_llava.evaluation.run.offline import Engine, OfflineAsker
 from mg_llava.evaluation.run.remote import EndpointAsker
 from mg_llava.evaluation.run.scoring import finish, rescore
 from mg_llava.inference.assistant import Assistant
+from mg_llava.inference.prompts import PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy, check_policy
@@ -37,13 +39,14 @@ if TYPE_CHECKING:
 
 
 class EvaluationRunner:
-    """Runs benchmarks on a model: left-padded batches, greedy, resumable, shared by all processes; or on an endpoint.
+    """Runs benchmarks on a model: left-padded batches, greedy, resumable, shared by all processes; or on another engine
+    or an endpoint.
 
     Args:
         tokenizer: the model's, or its config node.
         image_processor: as in training, or its config node.
         prompt_template: as in training.
-        model: supplied by the command: in eval mode, on its device; None where an endpoint is asked.
+        model: supplied by the command: in eval mode, on its device; None where an engine or an endpoint is asked.
         collective: supplied by the command: this process among the others; None = alone.
         lockstep: supplied by the command: the model's weights are spread over the processes (ZeRO-3), so that all
             must call it equally often.
@@ -55,11 +58,13 @@ class EvaluationRunner:
         endpoint: supplied by the command: is asked in the model's place; it has its own tokenizer and template.
         endpoint_boxes: supplied by the command: send boxes to the endpoint, in the form of this project's server.
         endpoint_settings: supplied by the command: of the requests to the endpoint, see `EndpointAsker`.
+        engine: supplied by the command: is asked in the model's place, in this process; its tokenizer and its image
+            processor take the places of `tokenizer` and `image_processor`.
     """
 
     provided_by_parent: ClassVar[tuple[str, ...]] = (
         *("model", "collective", "lockstep"),
-        *("endpoint", "endpoint_boxes", "endpoint_settings"),
+        *("endpoint", "endpoint_boxes", "endpoint_settings", "engine"),
     )
 
     def __init__(
@@ -78,6 +83,7 @@ class EvaluationRunner:
         endpoint: Endpoint | None = None,
         endpoint_boxes: bool = True,
         endpoint_settings: Mapping[str, Any] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         selection = BoxSelection() if boxes is None else build(boxes)
         self.collective = collective or Collective()
@@ -85,6 +91,12 @@ class EvaluationRunner:
         if endpoint is not None:
             sent = selection if endpoint_boxes else None
             self.asker = EndpointAsker(endpoint, build(image_processor), sent, endpoint_settings or {"temperature": 0})
+            return
+        if engine is not None:
+            template = build_template(prompt_template, engine.tokenizer, system_prompt)
+            policy = check_policy(special_tokens_in_text)
+            maker = PromptMaker(engine.tokenizer, engine.image_processor, template, selection, policy)
+            self.asker = OfflineAsker(engine, maker, num_workers)
             return
         if model is None:
             raise XTunerError("there is neither a model nor an endpoint to ask: give one of the two.")
@@ -108,10 +120,10 @@ class EvaluationRunner:
         """What answers; commands that export or chat take it from here.
 
         Raises:
-            XTunerError: an endpoint answers, of which there is only the address.
+            XTunerError: an endpoint answers, of which there is only the address, or another engine.
         """
         if not isinstance(self.asker, ModelAsker):
-            raise XTunerError("an endpoint is asked, so there is no model here: give a checkpoint instead.")
+            raise XTunerError("another engine is asked, so there is no model here: give a checkpoint instead.")
         return self.asker.assistant
 
     def run(

@@ -63,10 +63,12 @@ def open_weights(path: str | Path, prefix: str = "") -> dict[str, Weight]:
         prefix: only names that begin so are returned, without it.
 
     Raises:
-        XTunerError: nothing there, an unknown or damaged format, or a pickle that holds more than tensors.
+        XTunerError: nothing there, an unknown or damaged format, a pickle that holds more than tensors, or an exported
+            folder whose weights are quantised.
     """
     path = pointed_at(path)
     check_exists(path)
+    _check_whole(path)
     state = _open_folder(path, prefix) if path.is_dir() else _open_file(path)
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -93,6 +95,18 @@ def check_exists(path: str | Path) -> None:
     if not path.exists():
         raise XTunerError(
             f"the checkpoint '{path}' does not exist: check the path (relative ones start at {Path.cwd()})."
+        )
+
+
+def _check_whole(path: Path) -> None:
+    """Refuses an exported folder whose weights are packed: their names and numbers are not those of the model."""
+    if not (path / "config.json").is_file():
+        return
+    config = read_json(path / "config.json", dict)
+    if "part_dtypes" in config and config.get("quantization_config"):
+        raise XTunerError(
+            f"'{path}' holds quantised weights, which only chat, serve, test and vLLM read: pass the folder that it "
+            "was made from."
         )
 
 

@@ -20,6 +20,13 @@ def is_exported(folder: Path) -> bool:
     return known and importlib.util.find_spec(f"{kind}.family") is not None
 
 
+def is_quantized(folder: Path) -> bool:
+    """True for an exported folder whose weights are quantised on disk, so that only its family reads them."""
+    if not (folder / "config.json").is_file() or not is_exported(folder):
+        return False
+    return bool(read_json(folder / "config.json", dict).get("quantization_config"))
+
+
 def family_of(folder: Path) -> Any:
     """Returns the module ``family`` of the installed package that the folder's ``model_type`` names.
 

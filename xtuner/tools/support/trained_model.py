@@ -14,7 +14,7 @@ from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.model.files.weight_files import check_exists
 from xtuner.registry import build
-from xtuner.tools.support.families import family_of
+from xtuner.tools.support.families import family_of, is_quantized
 
 
 def build_trained(
@@ -39,6 +39,8 @@ def build_trained(
     """
     if checkpoint:
         check_exists(checkpoint)
+        if is_quantized(Path(checkpoint)):
+            return _quantized(cfg, Path(checkpoint), device, precision)
     # what training started from is in the checkpoint, or in what that says it stands on
     model = build(cfg.model, pretrained_pth=None) if checkpoint else build(cfg.model)
     precision = precision or cfg.get("precision") or "auto"
@@ -55,6 +57,13 @@ def build_trained(
             "no --checkpoint given: the trained parts keep the weights that the config starts them with"
         )
     return model.to(device).eval()
+
+
+def _quantized(cfg: Any, folder: Path, device: torch.device, precision: str | None) -> Any:
+    """The model of an exported folder whose weights are packed: the folder alone says how."""
+    precision = precision or cfg.get("precision") or "auto"
+    dtype = None if precision == "saved" else resolve_precision(precision, device).dtype
+    return family_of(folder).load_assistant(folder, device, dtype).model
 
 
 def load_assistant(
