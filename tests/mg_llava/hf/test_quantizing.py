@@ -160,9 +160,7 @@ class TestCommands:
 
     def test_reading_needs_the_library(self, quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         absent(monkeypatch)
-        with pytest.raises(
-            XTunerError, match="reading the quantised weights of .* needs the package compressed-tensors"
-        ):
+        with pytest.raises(XTunerError, match="reading .* needs the package compressed-tensors"):
             load_assistant(quantized)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,77 @@ def test_spread_by_hand() -> None:
     }
     assert spread({1: run(0.5)})["standard_deviation"] is None
     assert spread({1: run(0.5), 2: run(None)})["overall"] is None
+
+
+class TestBackend:
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            (["--backend", "vllm"], "is a checkpoint, but vLLM runs exported folders: run `xtuner convert pth_to_hf"),
+            (["--backend", "vllm", "--checkpoint", "absent"], "absent' does not exist"),
+            (["--backend", "vllm", "--base", "x.pth"], "--base goes with checkpoints"),
+            (["--backend", "vllm", "--endpoint", "http://x/v1"], "--checkpoint and --endpoint are given"),
+            (["--backend-options", "seed=1"], "add --backend vllm, or drop them"),
+            (["--backend", "vllm", "--launcher", "slurm"], "vLLM starts its own"),
+        ],
+    )
+    def test_refused_before_anything_starts(
+        self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+    ) -> None:
+        assert main(arguments(trained, tmp_path, "--benchmarks", "pope", *more)) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+
+    def test_without_a_checkpoint(self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        command = ["test", trained.config, "--benchmarks", "pope", "--endpoint", "http://x/v1", "--backend", "vllm"]
+        assert main([*command, "--work-dir", str(tmp_path), *trained.options]) == 1
+        assert "answers in the place of a --checkpoint's own model" in capsys.readouterr().err
+
+    def test_several_processes(
+        self,
+        trained: Trained,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("NPROC_PER_NODE", "2")
+        assert main(arguments(trained, tmp_path, "--benchmarks", "pope", "--backend", "vllm")) == 1
+        assert "tensor_parallel_size=N" in capsys.readouterr().err
+
+    @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is here")
+    def test_vllm_is_absent(
+        self, exported: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = ["--benchmarks", "pope", "--backend", "vllm", "--checkpoint", str(exported)]
+        assert main(arguments(trained, tmp_path, *command)) == 1
+        assert "vLLM is not installed: run 'pip install vllm" in capsys.readouterr().err
+
+    def test_a_folder_of_another_package(
+        self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+        command = ["--benchmarks", "pope", "--backend", "vllm", "--checkpoint", str(tmp_path)]
+        assert main(arguments(trained, tmp_path / "out", *command)) == 1
+        assert "is a model of type 'llava', for which no package is installed" in capsys.readouterr().err
+
+    def test_options_that_are_none(
+        self, exported: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = ["--benchmarks", "pope", "--backend", "vllm", "--checkpoint", str(exported), "--backend-options", "x"]
+        assert main(arguments(trained, tmp_path, *command)) == 1
+        assert "1 problem in --backend-options" in (said := capsys.readouterr().err) and "key=value" in said
+
+    @pytest.mark.skipif(importlib.util.find_spec("compressed_tensors") is None, reason="needs compressed-tensors")
+    def test_a_quantised_folder_on_the_own_engine(self, exported: Path, trained: Trained, tmp_path: Path) -> None:
+        assert main(["convert", "quantize", str(exported), str(tmp_path / "few"), "--scheme", "W8A16"]) == 0
+        command = ["--benchmarks", "pope", "--checkpoint"]
+        for name, folder in (("whole", exported), ("few", tmp_path / "few")):
+            assert main(arguments(trained, tmp_path / name, *command, str(folder))) == 0
+        found = [(tmp_path / name / "pope" / "predictions.jsonl").read_text() for name in ("whole", "few")]
+        assert found[0].count("\n") == found[1].count("\n") == 6
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "hf"
+    assert main(["convert", "pth_to_hf", trained.config, str(trained.checkpoint), str(folder), *trained.options]) == 0
+    return folder
