@@ -264,6 +264,7 @@ WAYS = {
         "xtuner.data.text",
         "xtuner.engine.steps",
         "xtuner.engine.strategies",
+        "xtuner.launch",
         "xtuner.memory_estimate",
         "xtuner.model",
         "xtuner.model.files",

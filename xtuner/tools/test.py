@@ -10,8 +10,8 @@ from typing import Any
 
 from xtuner.errors import XTunerError, counted
 from xtuner.log import console, get_logger
-from xtuner.tools.support.arguments import add_base, add_cfg_options
-from xtuner.tools.support.backends import OWN, add_backend, check_backend, start_backend
+from xtuner.tools.support.answering import check_backend, start_backend
+from xtuner.tools.support.arguments import OWN, add_backend, add_base, add_cfg_options
 
 EXIT_MISSING = 3
 """Exit code where benchmarks were skipped because their files are absent."""

@@ -12,6 +12,7 @@ import torch
 from mg_llava.hf.configuration import MGLLaVAConfig
 from mg_llava.hf.loading import check_exported
 from mg_llava.hf.processing import MGLLaVAProcessor
+from mg_llava.hf.quantization import quantization_of
 from mg_llava.inference.endings import Endings
 from mg_llava.inference.generation import Draws
 from mg_llava.inference.prompts import Prompt
@@ -23,6 +24,7 @@ from xtuner.errors import XTunerError, counted
 _OURS = ("model", "dtype", "tokenizer", "tokenizer_mode")
 """Options of ``vllm.LLM`` that the folder and the config decide."""
 _SHOWN = 300
+_CPU_BITS, _CPU_KERNEL = 4, "cpu_gemm_wna16"
 
 
 class OfflineEngine:
@@ -61,6 +63,9 @@ class OfflineEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm.platforms import current_platform
 
+        if current_platform.is_cpu():
+            current_platform.import_kernels()
+            _check_kernels(folder)
         # compiling takes minutes on a CPU, longer than most evaluations
         settings = {"enforce_eager": current_platform.is_cpu(), "seed": 0, **options}
         dtype = resolve_precision(precision, torch.device(current_platform.device_type)).dtype
@@ -106,6 +111,23 @@ class OfflineEngine:
         return (
             f"the prompt has {used} tokens ({pictures}), but the model's context is {self._context}: shorten it, or "
             "raise --backend-options max_model_len=N where the model allows it."
+        )
+
+
+def _check_kernels(folder: Path) -> None:
+    """Refuses quantised weights that this CPU's vLLM would only stumble over when it computes.
+
+    Args:
+        folder: exported; vLLM's kernels are loaded.
+    """
+    groups = (quantization_of(folder) or {}).get("config_groups", {}).values()
+    # quantised activations have a kernel on every CPU
+    bits = {group["weights"]["num_bits"] for group in groups if not group.get("input_activations")}
+    if bits and (bits != {_CPU_BITS} or not hasattr(torch.ops._C, _CPU_KERNEL)):
+        raise XTunerError(
+            f"'{folder}' has {min(bits)}-bit weights and whole activations, for which vLLM has no kernel on this CPU "
+            f"(it has one for {_CPU_BITS} bits with AVX-512): quantise by --scheme W8A8, use a GPU, or leave --backend "
+            "out."
         )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+OWN = "own"
+BACKENDS = (OWN, "vllm")
+
 
 def add_cfg_options(parser: argparse.ArgumentParser, help_text: str = "settings of the config to override") -> None:
     """Adds ``--cfg-options KEY=VALUE ...``, which may be given more than once; see `xtuner.config.parse_overrides`."""
@@ -37,3 +40,22 @@ def add_answering_model(parser: argparse.ArgumentParser) -> None:
     )
     add_base(parser)
     add_cfg_options(parser)
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--backend`` and ``--backend-options``."""
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=OWN,
+        help="what generates the answers of --checkpoint: this package (default), or vLLM in this process, which takes "
+        "folders that 'xtuner convert' wrote",
+    )
+    parser.add_argument(
+        "--backend-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of --backend vllm, as vLLM's LLM takes them, e.g. max_model_len=2048 tensor_parallel_size=2",
+    )

@@ -124,10 +124,15 @@ class TestRefused:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["W4A16", "W8A16", "W8A8"])
 def test_quantised_folders(folder: Path, world: Path, tmp_path: Path, scheme: str) -> None:
+    pytest.importorskip("compressed_tensors", reason="needs compressed-tensors, which vLLM brings")
     few = quantize_folder(folder, tmp_path / "few", scheme)
     assistant = load_assistant(few, dtype=torch.bfloat16)
     runner(assistant).run(bench(world), tmp_path / "own", FACTS)
-    engine = OfflineEngine(few, "bf16", SETTINGS)
+    try:
+        engine = OfflineEngine(few, "bf16", SETTINGS)
+    except XTunerError as error:
+        assert scheme != "W8A8" and "vLLM has no kernel on this CPU" in str(error)
+        pytest.skip(str(error))
     try:
         on_engine(engine, assistant).run(bench(world), tmp_path / "vllm", FACTS)
     finally:
