@@ -180,6 +180,11 @@ class MGLLaVAProcessor(ProcessorMixin):
             )
         return self.collate(prompts)
 
+    @property
+    def maker(self) -> PromptMaker:
+        """What makes prompts of turns and open pictures, as an assistant's does."""
+        return self._maker
+
     def text_ids(self, words: str) -> list[int]:
         """Returns the ids of a rendered conversation as training has them, one placeholder at each ``<image>``.
 

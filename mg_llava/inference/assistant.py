@@ -12,12 +12,11 @@ import torch
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.inference.endings import Endings
 from mg_llava.inference.generation import Draws
-from mg_llava.inference.prompts import Prompt, PromptMaker
+from mg_llava.inference.prompts import Prompt, PromptMaker, room_in
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import PromptTemplate
-from xtuner.errors import XTunerError, counted
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -88,16 +87,10 @@ class Assistant:
         context = getattr(self.model.llm.config, "max_position_embeddings", None)
         if context is None:
             return sys.maxsize
-        used = prompt.num_tokens(self.model.low_res_encoder.num_tokens, self.model.object_encoder is not None)
-        if used >= context:
-            pictures, objects = len(prompt.boxes), sum(map(len, prompt.boxes))
-            raise XTunerError(
-                f"the prompt has {used} tokens ({counted(pictures, 'pictures')} of "
-                f"{self.model.low_res_encoder.num_tokens}, {counted(objects, 'boxes')}, "
-                f"{len(prompt.input_ids) - pictures} of text), but the model's context is {context}: "
-                f"{used - context + 1} too many. Shorten the question, show fewer pictures or start again (/reset)."
-            )
-        return context - used
+        pictures = len(prompt.boxes)
+        objects = sum(map(len, prompt.boxes)) if self.model.object_encoder is not None else 0
+        each = self.model.low_res_encoder.num_tokens
+        return room_in(context, len(prompt.input_ids) - pictures, pictures, each, objects)
 
     def generate(
         self,

@@ -11,7 +11,7 @@ from PIL import Image
 from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.inference.videos import place_frames
 from mg_llava.videos.shown import VideoFrames
-from xtuner.data.records.messages import read_message
+from xtuner.data.records.messages import Message, read_message
 from xtuner.data.text.templates import Turn
 from xtuner.data.text.turns import read_turns
 from xtuner.errors import XTunerError
@@ -31,12 +31,14 @@ class Conversation:
         pictures: in the order of their ``<image>``; the frames of videos are among them.
         found: boxes of each, None for none.
         answer_start: what the last message of the assistant said, where it is to be continued.
+        messages: what the turns were made of.
     """
 
     turns: list[Turn] = field(default_factory=list)
     pictures: list[Image.Image] = field(default_factory=list)
     found: list[PictureBoxes | None] = field(default_factory=list)
     answer_start: str = ""
+    messages: list[Message] = field(default_factory=list)
 
 
 def read_messages(
@@ -61,7 +63,7 @@ def read_messages(
     dialogue = read_turns(read)
     if not dialogue.turns:
         raise XTunerError("there is no user message to answer: send one.")
-    found = Conversation(list(dialogue.turns))
+    found = Conversation(list(dialogue.turns), messages=read)
     last = found.turns[-1]
     if continue_last and last.output is not None:
         found.answer_start = last.output

@@ -48,6 +48,29 @@ class Prompt:
         return len(self.input_ids) - pictures + pictures * num_image_tokens + objects
 
 
+def room_in(context: int, texts: int, pictures: int, image_tokens: int, objects: int) -> int:
+    """Returns how many new tokens fit into a language model's context after a prompt.
+
+    Args:
+        context: most tokens of prompt and answer.
+        texts: tokens of text.
+        pictures: number of pictures.
+        image_tokens: V, of each picture.
+        objects: object tokens of all pictures.
+
+    Raises:
+        XTunerError: none at all.
+    """
+    used = texts + pictures * image_tokens + objects
+    if used >= context:
+        raise XTunerError(
+            f"the prompt has {used} tokens ({counted(pictures, 'pictures')} of {image_tokens}, "
+            f"{counted(objects, 'boxes')}, {texts} of text), but the model's context is {context}: "
+            f"{used - context + 1} too many. Shorten the question, show fewer pictures or start again (/reset)."
+        )
+    return context - used
+
+
 class PromptMaker:
     """Tokenises turns and preprocesses pictures as training does.
 

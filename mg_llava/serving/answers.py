@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.generation.text import TextAssembler
-from mg_llava.serving.generation.tickets import Overloaded, Ticket
+from mg_llava.serving.generation.tickets import Overloaded, Refused, Ticket
 from mg_llava.serving.requests.chat import ChatRequest
 from mg_llava.serving.requests.errors import error_body, error_response, refusal
 from xtuner.errors import XTunerError
@@ -56,9 +56,8 @@ class Answer:
         self.gone = gone
         # wherever the answer is then: the row is freed, also of a stream whose first piece was never read
         gone.add_done_callback(lambda _: ticket.cancel())
-        self.assembler = TextAssembler(engine.assistant.tokenizer, asked.sampling.stop)
-        model = engine.assistant.model
-        self.prompt_tokens = asked.prompt.num_tokens(model.low_res_encoder.num_tokens, model.object_encoder is not None)
+        self.assembler = TextAssembler(engine.maker.tokenizer, asked.sampling.stop)
+        self.prompt_tokens = engine.num_tokens(asked.prompt)
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
         # names come from the client: nothing of them may be read as a header
         names = [quote(name[:_NAME_LENGTH], safe="") for name in asked.ignored[:_MOST_NAMED]]
@@ -145,4 +144,4 @@ class Answer:
 
 
 def _failure(error: XTunerError) -> Response:
-    return refusal(error) if isinstance(error, Overloaded) else error_response(str(error), 500)
+    return refusal(error) if isinstance(error, (Overloaded, Refused)) else error_response(str(error), 500)

@@ -37,12 +37,12 @@ def make_router(engine: Engine, limits: Limits, model_name: str, detector: Share
     """
     router = APIRouter()
     created = int(time.time())
-    endpoint = _Endpoint(engine, limits, RequestReader(engine.assistant, model_name, limits, detector))
+    endpoint = _Endpoint(engine, limits, RequestReader(engine, model_name, limits, detector))
 
     @router.get("/health")
     def health() -> Response:
-        status = 200 if engine.healthy else 503
-        return JSONResponse({"status": "ok" if engine.healthy else "stopped", **engine.load()}, status)
+        healthy = engine.healthy
+        return JSONResponse({"status": "ok" if healthy else "stopped", **engine.load()}, 200 if healthy else 503)
 
     @router.get("/v1/models")
     def models() -> dict[str, Any]:

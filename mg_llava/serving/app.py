@@ -16,6 +16,7 @@ from mg_llava.serving.access.settings import Access
 from mg_llava.serving.access.unforeseen import Unforeseen
 from mg_llava.serving.access.uploads import UploadLimit
 from mg_llava.serving.api import make_router
+from mg_llava.serving.generation.batch_engine import BatchEngine
 from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.requests.detecting import SharedDetector
 from mg_llava.serving.requests.errors import error_response
@@ -23,7 +24,7 @@ from mg_llava.serving.requests.settings import Limits
 
 
 def make_app(
-    assistant: Assistant,
+    answering: Assistant | Engine,
     limits: Limits | None = None,
     model_name: str = "mg-llava",
     detector: Detector | None = None,
@@ -34,7 +35,7 @@ def make_app(
     to be done then, and the ``model_name``.
 
     Args:
-        assistant: answers.
+        answering: an engine, or an assistant, which gets this project's own.
         limits: what is taken.
         model_name: how the endpoint calls the model.
         detector: for pictures that come without boxes.
@@ -42,8 +43,11 @@ def make_app(
         access: who may ask; None = whoever reaches it by this machine's own names.
     """
     limits = limits or Limits()
+    if isinstance(answering, Engine):
+        engine = answering
+    else:
+        engine = BatchEngine(answering, limits.max_batch, limits.max_queue, limits.max_wait)
     shared = None if detector is None else SharedDetector(detector)
-    engine = Engine(assistant, limits.max_batch, limits.max_queue, limits.max_wait)
     at_end = contextlib.ExitStack()
 
     @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mg_llava.serving import backend
 from mg_llava.serving.access.settings import Access
 from mg_llava.serving.requests.settings import Limits
 from xtuner.errors import XTunerError
@@ -33,6 +34,7 @@ _EVERY_ADDRESS = ("0.0.0.0", "::", "")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``xtuner serve``."""
     add_answering_model(parser)
+    backend.add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument(
         "--port", type=int, default=7860, help="port to listen on, 0 for any that is free (default: 7860)"
@@ -55,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     """What one request, and all of them together, may take."""
-    parser.add_argument(
-        "--max-batch", type=int, default=_LIMITS.max_batch, help="most answers generated together (default: 8)"
-    )
+    parser.add_argument("--max-batch", type=int, help="most answers generated together (default: 8, with vLLM 64)")
     parser.add_argument(
         "--max-queue", type=int, default=_LIMITS.max_queue, help="most requests that may wait (default: 32)"
     )
@@ -115,18 +115,10 @@ def run(args: argparse.Namespace) -> int:
     # 1. what would fail after minutes of loading
     _check(args)
     access = _access(args)
+    chosen = backend.choose(args)
     listener = listen(args.host, args.port)
-
-    # 2. the model
-    import uvicorn
-
-    from mg_llava.serving.app import make_app
-    from xtuner.tools.support.answering import load_assistant, load_detector
-
-    assistant = load_assistant(args)
-    detector = load_detector(args) if args.boxes == "detector" else None
     limits = Limits(
-        max_batch=args.max_batch,
+        max_batch=backend.batch_of(chosen, args.max_batch),
         max_queue=args.max_queue,
         max_wait=args.max_wait,
         max_upload=int(args.max_upload_mb * 1e6),
@@ -138,12 +130,28 @@ def run(args: argparse.Namespace) -> int:
         remote_hosts=tuple(name.lower() for name in args.remote_host),
     )
 
-    # 3. the server
+    # 2. the model
+    import uvicorn
+
+    from mg_llava.serving.app import make_app
+    from xtuner.tools.support.answering import load_detector
+
     name = args.name or Path(args.model).name
-    app = make_app(assistant, limits, name, detector, _page(args), access)
-    host, port = listener.getsockname()[:2]
-    get_logger().info("page: http://%s:%d   endpoint: http://%s:%d/v1   model: %s", host, port, host, port, name)
-    uvicorn.Server(server_settings(app)).run(sockets=[listener])
+    with backend.open_engine(chosen, args, limits, name) as (engine, child):
+        detector = load_detector(args) if args.boxes == "detector" else None
+
+        # 3. the server
+        app = make_app(engine, limits, name, detector, _page(args), access)
+        host, port = listener.getsockname()[:2]
+        get_logger().info("page: http://%s:%d   endpoint: http://%s:%d/v1   model: %s", host, port, host, port, name)
+        server = uvicorn.Server(server_settings(app))
+        if child is not None:
+            child.when_ended(lambda: setattr(server, "should_exit", True))
+            # SIGTERM ends this process right behind the server
+            app.state.at_end.callback(child.stop)
+        server.run(sockets=[listener])
+        if child is not None:
+            child.check()
     return 0
 
 
@@ -199,7 +207,7 @@ def _check(args: argparse.Namespace) -> None:
         ("max_megapixels", 1e-6),
         ("max_wait", 0.1),
     ):
-        if getattr(args, option) < least:
+        if (value := getattr(args, option)) is not None and value < least:
             raise XTunerError(f"--{option.replace('_', '-')} is {getattr(args, option)}: expected at least {least:g}.")
     if not 0 <= args.port <= _LAST_PORT:
         # the system would take the rest of a division

@@ -25,7 +25,7 @@ from mg_llava.serving.page import Page
 from mg_llava.serving.page.actions import Given
 from mg_llava.serving.requests.chat import RequestReader
 from mg_llava.serving.requests.settings import Limits
-from tests.mg_llava.serving.conftest import data_url
+from tests.mg_llava.serving.conftest import Preparing, data_url
 from tests.special_tokenizers import MARKERS, TOKENIZERS
 from tests.tiny_assistant import tiny_assistant
 from tests.tiny_parts import NUM_IMAGE_TOKENS
@@ -108,7 +108,7 @@ class Askers:
 
     def endpoint(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         content = json.dumps({"messages": with_pictures(messages, {"url": URL})}).encode()
-        reader = RequestReader(self.assistant, "tiny", Limits(max_pictures=99))
+        reader = RequestReader(Preparing(self.assistant), "tiny", Limits(max_pictures=99))
         return reader.read(content, Place(math.inf)).prompt.input_ids
 
     def tokenized(self, messages: Sequence[dict[str, Any]]) -> list[int]:
@@ -291,11 +291,11 @@ class Heard(Exception):
     """Nothing is answered on the page."""
 
 
-class Listener:
+class Listener(Preparing):
     """In place of the page's engine and of the chat's cache: keeps what is asked, and knows the answers."""
 
     def __init__(self, assistant: Any, answers: Sequence[str]) -> None:
-        self.assistant = assistant
+        super().__init__(assistant)
         self.answers = iter(answers)
         self.heard: list[list[int]] = []
 

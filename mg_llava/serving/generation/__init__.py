@@ -1,1 +1,1 @@
-"""Answers to many requests at once: the engine, its batch, how tokens are chosen, and their text."""
+"""Answers to many requests at once: what an engine is, our own one and its batch, how tokens are chosen, their text."""

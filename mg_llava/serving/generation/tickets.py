@@ -5,13 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from mg_llava.inference.prompts import Prompt
 from mg_llava.serving.generation.sampling import Sampling
 from xtuner.errors import XTunerError
 
@@ -32,19 +31,23 @@ class Overloaded(XTunerError):
         self.waited = waited
 
 
+class Refused(XTunerError):
+    """What works out the answers does not take this request; another one may be taken."""
+
+
 @dataclass
 class Ticket:
     """A request on its way.
 
     Attributes:
-        prompt: what is asked.
+        prompt: what is asked, in the form of the engine.
         sampling: how it is answered.
         ids: the answer so far.
         deadline: by when (`time.monotonic`) its first token must be worked on.
         reason: why it ended: ``stop`` (by itself), ``length``, ``cancelled``, ``failed``.
     """
 
-    prompt: Prompt
+    prompt: Any
     sampling: Sampling
     deadline: float
     ids: list[int] = field(default_factory=list)
@@ -52,10 +55,19 @@ class Ticket:
     generator: torch.Generator | None = None
     _events: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
     _cancelled: threading.Event = field(default_factory=threading.Event)
+    _endings: list[Callable[[], None]] = field(default_factory=list)
 
     def cancel(self) -> None:
         """The one who asked went away: its row is freed before the next token."""
         self._cancelled.set()
+        for end in self._endings:
+            end()
+
+    def when_cancelled(self, end: Callable[[], None]) -> None:
+        """Has `end` called, which may be more than once, as soon as the request is cancelled."""
+        self._endings.append(end)
+        if self.cancelled:
+            end()
 
     @property
     def cancelled(self) -> bool:

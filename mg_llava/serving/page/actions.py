@@ -21,10 +21,9 @@ from PIL import Image
 from mg_llava.boxes.drawing import draw_boxes
 from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.inference.chat import Detector
-from mg_llava.inference.explain import explain_boxes
 from mg_llava.inference.history import History, boxes_as_json, history_text, read_history
 from mg_llava.inference.messages import IMAGE_PART, Conversation, read_messages
-from mg_llava.inference.prompts import Prompt, as_picture_boxes, check_finite
+from mg_llava.inference.prompts import as_picture_boxes, check_finite
 from mg_llava.pictures.open import num_frames, open_picture
 from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.generation.sampling import Sampling
@@ -176,6 +175,8 @@ class Page:
 
     def explain(self, given: Given, question: str) -> tuple[str, Image.Image | None, list[list[Any]]]:
         """Returns the answer, the picture with its boxes coloured, and a table of label and weight."""
+        if self.engine.unexplained:
+            raise XTunerError(self.engine.unexplained)
         given = Given(given.path, given.typed, True, given.temperature, given.max_tokens)
         prompt, found = self._prompt(given, [], question)
         answer = ""
@@ -185,7 +186,7 @@ class Page:
             raise XTunerError(
                 "there is nothing to explain: give a picture in which boxes are found, and ask a question."
             )
-        weights = explain_boxes(self.engine.assistant, prompt, answer)
+        weights = self.engine.explain(prompt, answer)
         picture, *_ = self._open(Given(given.path, use_boxes=False))
         rows = sorted(zip(found.labels, weights, strict=True), key=lambda row: -abs(row[1]))
         return answer, draw_boxes(picture, found, weights), [[label, round(weight, 3)] for label, weight in rows]
@@ -201,7 +202,7 @@ class Page:
 
     def load(self, path: str) -> Loaded:
         """Returns a conversation that was saved here or by ``xtuner chat``; the file may be anybody's."""
-        upright = self.engine.assistant.image_processor.apply_exif_orientation
+        upright = self.engine.maker.image_processor.apply_exif_orientation
         history = read_history(path, upright, self.limits.max_upload, self.limits.max_pixels)
         if len(history.pictures) > 1 or any(turn.num_pictures for turn in history.turns[1:]):
             raise XTunerError(
@@ -225,10 +226,8 @@ class Page:
 
     def _open(self, given: Given) -> tuple[Image.Image, PictureBoxes | None, int]:
         """The picture, its boxes that become object tokens, and how many lie outside."""
-        assistant = self.engine.assistant
-        picture = open_picture(
-            given.path or "", assistant.image_processor.apply_exif_orientation, self.limits.max_pixels
-        )
+        maker = self.engine.maker
+        picture = open_picture(given.path or "", maker.image_processor.apply_exif_orientation, self.limits.max_pixels)
         if not given.use_boxes:
             return picture, None, 0
         if given.typed.strip():
@@ -237,7 +236,7 @@ class Page:
             found = None if self.detector is None else self.detector([picture])[0]
         if found is None:
             return picture, None, 0
-        return picture, *assistant.choose_boxes(found, picture.size)
+        return picture, *maker.boxes.choose(found, picture.size)
 
     def _read_boxes(self, typed: str) -> PictureBoxes | None:
         content = typed.encode("utf-8", "replace")
@@ -258,7 +257,7 @@ class Page:
         """By the fields of a request, so that the page takes what the endpoint takes."""
         asked = {"messages": [], "temperature": given.temperature, "max_tokens": given.max_tokens}
         fields = read_fields(asked, self.limits)
-        return read_sampling(fields, self.limits, self.engine.assistant.template.stop_words)
+        return read_sampling(fields, self.limits, self.engine.maker.template.stop_words)
 
     def _check_text(self, turns: Sequence[Sequence[str]]) -> None:
         if (count := sum(map(len, chain.from_iterable(turns)))) > self.limits.max_text:
@@ -279,17 +278,17 @@ class Page:
             messages[0]["content"].insert(0, IMAGE_PART)
         return read_messages(messages, lambda _: self._open(given)[:2])
 
-    def _prompt(self, given: Given, turns: Turns, question: str) -> tuple[Prompt, PictureBoxes | None]:
+    def _prompt(self, given: Given, turns: Turns, question: str) -> tuple[Any, PictureBoxes | None]:
         if not question.strip():
             raise XTunerError("the question is empty: say something.")
         self._check_text([*turns, [question]])
         asked = self._conversation(given, turns, question)
-        prompt = self.engine.assistant.prepare(asked.turns, asked.pictures, asked.found)
+        prompt = self.engine.prepare(asked, [Path(given.path).read_bytes()] if given.path else [])
         return prompt, asked.found[0] if asked.found else None
 
-    def _stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[tuple[str, str]]:
+    def _stream(self, prompt: Any, sampling: Sampling) -> Iterator[tuple[str, str]]:
         """The text so far, and at the end a line about it."""
-        assembler = TextAssembler(self.engine.assistant.tokenizer, sampling.stop)
+        assembler = TextAssembler(self.engine.maker.tokenizer, sampling.stop)
         ticket = self.engine.submit(prompt, sampling)
         try:
             for token in ticket:

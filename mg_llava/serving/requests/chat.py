@@ -10,15 +10,15 @@ from typing import Any
 from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes
-from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.messages import read_messages
-from mg_llava.inference.prompts import Prompt, as_picture_boxes
+from mg_llava.inference.prompts import as_picture_boxes
+from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.generation.sampling import Sampling
 from mg_llava.serving.generation.tickets import Place
 from mg_llava.serving.requests.body import read_body
 from mg_llava.serving.requests.detecting import SharedDetector
 from mg_llava.serving.requests.fields import ChatFields, read_fields
-from mg_llava.serving.requests.pictures import check_boxes, read_picture_url
+from mg_llava.serving.requests.pictures import check_boxes, open_content, read_content
 from mg_llava.serving.requests.settings import Limits
 from xtuner.data.records.messages import picture_address
 from xtuner.errors import XTunerError
@@ -29,14 +29,14 @@ class ChatRequest:
     """A request that was understood.
 
     Attributes:
-        prompt: what the model is asked.
+        prompt: what the model is asked, in the form of the engine.
         sampling: how it answers.
         stream: the answer is sent piece by piece.
         with_usage: a streamed answer ends with its token counts.
         ignored: fields that this server does not know.
     """
 
-    prompt: Prompt
+    prompt: Any
     sampling: Sampling
     stream: bool
     with_usage: bool
@@ -51,16 +51,14 @@ class RequestReader:
     """Reads requests in the threads of a server.
 
     Args:
-        assistant: makes the prompts.
+        engine: makes the prompts.
         model_name: how the model is called.
         limits: of the server.
         detector: finds boxes in pictures that come without; None = they have none.
     """
 
-    def __init__(
-        self, assistant: Assistant, model_name: str, limits: Limits, detector: SharedDetector | None = None
-    ) -> None:
-        self.assistant = assistant
+    def __init__(self, engine: Engine, model_name: str, limits: Limits, detector: SharedDetector | None = None) -> None:
+        self.engine = engine
         self.model_name = model_name
         self.limits = limits
         self.detector = detector
@@ -81,22 +79,22 @@ class RequestReader:
         fields = read_fields(read_body(content, self.limits), self.limits)
         self.check_model(fields.model)
         detects = self.detector if fields.detect_boxes in (None, True) else None
+        files: list[bytes] = []
 
         def open_image(part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | None]:
             place.check()
-            return self._open_image(part, detects, place)
+            files.append(read_content(picture_address(part), self.limits))
+            return self._open_image(part, files[-1], detects, place)
 
         conversation = read_messages(fields.messages, open_image, bool(fields.continue_final_message))
         if conversation.turns[-1].output is not None:
             raise XTunerError("the last message is an answer: end with the user's, or set continue_final_message.")
         place.check()
-        prompt = self.assistant.prepare(
-            conversation.turns, conversation.pictures, conversation.found, conversation.answer_start
-        )
+        prompt = self.engine.prepare(conversation, files)
         place.check()
         return ChatRequest(
             prompt=prompt,
-            sampling=read_sampling(fields, self.limits, self.assistant.template.stop_words),
+            sampling=read_sampling(fields, self.limits, self.engine.maker.template.stop_words),
             stream=bool(fields.stream),
             with_usage=bool(fields.stream_options and fields.stream_options.include_usage),
             ignored=fields.unknown,
@@ -112,10 +110,9 @@ class RequestReader:
             raise UnknownModel(f"there is no model {str(name)[:60]!r}: this server has {self.model_name!r}.")
 
     def _open_image(
-        self, part: Mapping[str, Any], detects: SharedDetector | None, place: Place
+        self, part: Mapping[str, Any], file: bytes, detects: SharedDetector | None, place: Place
     ) -> tuple[Image.Image, PictureBoxes | None]:
-        upright = self.assistant.image_processor.apply_exif_orientation
-        picture = read_picture_url(picture_address(part), self.limits, upright)
+        picture = open_content(file, self.limits, self.engine.maker.image_processor.apply_exif_orientation)
         place.check()
         found = as_picture_boxes(part.get("boxes"))
         if found is None:

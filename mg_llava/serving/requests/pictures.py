@@ -28,6 +28,24 @@ def read_picture_url(url: Any, limits: Limits, apply_exif_orientation: bool = Fa
     Raises:
         XTunerError: no such URL, remote where that is off, not a picture, or too large.
     """
+    return open_content(read_content(url, limits), limits, apply_exif_orientation)
+
+
+def open_content(content: bytes, limits: Limits, apply_exif_orientation: bool = False) -> Image.Image:
+    """Returns the picture of a file's bytes; see `open_picture`.
+
+    Raises:
+        XTunerError: not a picture, or too large.
+    """
+    return open_picture(io.BytesIO(content), apply_exif_orientation, limits.max_pixels)
+
+
+def read_content(url: Any, limits: Limits) -> bytes:
+    """Returns the bytes of the file that a URL holds or names.
+
+    Raises:
+        XTunerError: no such URL, remote where that is off, or empty.
+    """
     if not isinstance(url, str):
         raise XTunerError("an image part has no URL: expected image_url with {'url': 'data:image/png;base64,...'}.")
     if url.startswith("data:"):
@@ -43,7 +61,7 @@ def read_picture_url(url: Any, limits: Limits, apply_exif_orientation: bool = Fa
         raise XTunerError(f"the picture's URL begins with {url[:20]!r}: expected data:image/...;base64,...")
     if not content:
         raise XTunerError("the picture is empty, 0 bytes.")
-    return open_picture(io.BytesIO(content), apply_exif_orientation, limits.max_pixels)
+    return content
 
 
 def _decode(url: str) -> bytes:

@@ -6,8 +6,9 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,66 @@ import pytest
 from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.hf import save_pretrained
 from mg_llava.inference.assistant import Assistant
+from mg_llava.inference.messages import Conversation
+from mg_llava.inference.prompts import Prompt, PromptMaker
+from mg_llava.serving.requests.settings import Limits
 from tests.tiny_assistant import randomize, tiny_assistant
 
 
 @pytest.fixture(scope="session")
-def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
-    return randomize(tiny_assistant(tmp_path_factory.mktemp("serving"))[0])
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Assistant, dict[str, Any]]:
+    """An assistant and the node of its model."""
+    assistant, node = tiny_assistant(tmp_path_factory.mktemp("serving"))
+    return randomize(assistant), node
+
+
+@pytest.fixture(scope="session")
+def assistant(made: tuple[Assistant, dict[str, Any]]) -> Assistant:
+    return made[0]
+
+
+@pytest.fixture(scope="session")
+def exported(made: tuple[Assistant, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same assistant."""
+    return save_pretrained(*made, tmp_path_factory.mktemp("exported") / "tiny")
+
+
+@contextmanager
+def proxied(assistant: Assistant, folder: Path, limits: Limits) -> Iterator[Any]:
+    """An engine that asks a vLLM of which there is only a stub; `assistant` works out the answers there."""
+    from mg_llava.serving.proxy.checks import find_model
+    from mg_llava.serving.proxy.engine import ProxyEngine
+    from mg_llava.serving.proxy.prompts import PromptSender
+    from mg_llava.serving.proxy.upstream import Upstream
+    from tests.stub_vllm import StubVLLM
+
+    stub = StubVLLM(assistant, folder)
+    try:
+        with serve(stub.app()) as url:
+            upstream = Upstream(url)
+            sizes = {"max_batch": limits.max_batch, "max_queue": limits.max_queue, "max_wait": limits.max_wait}
+            engine = ProxyEngine(PromptSender(folder), upstream, *find_model(upstream, folder), **sizes)
+            engine.stub = stub  # type: ignore[attr-defined]
+            yield engine
+            engine.close()
+    finally:
+        stub.close()
+
+
+class Preparing:
+    """What an engine makes prompts by, without its thread."""
+
+    def __init__(self, assistant: Assistant) -> None:
+        self.assistant = assistant
+
+    @property
+    def maker(self) -> PromptMaker:
+        return self.assistant.maker
+
+    def prepare(self, asked: Conversation, files: Sequence[bytes]) -> Prompt:
+        return self.assistant.prepare(asked.turns, asked.pictures, asked.found, asked.answer_start)
 
 
 def endless(assistant: Assistant) -> Callable[[], list[int]]:

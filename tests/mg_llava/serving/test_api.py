@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +24,12 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[
 openai = pytest.importorskip("openai", reason="the client package openai is not installed")
 
 from mg_llava.inference.assistant import Assistant  # noqa: E402
+from mg_llava.inference.messages import read_messages  # noqa: E402
 from mg_llava.inference.prompts import as_picture_boxes  # noqa: E402
 from mg_llava.serving.app import make_app  # noqa: E402
 from mg_llava.serving.command import listen  # noqa: E402
 from mg_llava.serving.requests.settings import Limits  # noqa: E402
-from tests.mg_llava.serving.conftest import data_url, found_cup, noise, serve  # noqa: E402
+from tests.mg_llava.serving.conftest import data_url, found_cup, noise, proxied, serve  # noqa: E402
 from xtuner.data.text.templates import Turn  # noqa: E402
 from xtuner.errors import XTunerError  # noqa: E402
 
@@ -61,10 +64,13 @@ def image(url: str, **more: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}, **more}
 
 
-@pytest.fixture(scope="module")
-def server(assistant: Assistant) -> Iterator[Server]:
-    app = make_app(assistant, LIMITS, "tiny")
-    with serve(app) as url:
+@pytest.fixture(scope="module", params=["own", "vllm"])
+def server(request: pytest.FixtureRequest, assistant: Assistant, exported: Path) -> Iterator[Server]:
+    """The endpoint with this project's own engine, and with (a stub of) vLLM behind it: a client sees no difference."""
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(proxied(assistant, exported, LIMITS)) if request.param == "vllm" else assistant
+        app = make_app(engine, LIMITS, "tiny")
+        url = stack.enter_context(serve(app))
         yield Server(url, app.state.engine)
 
 
@@ -221,7 +227,8 @@ class TestOverload:
     ) -> None:
         monkeypatch.setattr(assistant, "stop_ids", lambda: [])
         streams = [server.ask("what", max_tokens=400, stream=True) for _ in range(2)]
-        waiting = [server.engine.submit(assistant.prepare([Turn("what")]), server_sampling()) for _ in range(3)]
+        prompt = server.engine.prepare(read_messages([{"role": "user", "content": "what"}], no_picture), [])
+        waiting = [server.engine.submit(prompt, server_sampling()) for _ in range(3)]
         start = time.monotonic()
         with pytest.raises(openai.RateLimitError) as error:
             server.ask("what")
@@ -341,6 +348,10 @@ def waits(server: Server, count: int) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def no_picture(part: Any) -> Any:
+    raise AssertionError(part)
 
 
 def server_sampling() -> Any:

@@ -15,7 +15,7 @@ import torch
 from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.prompts import Prompt, as_picture_boxes
 from mg_llava.serving.generation.batch import RowBatch
-from mg_llava.serving.generation.engine import Engine
+from mg_llava.serving.generation.batch_engine import BatchEngine
 from mg_llava.serving.generation.sampling import Draw, Sampling
 from mg_llava.serving.generation.text import TextAssembler
 from mg_llava.serving.generation.tickets import Departed, Overloaded
@@ -36,8 +36,8 @@ def prompts(assistant: Assistant) -> list[Prompt]:
 
 
 @pytest.fixture
-def engine(assistant: Assistant) -> Iterator[Engine]:
-    engine = Engine(assistant, max_batch=3, max_queue=4, max_wait=20)
+def engine(assistant: Assistant) -> Iterator[BatchEngine]:
+    engine = BatchEngine(assistant, max_batch=3, max_queue=4, max_wait=20)
     yield engine
     engine.close()
 
@@ -50,7 +50,7 @@ def alone(assistant: Assistant, prompt: Prompt, count: int) -> list[int]:
 
 
 class TestAnswers:
-    def test_together_as_alone(self, assistant: Assistant, engine: Engine) -> None:
+    def test_together_as_alone(self, assistant: Assistant, engine: BatchEngine) -> None:
         """Four requests in three places, of other lengths: the fourth joins when one has left."""
         wanted = [3, 9, 6, 12]
         tickets = [engine.submit(p, Sampling(n)) for p, n in zip(prompts(assistant), wanted, strict=True)]
@@ -85,7 +85,7 @@ class TestAnswers:
             expected = assistant.model.generate(**batch, max_new_tokens=8, do_sample=False, eos_token_id=None)
             assert answers[number] == expected[0, : len(answers[number])].tolist()
 
-    def test_draws_repeat_with_a_seed(self, assistant: Assistant, engine: Engine) -> None:
+    def test_draws_repeat_with_a_seed(self, assistant: Assistant, engine: BatchEngine) -> None:
         prompt = prompts(assistant)[0]
 
         def draw(seed: int) -> list[int]:
@@ -98,7 +98,7 @@ class TestAnswers:
 class TestOverload:
     def test_a_full_queue_refuses_at_once(self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(assistant, "stop_ids", lambda: [])
-        engine = Engine(assistant, max_batch=1, max_queue=2)
+        engine = BatchEngine(assistant, max_batch=1, max_queue=2)
         prompt = prompts(assistant)[1]
         tickets = [engine.submit(prompt, Sampling(200))]
         tickets[0].next_event(10)
@@ -116,7 +116,7 @@ class TestOverload:
 
     def test_one_that_waited_too_long_is_refused(self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(assistant, "stop_ids", lambda: [])
-        engine = Engine(assistant, max_batch=1, max_queue=2, max_wait=0.05)
+        engine = BatchEngine(assistant, max_batch=1, max_queue=2, max_wait=0.05)
         first = engine.submit(prompts(assistant)[1], Sampling(150))
         first.next_event(10)
         late = engine.submit(prompts(assistant)[1], Sampling(5))
@@ -127,7 +127,7 @@ class TestOverload:
         engine.close()
 
     def test_a_place_is_held_while_pictures_are_read(self, assistant: Assistant) -> None:
-        engine = Engine(assistant, max_batch=1, max_queue=1)
+        engine = BatchEngine(assistant, max_batch=1, max_queue=1)
         prompt = prompts(assistant)[1]
         with engine.admit() as first, engine.admit():
             for refused in (engine.admit().__enter__, lambda: engine.submit(prompt, Sampling(5))):
@@ -140,7 +140,7 @@ class TestOverload:
 
     def test_the_time_counts_from_arrival(self, assistant: Assistant) -> None:
         """What the reading of its pictures took is gone from the time that a request may wait."""
-        engine = Engine(assistant, max_batch=1, max_queue=3, max_wait=30)
+        engine = BatchEngine(assistant, max_batch=1, max_queue=3, max_wait=30)
         prompt = prompts(assistant)[1]
         with engine.admit() as place:
             place.check()
@@ -159,7 +159,7 @@ class TestOverload:
         engine.close()
 
     def test_after_the_end(self, assistant: Assistant) -> None:
-        engine = Engine(assistant)
+        engine = BatchEngine(assistant)
         engine.close()
         assert not engine.healthy
         with pytest.raises(Overloaded, match="stopping"):
@@ -168,7 +168,7 @@ class TestOverload:
 
 class TestFailure:
     def test_those_concerned_are_told_and_the_next_is_answered(
-        self, assistant: Assistant, engine: Engine, monkeypatch: pytest.MonkeyPatch
+        self, assistant: Assistant, engine: BatchEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         prompt = prompts(assistant)[1]
 
@@ -186,7 +186,7 @@ class TestFailure:
     ) -> None:
         """The language model fails, after its first layer wrote to the cache, at the second row's third token."""
         monkeypatch.setattr(assistant, "stop_ids", list)
-        engine = Engine(assistant, max_batch=4)
+        engine = BatchEngine(assistant, max_batch=4)
         forward, poison = assistant.model.llm.forward, threading.Event()
         layer = assistant.model.llm.model.layers[-1]
         poisoned_rows: list[int] = []
@@ -229,7 +229,7 @@ class TestFailure:
 
     def test_out_of_memory_drops_the_last_row(self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(assistant, "stop_ids", list)
-        engine = Engine(assistant, max_batch=4)
+        engine = BatchEngine(assistant, max_batch=4)
         step = RowBatch.step
 
         def small(batch: RowBatch, tokens: list[int]) -> None:
@@ -248,7 +248,7 @@ class TestFailure:
 
     @pytest.mark.parametrize("fault", ["embed", "collate"])
     def test_a_prompt_that_cannot_be_read_fails_alone(
-        self, assistant: Assistant, engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: str
+        self, assistant: Assistant, engine: BatchEngine, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:
         chosen = prompts(assistant)
         bad = replace(chosen[0], boxes=[torch.zeros(3, 7)])
@@ -288,7 +288,7 @@ class TestFailure:
             Sampling(6, presence_penalty=-1e300, frequency_penalty=1e300),
         ],
     )
-    def test_no_sampling_fails_the_others(self, assistant: Assistant, engine: Engine, sampling: Sampling) -> None:
+    def test_no_sampling_fails_the_others(self, assistant: Assistant, engine: BatchEngine, sampling: Sampling) -> None:
         """Even what the endpoint refuses: the engine does not rely on it."""
         prompt = prompts(assistant)[2]
         first = engine.submit(prompt, Sampling(12))
@@ -298,12 +298,12 @@ class TestFailure:
         assert list(first) == alone(assistant, prompt, 12)
         assert engine.healthy
 
-    def test_a_seed_of_65_bits(self, assistant: Assistant, engine: Engine) -> None:
+    def test_a_seed_of_65_bits(self, assistant: Assistant, engine: BatchEngine) -> None:
         for seed in (2**64, -(2**63) - 1, 10**400):
             with pytest.raises(XTunerError, match="signed 64-bit"):
                 engine.submit(prompts(assistant)[1], Sampling(6, seed=seed))
 
-    def test_a_prompt_beyond_the_context(self, assistant: Assistant, engine: Engine) -> None:
+    def test_a_prompt_beyond_the_context(self, assistant: Assistant, engine: BatchEngine) -> None:
         with pytest.raises(XTunerError, match="too many"):
             engine.submit(assistant.prepare([Turn("what " * 600)]), Sampling(5))
         near = assistant.prepare([Turn("what " * 500)])
@@ -311,7 +311,7 @@ class TestFailure:
 
 
 def test_many_threads(assistant: Assistant) -> None:
-    engine = Engine(assistant, max_batch=4, max_queue=100)
+    engine = BatchEngine(assistant, max_batch=4, max_queue=100)
     prompt = prompts(assistant)[0]
     expected, found = alone(assistant, prompt, 6), []
 

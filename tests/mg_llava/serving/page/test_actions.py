@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mg_llava.inference.assistant import Assistant
-from mg_llava.serving.generation.engine import Engine
+from mg_llava.serving.generation.batch_engine import BatchEngine
 from mg_llava.serving.requests.settings import Limits
 from tests.mg_llava.serving.conftest import endless, found_cup, noise
 from xtuner.errors import XTunerError
@@ -35,7 +35,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def page(assistant: Assistant, tmp_path: Path) -> Iterator[Page]:
-    engine = Engine(assistant)
+    engine = BatchEngine(assistant)
     yield Page(engine, LIMITS, found_cup, str(tmp_path))
     engine.close()
 

@@ -20,7 +20,7 @@ from mg_llava.serving.requests.chat import RequestReader, UnknownModel  # noqa: 
 from mg_llava.serving.requests.detecting import SharedDetector  # noqa: E402
 from mg_llava.serving.requests.fields import read_fields  # noqa: E402
 from mg_llava.serving.requests.settings import Limits  # noqa: E402
-from tests.mg_llava.serving.conftest import data_url, found_cup, noise  # noqa: E402
+from tests.mg_llava.serving.conftest import Preparing, data_url, found_cup, noise  # noqa: E402
 from xtuner.errors import XTunerError  # noqa: E402
 
 LIMITS = Limits(max_boxes=5, max_text=1000, max_values=2000, max_pictures=2, max_new_tokens=10)
@@ -174,7 +174,7 @@ class TestFields:
 class TestReader:
     def read(self, assistant: Assistant, body: Any, place: Place | None = None, **parts: Any) -> Any:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return RequestReader(assistant, "tiny", LIMITS, **parts).read(content, place or Place(math.inf))
+        return RequestReader(Preparing(assistant), "tiny", LIMITS, **parts).read(content, place or Place(math.inf))
 
     def test_sampling(self, assistant: Assistant) -> None:
         body = {"messages": MESSAGES, "temperature": 1, "top_p": 0, "seed": -5, "stop": "x", "max_tokens": 99}
@@ -208,7 +208,7 @@ class TestReader:
         assert len(looked) == 1
         with pytest.raises(Overloaded):
             self.read(assistant, with_boxes(None), Place(time.monotonic() - 1))
-        slow = RequestReader(assistant, "tiny", Limits(max_read=-1.0))
+        slow = RequestReader(Preparing(assistant), "tiny", Limits(max_read=-1.0))
         with pytest.raises(ReadingError, match="too long to read"):
             slow.read(json.dumps(with_boxes(None)).encode(), Place(math.inf))
 
@@ -243,7 +243,7 @@ def check(assistant: Assistant, body: Any, more: dict[str, Any]) -> None:
     """A prompt or a sentence, never another exception."""
     if isinstance(body, dict):
         body = {**body, **more}
-    reader = RequestReader(assistant, "tiny", LIMITS)
+    reader = RequestReader(Preparing(assistant), "tiny", LIMITS)
     try:
         asked = reader.read(json.dumps(body).encode(), Place(math.inf))
     except XTunerError as error:
