@@ -106,7 +106,7 @@ def open_engine(
     with contextlib.ExitStack() as stack:
         child, wanted = None, args.backend_model
         if args.backend_url is None:
-            child, wanted = stack.enter_context(Child(folder, name, _options(args, limits))), name
+            child, wanted = stack.enter_context(Child(folder, name, vllm_options(args, limits))), name
             child.wait_until_ready()
             upstream = child.upstream
         else:
@@ -117,7 +117,8 @@ def open_engine(
         yield ProxyEngine(sender, upstream, model, context, child, **sizes), child
 
 
-def _options(args: argparse.Namespace, limits: Limits) -> list[str]:
+def vllm_options(args: argparse.Namespace, limits: Limits) -> list[str]:
+    """Returns the options of vLLM that follow from the command's."""
     most = f'{{"image": {limits.max_pictures}}}'
     options = ["--max-num-seqs", str(limits.max_batch), "--limit-mm-per-prompt", most]
     options += ["--dtype", _DTYPES[args.precision]]

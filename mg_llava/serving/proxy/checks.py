@@ -50,15 +50,7 @@ def check_reading(upstream: Upstream, model: str, sender: PromptSender) -> None:
     Raises:
         XTunerError: they are others than the folder's own, or the question is refused.
     """
-    picture = Image.new("RGB", (_SIDE, _SIDE), (200, 30, 30))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    content = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
-    found = as_picture_boxes(_BOXES)
-    asked = read_messages([{"role": "user", "content": content}], lambda _: (picture, found))
-    processor = sender.processor
-    expected = processor(images=[picture], text=sender.render(asked), boxes=[found])["input_ids"][0].tolist()
-    messages = sender.prepare(asked, [file.getvalue()]).messages
+    messages, expected = example(sender)
     body = {"model": model, "messages": messages, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
     try:
         answer = upstream.post(body)
@@ -74,6 +66,18 @@ def check_reading(upstream: Upstream, model: str, sender: PromptSender) -> None:
             f"{upstream.url} makes {count} ids of a question of which '{sender.folder}' makes {len(expected)}, or "
             "others: it serves another model, or a vLLM without this package."
         )
+
+
+def example(sender: PromptSender) -> tuple[list[dict[str, Any]], list[int]]:
+    """Returns a question about a picture with a box, as it is sent, and the ids that the folder makes of it."""
+    picture = Image.new("RGB", (_SIDE, _SIDE), (200, 30, 30))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    content = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
+    found = as_picture_boxes(_BOXES)
+    asked = read_messages([{"role": "user", "content": content}], lambda _: (picture, found))
+    batch = sender.processor(images=[picture], text=sender.render(asked), boxes=[found])
+    return sender.prepare(asked, [file.getvalue()]).messages, batch["input_ids"][0].tolist()
 
 
 def _listed(upstream: Upstream) -> list[dict[str, Any]]:
