@@ -39,6 +39,6 @@ if [ "$(cat "$VLLM_ENV/ready" 2>/dev/null)" != "$PACKAGE" ]; then
     echo "$PACKAGE" >"$VLLM_ENV/ready"
 fi
 if [ "${TESTS:-1}" = 1 ]; then
-    "$python" -m pytest -q -p no:cacheprovider tests/mg_llava/serving/vllm
+    "$python" -m pytest -q -p no:cacheprovider tests/mg_llava/serving/vllm tests/mg_llava/serving/proxy
 fi
 exec "$python" tools/vllm/check.py "$FOLDER" --world "$WORLD" "$@"

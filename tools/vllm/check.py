@@ -5,7 +5,8 @@
 
 Everything in float32 but for one row, which decides nothing. The table goes to standard output as Markdown; the exit
 code is 1 where an id differs.
-``--speed`` measures answers per second of 16 clients at vLLM and at ``xtuner serve`` instead: let the machine be idle.
+``--speed`` measures answers per second of 16 clients instead, at vLLM, at ``xtuner serve`` with vLLM behind it, and at
+``xtuner serve`` alone: let the machine be idle.
 """
 
 from __future__ import annotations
@@ -256,7 +257,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="exported folder")
     parser.add_argument("--world", type=Path, default=Path("work_dirs/tiny_world"))
     parser.add_argument("--count", type=int, default=240, help="questions of each way (default: 240)")
-    parser.add_argument("--speed", action="store_true", help="measure answers per second beside xtuner serve instead")
+    parser.add_argument(
+        "--speed", action="store_true", help="measure answers per second of vllm serve and xtuner serve instead"
+    )
     parser.add_argument("--json", type=Path, help="write the rows here")
     arguments = parser.parse_args()
     questions = asked.read_world(arguments.world, arguments.count)
@@ -276,7 +279,7 @@ def main() -> int:
 
 
 def measure_speed(folder: Path, questions: list[Question]) -> int:
-    """Prints answers per second of 16 clients at both servers."""
+    """Prints answers per second of 16 clients at each server."""
     bodies = [_body(question, False) for question in questions]
     speeds = answers_per_second(folder, bodies, [_boxes_field(body) for body in bodies], CONTEXT)
     print(f"| server | answers/s, {CLIENTS} clients |\n|---|---|")

@@ -45,7 +45,7 @@ class Server:
             try:
                 self.model = self.get("/v1/models")["data"][0]["id"]
                 return self
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:
                 time.sleep(1)
         self.__exit__()
         raise SystemExit(f"the server did not start: run it by hand to see why: {' '.join(self.command)}")
@@ -83,14 +83,24 @@ def ask_http(server: Server, bodies: Sequence[dict[str, Any]], clients: int) -> 
 def answers_per_second(
     folder: Path, for_vllm: Sequence[dict[str, Any]], for_ours: Sequence[dict[str, Any]], context: int
 ) -> dict[str, float]:
-    """Answers per second of 16 clients, by vLLM and by this project's own server, one after the other.
+    """Answers per second of 16 clients, by vLLM, by this project's server with vLLM behind it and with its own engine,
+    one after the other.
 
     The first 16 requests warm up; pictures repeat in none of the rest but where the world asks several questions.
     """
     options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", str(context), "--max-num-seqs", str(CLIENTS)]
     ours = ["--no-page", "--max-batch", str(CLIENTS), "--max-queue", "64"]
+    behind = [
+        "--backend",
+        "vllm",
+        "--precision",
+        "fp32",
+        "--backend-args",
+        f"--enforce-eager --max-model-len {context}",
+    ]
     commands = {
         "vllm serve": ([*VLLM, str(folder), *options], for_vllm),
+        "xtuner serve --backend vllm": (["-m", "xtuner", "serve", str(folder), *ours, *behind], for_ours),
         "xtuner serve": (["-m", "xtuner", "serve", str(folder), *ours], for_ours),
     }
     speeds = {}

@@ -30,6 +30,8 @@ _PARENT_DIES = 1
 """``PR_SET_PDEATHSIG`` of Linux."""
 _FAULT = re.compile(r"(?:Value error, |\b\w*(?:Error|Exception): |\berror: )(.+)")
 _SAYS_NOTHING = ("Engine core initialization failed", "validation error")
+_NEXT_SENTENCE = re.compile(r"\. (?=[A-Z])|\.? \[type=")
+_LONGEST = 300
 _ADVICE = re.compile(r"memory|max_model_len|max_seq_len|max seq len|KV cache", re.IGNORECASE)
 
 
@@ -159,7 +161,8 @@ def _why(lines: Sequence[str]) -> str:
     for line in reversed(lines):
         found = _FAULT.search(line)
         if found and not any(words in line for words in _SAYS_NOTHING):
-            fault = found.group(1).strip().rstrip(".")
+            # one sentence of it; the log above has the rest
+            fault = _NEXT_SENTENCE.split(found.group(1).strip())[0].rstrip(".")[:_LONGEST]
             advice = "; --backend-args '--max-model-len N' makes the context smaller" if _ADVICE.search(fault) else ""
             return f": {fault}{advice}"
     return "; its last lines in the log above say more" if lines else ""

@@ -29,7 +29,7 @@ http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 TOO_LONG = """
 raise SystemExit('''pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
-  Value error, User-specified max_model_len (9000) is greater than the derived max_model_len (512). [type=value_error]
+  Value error, User-specified max_model_len (9000) is greater than the derived max_model_len (512). To allow, set X.
     For further information visit https://errors.pydantic.dev/2.12/v/value_error''')
 """
 NO_MEMORY = """
@@ -52,7 +52,10 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Child]:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (TOO_LONG, r"exit code 1: User-specified max_model_len \(9000\) is greater .*--max-model-len N"),
+        (
+            TOO_LONG,
+            r"code 1: User-specified max_model_len \(9000\) is greater .*_len \(512\); --backend-args '--max-model-",
+        ),
         (NO_MEMORY, r"exit code 1: To serve at least one request .*2.0 GiB KV cache is needed.*--max-model-len N"),
         ("raise SystemExit('api_server.py: error: unrecognized arguments: --foo')", "unrecognized arguments: --foo"),
         ("import no_such_package", "exit code 1: No module named 'no_such_package'"),

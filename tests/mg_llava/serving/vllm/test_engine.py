@@ -5,7 +5,7 @@ Skipped where vLLM is not installed (some 3.5 GB): ``bash tools/check_vllm.sh`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,43 +14,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from mg_llava.hf import MGLLaVAConfig, MGLLaVAProcessor, load_assistant, load_model, save_pretrained
-from mg_llava.inference.assistant import Assistant
+from mg_llava.hf import MGLLaVAConfig, MGLLaVAProcessor, load_assistant, load_model
 from mg_llava.inference.prompts import as_picture_boxes
-from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.serving.vllm.prepared import token_prompt
-from tests.tiny_assistant import randomize, tiny_model_node, tiny_tokenizer
-from tests.tiny_parts import HIGH_SIZE, VOCAB
+from tests.mg_llava.serving.vllm.families import FAMILIES, export
 from xtuner.data.text.templates import Turn
 from xtuner.errors import XTunerError
-from xtuner.registry import build
 
 pytest.importorskip("vllm", reason="needs vLLM, some 3.5 GB: bash tools/check_vllm.sh")
 pytestmark = pytest.mark.slow
 
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    # with small weights a model with tied embeddings says its last token again, whatever it is asked
-    "initializer_range": 0.3,
-}
-FAMILIES: dict[str, Callable[[], Any]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-    "llama, tied": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)),
-    "phi3, fused weights": lambda: Phi3ForCausalLM(Phi3Config(**SIZES)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=32)),
-    "baseline without high resolution": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-}
 QUESTIONS = ["what", "Is it red", "A B C D", "dog cat yes", "w100 w101 blue"]
 TOKENS = 12
 PICTURES = [
@@ -92,19 +66,6 @@ class Both:
         if given:
             prompt["multi_modal_data"] = {"image": given}
         return list(self.llm.generate([prompt], self.sampling, use_tqdm=False)[0].outputs[0].token_ids)
-
-
-def export(root: Path, family: str) -> Path:
-    """A folder of the family with random weights."""
-    low_res_only = family.startswith("baseline")
-    node = tiny_model_node(root / "parts", low_res_only)
-    torch.manual_seed(5)
-    FAMILIES[family]().save_pretrained(root / "parts" / "llm")
-    model = build(node).eval()
-    size = HIGH_SIZE if not low_res_only else model.vision.image_size
-    processor = ImageProcessor(str(root / "parts" / "clip"), image_size=size)
-    assistant = randomize(Assistant(model, tiny_tokenizer(root / "parts" / "llm"), processor, "vicuna"))
-    return save_pretrained(assistant, node, root / "hf")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
