@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import secrets
@@ -16,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mg_llava.serving.proxy import keeper
 from mg_llava.serving.proxy.upstream import KEY_VARIABLE, Gone, Upstream
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
@@ -26,8 +26,6 @@ _LOOK_SECONDS = 0.5
 _END_SECONDS = 20.0
 _DRAIN_SECONDS = 5.0
 _KEPT_LINES = 200
-_PARENT_DIES = 1
-"""``PR_SET_PDEATHSIG`` of Linux."""
 _FAULT = re.compile(r"(?:Value error, |\b\w*(?:Error|Exception): |\berror: )(.+)")
 _SAYS_NOTHING = ("Engine core initialization failed", "validation error")
 _NEXT_SENTENCE = re.compile(r"\. (?=[A-Z])|\.? \[type=")
@@ -65,15 +63,15 @@ class Child:
         get_logger().info("starting vLLM: %s", " ".join(command))
         # a group of its own: an interrupt at the terminal is for the parent, and its own children end with it
         self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-I", keeper.__file__, *command],
+            # it ends when this pipe does
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             start_new_session=True,
             env={**os.environ, KEY_VARIABLE: key},
-            preexec_fn=_end_with_parent(),
         )
         self._log = threading.Thread(target=self._pass_on, name="mg-llava-vllm-log", daemon=True)
         self._log.start()
@@ -125,11 +123,14 @@ class Child:
             return
         self._stopping.set()
         for number, seconds in ((signal.SIGTERM, _END_SECONDS), (signal.SIGKILL, None)):
-            # its group may outlive it
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            self._send(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
+
+    def _send(self, number: signal.Signals) -> None:
+        """To its group, which may outlive it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _pass_on(self) -> None:
         assert self._process.stdout is not None
@@ -143,6 +144,7 @@ class Child:
         # its children may still hold the pipe
         self._log.join(_DRAIN_SECONDS)
         if not self._stopping.is_set():
+            self._send(signal.SIGKILL)
             self.ended = f"vLLM, which served '{self.folder}', {_how(code)}{_why(list(self._lines))}."
             get_logger().error("%s", self.ended)
         self._over.set()
@@ -166,12 +168,3 @@ def _why(lines: Sequence[str]) -> str:
             advice = "; --backend-args '--max-model-len N' makes the context smaller" if _ADVICE.search(fault) else ""
             return f": {fault}{advice}"
     return "; its last lines in the log above say more" if lines else ""
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """Has the system end the child where the parent is killed and cannot; None where the system does not do that."""
-    if not sys.platform.startswith("linux"):
-        return None
-    # looked up before the fork, after which as little as possible may happen
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PARENT_DIES, signal.SIGTERM)

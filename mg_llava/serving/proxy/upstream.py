@@ -119,8 +119,9 @@ class Upstream:
         connection = kind(self._host, self._port, timeout=_CONNECT_SECONDS)
         try:
             connection.connect()
-            connection.sock.settimeout(timeout)
-            when_cancelled(lambda: _break_off(connection.sock))
+            opened = connection.sock
+            opened.settimeout(timeout)
+            when_cancelled(lambda: _break_off(opened))
             data = None if body is None else json.dumps(body).encode()
             connection.request(method, self._path + path, data, self._headers)
             response = connection.getresponse()
@@ -156,7 +157,7 @@ def _failure(status: int, answer: Any) -> XTunerError:
     return Refused(message) if _BAD_REQUEST <= status < _FAULT else XTunerError(message)
 
 
-def _break_off(connection: socket.socket | None) -> None:
-    if connection is not None:
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
+def _break_off(opened: socket.socket) -> None:
+    # it may be closed already
+    with contextlib.suppress(OSError):
+        opened.shutdown(socket.SHUT_RDWR)

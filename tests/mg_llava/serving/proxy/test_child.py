@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mg_llava.serving.proxy import child as module
+from mg_llava.serving.proxy import keeper
 from mg_llava.serving.proxy.child import Child
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
@@ -37,6 +40,13 @@ import sys
 print("(EngineCore pid=7) ERROR 11-29 [core.py:1] ValueError: To serve at least one request with the models's max seq "
       "len (4096), 2.0 GiB KV cache is needed, which is larger than the available KV cache memory (1.0 GiB).")
 sys.exit("RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+"""
+
+SHORT = f"""
+import runpy, sys
+keeper = runpy.run_path({keeper.__file__!r})
+keeper["keep"].__globals__["_END_SECONDS"] = 0.5
+keeper["keep"](sys.argv[1:])
 """
 
 
@@ -74,7 +84,7 @@ def test_one_that_ends_later_is_named_to_whoever_waits(start: Callable[..., Chil
         child.wait_until_ready()
         child.when_ended(lambda: ended.append(child.ended))
         child.check()
-        os.kill(child._process.pid, signal.SIGKILL)
+        os.killpg(child._process.pid, signal.SIGKILL)
         assert "was ended by SIGKILL" in child.last_words()
         assert until(lambda: ended) and "SIGKILL" in ended[0]
         # also to one that asks later
@@ -119,9 +129,12 @@ open({str(pid)!r}, "w").write(str(engine.pid))
     with start(code) as child:
         child.wait_until_ready()
         number = int(pid.read_text())
-    assert until(
-        lambda: not Path(f"/proc/{number}").exists() or "\nState:\tZ" in Path(f"/proc/{number}/status").read_text()
-    )
+    assert until(lambda: gone(number))
+
+
+def gone(number: int) -> bool:
+    status = Path(f"/proc/{number}/status")
+    return not status.exists() or "\nState:\tZ" in status.read_text()
 
 
 def until(true: Callable[[], object]) -> bool:
@@ -131,3 +144,19 @@ def until(true: Callable[[], object]) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_it_ends_where_its_starter_is_killed(tmp_path: Path) -> None:
+    """Also one that does not listen to SIGTERM, which vLLM does not while it loads a model."""
+    pid = tmp_path / "pid"
+    code = (
+        f"import os, signal, time; signal.signal(15, signal.SIG_IGN); open({str(pid)!r}, 'w').write(str(os.getpid()))"
+    )
+    program = [sys.executable, "-c", f"{code}; time.sleep(600)"]
+    keep = [sys.executable, "-c", SHORT, *program]
+    starter = f"import subprocess, time; subprocess.Popen({keep!r}, stdin=subprocess.PIPE, start_new_session=True)"
+    process = subprocess.Popen([sys.executable, "-c", f"{starter}; time.sleep(600)"])
+    assert until(lambda: pid.exists() and pid.read_text())
+    process.kill()
+    process.wait()
+    assert until(lambda: gone(int(pid.read_text())))

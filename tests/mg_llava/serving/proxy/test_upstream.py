@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -111,14 +112,35 @@ def test_a_whole_stream() -> None:
     assert only["choices"][0]["token_ids"] == [4]
 
 
-def test_one_that_is_cancelled_ends_at_once() -> None:
-    """The server never answers; the connection is broken off from another thread."""
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + CHUNK])
+def test_one_that_is_cancelled_ends_at_once(begun: bytes) -> None:
+    """The server says nothing more, and keeps the connection; it is broken off from another thread."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         upstream = Upstream(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        with pytest.raises(Gone):
-            list(upstream.stream({}, lambda end: threading.Timer(0.2, end).start()))
+        ends: list[Any] = []
+        came: list[Any] = []
+        client = threading.Thread(target=_keep_events, args=(upstream, ends.append, came))
+        client.start()
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(begun)
+            deadline = time.monotonic() + 30
+            while not ends or len(came) < bool(begun):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            ends[0]()
+            client.join(30)
+            assert not client.is_alive() and isinstance(came[-1], Gone) and len(came) == 1 + bool(begun)
+
+
+def _keep_events(upstream: Upstream, when_cancelled: Any, came: list[Any]) -> None:
+    try:
+        for one in upstream.stream({}, when_cancelled):
+            came.append(one)
+    except XTunerError as error:
+        came.append(error)
 
 
 @pytest.mark.parametrize(
