@@ -11,6 +11,7 @@
 #   FOLDER=work_dirs/quickstart/hf        the exported folder
 #   WORLD=work_dirs/tiny_world            its test questions
 #   TESTS=1                               0 = leave the tests out
+#   EVALUATION=1                          0 = do not evaluate by both engines, whose predictions have to be the same bytes
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -40,5 +41,12 @@ if [ "$(cat "$VLLM_ENV/ready" 2>/dev/null)" != "$PACKAGE" ]; then
 fi
 if [ "${TESTS:-1}" = 1 ]; then
     "$python" -m pytest -q -p no:cacheprovider tests/mg_llava/serving/vllm tests/mg_llava/serving/proxy
+fi
+if [ "${EVALUATION:-1}" = 1 ]; then
+    results=$(dirname "$FOLDER")/vllm_check
+    for backend in own vllm; do
+        "$python" -m xtuner test tiny_sft --checkpoint "$FOLDER" --backend "$backend" --work-dir "$results/$backend"
+    done
+    cmp "$results"/{own,vllm}/tiny_world/predictions.jsonl
 fi
 exec "$python" tools/vllm/check.py "$FOLDER" --world "$WORLD" "$@"
