@@ -69,7 +69,10 @@ WAYS = {
     "mg_llava.detectors": {
         "mg_llava.boxes",
         "mg_llava.pictures",
+        "xtuner.data.pictures",
         "xtuner.data.records",
+        "xtuner.data.sources",
+        "xtuner.data.text",
         "xtuner.engine.processes",
         "xtuner.model",
         "xtuner.model.files",

@@ -5,4 +5,5 @@ from mg_llava.detectors import BoxGeneration, GroundingDinoDetector
 detector_path = "IDEA-Research/grounding-dino-base"
 vocabulary = None
 detector = dict(type=GroundingDinoDetector, name_or_path="${detector_path}", vocabulary="${vocabulary}")
-box_generation = dict(type=BoxGeneration, detector="${detector}")
+data_columns = None
+box_generation = dict(type=BoxGeneration, detector="${detector}", data_columns="${data_columns}")

@@ -5,4 +5,5 @@ from mg_llava.detectors import BoxGeneration, OmdetTurboDetector
 detector_path = "omlab/omdet-turbo-swin-tiny-hf"
 vocabulary = None
 detector = dict(type=OmdetTurboDetector, name_or_path="${detector_path}", vocabulary="${vocabulary}")
-box_generation = dict(type=BoxGeneration, detector="${detector}")
+data_columns = None
+box_generation = dict(type=BoxGeneration, detector="${detector}", data_columns="${data_columns}")

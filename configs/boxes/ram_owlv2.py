@@ -7,4 +7,5 @@ tagger = dict(type=RamTagger, path="checkpoints/ram_plus_swin_large_14m.pth")
 detector = dict(
     type=Owlv2Detector, name_or_path="${detector_path}", tagger="${tagger}", threshold=0.2, dtype="bfloat16"
 )
-box_generation = dict(type=BoxGeneration, detector="${detector}")
+data_columns = None
+box_generation = dict(type=BoxGeneration, detector="${detector}", data_columns="${data_columns}")

@@ -16,7 +16,7 @@ from mg_llava.boxes.sense import odd_boxes
 from mg_llava.boxes.store import BoxStore
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.videos.places import read_frame_place
-from xtuner.data.sources.places import picture_name
+from xtuner.data.sources.places import picture_name, without_name
 from xtuner.data.store.cache import remembered_digest
 from xtuner.data.store.prepared import PreparedRow
 from xtuner.data.text.conversations import Conversation
@@ -143,7 +143,7 @@ class BoxColumns:
         if record is None and self._store is not None:
             # an id says nothing of which frame is meant
             sample_id = None if read_frame_place(path) is not None else talk.id
-            record = self._store.find(picture_name(path), sample_id, len(talk.images))
+            record = find_boxes(self._store, path, sample_id, len(talk.images))
             counts[NOT_KNOWN] += record is None
         if record is None:
             return PreparedBoxes(no_boxes(), None)
@@ -169,6 +169,22 @@ def own_records(talk: Conversation) -> list[BoxRecord]:
     cut = ["(cut off)"] * talk.images_cut
     records = parse_own_boxes(talk.boxes or {}, [*map(picture_name, talk.images), *cut], talk.where)
     return records[: len(talk.images)]
+
+
+def find_boxes(store: BoxStore, path: str, sample_id: str | None, num_images: int) -> BoxRecord | None:
+    """Returns the record of a box file for a picture: by its place in its source, by its name there, or by the sample.
+
+    Args:
+        store: the box file.
+        path: of the picture, or its place.
+        sample_id, num_images: see `BoxStore.find`.
+
+    Raises:
+        XTunerError: as `BoxStore.find`.
+    """
+    place = without_name(path)
+    found = None if place == path else store.find(place)
+    return store.find(picture_name(path), sample_id, num_images) if found is None else found
 
 
 def object_room(context_length: int | None, num_ids: int, num_images: int, num_image_tokens: int) -> int | None:

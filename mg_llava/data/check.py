@@ -18,7 +18,7 @@ from rich.progress import track
 from mg_llava.boxes.records import BoxRecord
 from mg_llava.boxes.sense import ADVICE, INVERTED, LARGER, NO_AREA, OUTSIDE, odd_boxes
 from mg_llava.boxes.store import BoxStore, no_match_message, other_size_message
-from mg_llava.data.box_columns import own_records
+from mg_llava.data.box_columns import find_boxes, own_records
 from mg_llava.data.length_check import no_answer, sample_notes
 from mg_llava.data.prepared_sources import PreparedSources, SampleMaker, make_samples
 from mg_llava.data.sources import DataSource, sources_of
@@ -31,7 +31,6 @@ from mg_llava.videos.places import read_frame_place
 from mg_llava.videos.sampling import FrameSampling
 from xtuner.data.records.findings import Findings
 from xtuner.data.records.records import RecordSource
-from xtuner.data.sources.places import picture_name
 from xtuner.data.store.progress import FileProgress
 from xtuner.data.text.conversations import Conversation, RecordError, iter_conversations
 from xtuner.data.text.templates import PromptTemplate
@@ -329,7 +328,7 @@ def _records_of(uses: Sequence[_Use], box_path: str | None, findings: Findings) 
     found: set[str] = set()
     for use in asked:
         try:
-            record = store.find(picture_name(use.path), use.sample_id, use.num_images)
+            record = find_boxes(store, use.path, use.sample_id, use.num_images)
         except XTunerError as error:
             problems.append(f"ambiguous boxes: sample '{use.sample_id}': {error}")
             found.add(use.path)

@@ -18,15 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mg_llava.boxes.drawing import draw_boxes
 from mg_llava.boxes.selection import PictureBoxes
-from mg_llava.pictures.open import open_picture
-from xtuner.data.records.records import read_records
+from mg_llava.detectors.data_pictures import DataPictures
 from xtuner.engine.processes.environment import Collective
 from xtuner.errors import XTunerError, counted
 from xtuner.json_values import read_json
 from xtuner.log import console, get_logger
 from xtuner.registry import build
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _POLL_SECONDS = 0.5
 
 
@@ -45,14 +43,17 @@ class BoxGeneration:
 
     Args:
         detector: its config node.
-        image_folder: pictures stand below it; records name them relative to it.
-        data_path: LLaVA records whose pictures are meant; None = every picture below `image_folder`.
+        image_folder: pictures stand below it; records name them relative to it. None where the records' own files
+            hold them.
+        data_path: records whose pictures are meant, in any form that training reads; None = every picture below
+            `image_folder`.
         batch_size: pictures that the detector gets together.
         num_workers: processes that read pictures; 0 = none besides this one.
         apply_exif_orientation: turn pictures as their EXIF tag says; as in training.
+        data_columns: the column of each field that has another name, as in training.
 
     Raises:
-        XTunerError: folder or records are absent, or name no picture.
+        XTunerError: see `DataPictures`.
     """
 
     provided_by_parent: ClassVar[tuple[str, ...]] = ("image_folder", "data_path", "batch_size", "num_workers")
@@ -60,22 +61,19 @@ class BoxGeneration:
     def __init__(
         self,
         detector: Mapping[str, Any],
-        image_folder: str,
+        image_folder: str | None = None,
         data_path: str | None = None,
         batch_size: int = 8,
         num_workers: int = 2,
         apply_exif_orientation: bool = False,
+        data_columns: Mapping[str, str] | None = None,
     ) -> None:
         self.detector = detector
-        self.image_folder = Path(image_folder)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.apply_exif_orientation = apply_exif_orientation
-        if not self.image_folder.is_dir():
-            raise XTunerError(f"the image folder '{image_folder}' does not exist: check --image-folder.")
-        self.keys = _keys_of_records(data_path) if data_path else _keys_below(self.image_folder)
-        if not self.keys:
-            raise XTunerError(f"'{data_path or image_folder}' names no pictures: check --data and --image-folder.")
+        self.pictures = DataPictures(image_folder, data_path, data_columns)
+        self.keys = self.pictures.names
 
     def run(
         self,
@@ -162,7 +160,7 @@ class BoxGeneration:
                 lines.flush()
 
     def _batches(self, keys: Sequence[str], rank: int) -> Iterator[list[_Loaded]]:
-        pictures = _Pictures(self.image_folder, keys, self.apply_exif_orientation)
+        pictures = _Pictures(self.pictures, keys, self.apply_exif_orientation)
         loader = DataLoader(pictures, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=list)
         columns = (TextColumn("boxes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=rank != 0) as progress:
@@ -202,8 +200,8 @@ class BoxGeneration:
 class _Pictures(Dataset):
     """Pictures by key, opened where the loader's workers run."""
 
-    def __init__(self, folder: Path, keys: Sequence[str], apply_exif_orientation: bool) -> None:
-        self.folder = folder
+    def __init__(self, pictures: DataPictures, keys: Sequence[str], apply_exif_orientation: bool) -> None:
+        self.pictures = pictures
         self.keys = keys
         self.apply_exif_orientation = apply_exif_orientation
 
@@ -213,7 +211,7 @@ class _Pictures(Dataset):
     def __getitem__(self, index: int) -> _Loaded:
         key = self.keys[index]
         try:
-            return _Loaded(key, open_picture(self.folder / key, self.apply_exif_orientation))
+            return _Loaded(key, self.pictures.open(key, self.apply_exif_orientation))
         except XTunerError as error:
             return _Loaded(key, None, str(error))
 
@@ -249,23 +247,3 @@ def _wait(parts: Path, world_size: int) -> None:
     # by files, not by a barrier: its time limit would end a run whose ranks differ by an hour
     while not all((parts / f"rank{rank}-of-{world_size}.done").exists() for rank in range(world_size)):
         time.sleep(_POLL_SECONDS)
-
-
-def _keys_of_records(data_path: str) -> list[str]:
-    keys: dict[str, None] = {}
-    for record in read_records(data_path):
-        if isinstance(record, str):
-            raise XTunerError(record)
-        image = record.value.get("image") if isinstance(record.value, Mapping) else None
-        for key in image if isinstance(image, list) else [image]:
-            if key:
-                keys[str(key)] = None
-    return list(keys)
-
-
-def _keys_below(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and path.is_file()
-    )

@@ -43,10 +43,15 @@ def add_box_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", default="owlv2", help="config that defines a `detector` (default: owlv2); see configs/boxes"
     )
     parser.add_argument(
-        "--image-folder", required=True, metavar="DIR", help="folder that picture paths are relative to"
+        "--image-folder",
+        metavar="DIR",
+        help="folder that picture paths are relative to, or archives of pictures; not needed where the data holds them",
     )
     parser.add_argument(
-        "--data", metavar="FILE", help="LLaVA records whose pictures get boxes (default: every picture in the folder)"
+        "--data",
+        metavar="DATA",
+        help="records whose pictures get boxes: JSON, Parquet, Arrow, WebDataset or hf://owner/name, as data_path "
+        "takes them (default: every picture in the folder)",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="path of the box file to write")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures per batch (default: 8)")

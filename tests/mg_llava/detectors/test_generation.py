@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,10 +19,15 @@ from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.boxes.store import BoxStore
+from mg_llava.data.box_columns import find_boxes
 from mg_llava.detectors.generation import BoxGeneration
+from tests.source_files import as_rows, write_source, write_tar
 from tests.tiny_assistant import save_picture
 from tests.tiny_detectors import NAMES, tiny_owlv2
 from xtuner.cli import main
+from xtuner.data.records.records import Record
+from xtuner.data.sources import open_source
+from xtuner.data.sources.locate import locate
 from xtuner.errors import XTunerError
 
 ROOT = Path(__file__).parents[3]
@@ -110,6 +116,87 @@ class TestRun:
         assert "4.png' does not decode" in error and "1 unreadable" in error
 
 
+def source(kind: str, folder: Path, tmp_path: Path, name: Any = lambda path: path, count: int = 6) -> str:
+    """The first pictures of `folder` and another use of the first one, as a source that holds them."""
+    paths = [f"train/{number}.png" for number in range(count)] + ["train/0.png"]
+    question = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
+    records = [{"id": str(number), "image": path, "conversations": question} for number, path in enumerate(paths)]
+    rows = as_rows(records, folder, [])
+    for row in rows:
+        del row["boxes"], row["labels"], row["scores"], row["width"], row["height"]
+        row["images"][0]["path"] = name(row["images"][0]["path"])
+    return write_source(kind, tmp_path / "source", rows)
+
+
+class TestSources:
+    @pytest.mark.parametrize("kind", ["parquet", "arrow folder", "webdataset"])
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_pictures_inside_the_data(self, kind: str, workers: int, folder: Path, tmp_path: Path) -> None:
+        path = source(kind, folder, tmp_path)
+        run = BoxGeneration({"type": Whole}, data_path=path, batch_size=2, num_workers=workers)
+        out = run.run(tmp_path / "boxes.json")
+        store = BoxStore(str(out))
+        # save_to_disk keeps the last part of a path only
+        name = "5.png" if kind == "arrow folder" else "train/5.png"
+        assert len(store) == 6 and store.lookup(name).boxes.tolist() == [[0, 0, 25, 15]]
+        # and training finds them by the records
+        assert [len(boxes) for boxes in boxes_of(path, out)] == [0, 1, 1, 1, 1, 1, 0]
+
+    def test_a_data_set_of_the_hub(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = source("parquet folder", folder, tmp_path)
+        found = locate(path)
+        monkeypatch.setattr("xtuner.data.sources.locate.hub_files", lambda address: list(found.files))
+        out = BoxGeneration({"type": Whole}, data_path="hf://owner/name:train", num_workers=0).run(tmp_path / "b.json")
+        assert len(BoxStore(str(out))) == 6
+
+    def test_pictures_without_names_are_known_by_their_places(self, folder: Path, tmp_path: Path) -> None:
+        path = source("parquet", folder, tmp_path, name=lambda _: None)
+        out = BoxGeneration({"type": Whole}, data_path=path, num_workers=0).run(tmp_path / "boxes.json")
+        assert len(BoxStore(str(out))) == 7
+        assert [len(boxes) for boxes in boxes_of(path, out)] == [0, 1, 1, 1, 1, 1, 0]
+
+    def test_archives(self, folder: Path, tmp_path: Path) -> None:
+        members = [(f"train/{number}.png", (folder / f"train/{number}.png").read_bytes()) for number in range(10)]
+        write_tar(tmp_path / "images.tar", members)
+        (tmp_path / "data.json").write_text(json.dumps([{"image": "train/3.png"}, {"images": ["train/9.png"]}]))
+        run = generation(tmp_path / "images.tar", data_path=str(tmp_path / "data.json"))
+        assert len(BoxStore(str(run.run(tmp_path / "boxes.json")))) == 2
+
+    def test_one_name_for_different_pictures(
+        self, folder: Path, tmp_path: Path, framework_log: list[logging.LogRecord]
+    ) -> None:
+        path = source(
+            "parquet", folder, tmp_path, name=lambda path: "x.png" if path.endswith(("1.png", "2.png")) else path
+        )
+        out = BoxGeneration({"type": Whole}, data_path=path, num_workers=0).run(tmp_path / "boxes.json")
+        assert "different pictures the same name (1 name, the first is 'x.png')" in framework_log[0].getMessage()
+        found = boxes_of(path, out)
+        assert len(BoxStore(str(out))) == 6 and [len(boxes) for boxes in found] == [0, 1, 1, 1, 1, 1, 0]
+        assert found[1][0, 2] == 21 and found[2][0, 2] == 22
+
+    def test_other_columns(self, folder: Path, tmp_path: Path) -> None:
+        path = source("parquet folder", folder, tmp_path)
+        with pytest.raises(XTunerError, match="has the columns 'id', 'images', 'conversations'"):
+            BoxGeneration({"type": Whole}, data_path=path, data_columns={"image": "photo"})
+
+
+def boxes_of(path: str, out: Any) -> list[np.ndarray]:
+    """Returns the boxes that training finds for each record of `source`."""
+    store = BoxStore(str(out))
+    found = []
+    for record in open_source(path).records():
+        assert isinstance(record, Record)
+        (image,) = as_list(record.value.get("image", record.value.get("images")))
+        boxes = find_boxes(store, image, "", 1)
+        assert boxes is not None
+        found.append(boxes.found.boxes)
+    return found
+
+
+def as_list(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
 class TestMistakes:
     def test_parts_of_another_detector(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Whole, "breaks_after", 3)
@@ -133,6 +220,8 @@ class TestMistakes:
             generation(tmp_path / "absent")
         with pytest.raises(XTunerError, match="names no picture"):
             generation(tmp_path)
+        with pytest.raises(XTunerError, match="does not exist: name --image-folder or --data"):
+            BoxGeneration({"type": Whole})
 
 
 class TestCommand:
