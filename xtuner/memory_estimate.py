@@ -18,7 +18,10 @@ activation, up, product; no attention matrix, as with sdpa): ``layer = c·n·(6�
 checkpointing ``L·layer``; with it each layer's input and one layer at a time, ``c·n·D·L + layer``. The head
 runs on the supervised positions s only: ``s·V·(c + 8)`` for the logits, their float32 copy and its gradient.
 
-Not counted: the vision parts' passing maps, temporary buffers, fragmentation and the CUDA context (a few GiB
+A trained encoder keeps what a pass of its shape shows (`xtuner.model.activations`), for each picture; frozen ones
+keep nothing.
+
+Not counted: the other vision parts' passing maps, temporary buffers, fragmentation and the CUDA context (a few GiB
 in all).
 """
 

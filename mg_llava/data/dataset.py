@@ -241,3 +241,6 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         told = {kind: count for kind, count in self.report.items() if count and kind not in ("records", "kept")}
         counts = ", ".join(counted(count, kind) for kind, count in told.items())
         get_logger().info("Training data: %s%s", counted(len(self), "samples"), f"; {counts}" if counts else "")
+        for note in (source.cost_note() for source in self.samples.sources):
+            if note:
+                get_logger().warning("%s", note)

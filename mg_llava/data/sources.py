@@ -12,7 +12,9 @@ from mg_llava.videos.files import FrameFiles
 from xtuner.data.records.records import RecordSource
 from xtuner.data.sources import open_pictures, open_source
 from xtuner.data.sources.columns import check_names
-from xtuner.data.sources.locate import source_name
+from xtuner.data.sources.locate import is_columnar, source_name
+from xtuner.data.sources.places import SCHEME
+from xtuner.data.sources.table import TableSource
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.errors import XTunerError, nearest
 from xtuner.registry import build, is_node
@@ -56,6 +58,14 @@ class DataSource:
             XTunerError: nothing is there.
         """
         return open_source(str(self.data_path), self.columns)
+
+    def cost_note(self) -> str | None:
+        """Says that its pictures are slow to read, and what helps; None where they are not."""
+        path = (self.image_folder or "").removeprefix(SCHEME)
+        if path == self.image_folder:
+            path = self.data_path or ""
+        records = open_source(path, self.columns) if is_columnar(path) else None
+        return records.cost_note() if isinstance(records, TableSource) else None
 
     def pictures(self, strict_paths: bool = False) -> FrameFiles:
         """Opens its pictures and videos.

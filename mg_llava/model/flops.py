@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mg_llava.pictures.frames import sides
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.memory_estimate import read_decoder
 from xtuner.model.flops import CostWeights, attention_flops, weight_flops
@@ -92,7 +91,7 @@ def high_res_flops(encoder: HighResEncoder, trained: bool = False) -> float:
         wanted = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
         for name, weight in shape.named_parameters():
             weight.requires_grad_(name in wanted)
-        total = sum(stage.sum() for stage in shape(torch.zeros(1, 3, *sides(encoder.image_size))))
+        total = sum(stage.sum() for stage in shape(encoder.blank_picture()))
         if trained:
             total.backward()
     return float(counter.get_total_flops())

@@ -20,6 +20,7 @@ LEAVES = sorted(
 PARTS = sorted(CONFIGS.glob("parts/*.py"))
 TINY = sorted(CONFIGS.glob("tiny/*.py"))
 BOXES = sorted(CONFIGS.glob("boxes/*.py"))
+STAGES = ("pretrain", "sft")
 LLMS = ("phi3", "vicuna7b", "vicuna13b", "llama3_8b", "yi34b")
 
 # name: llm, template, deepspeed, then (lr, per device, accumulation) of pretrain and of SFT
@@ -133,13 +134,13 @@ class TestOtherEncoders:
 
     # config: low-resolution class, high-resolution class, tokens along a side, channels of the maps, LLM's width
     SHAPES: ClassVar = {
-        "siglip2_so400m_dinov3_convnext_l_qwen3_8b_pretrain": (
+        "siglip2_so400m_dinov3_convnext_l_qwen3_8b": (
             ("SiglipEncoder", 1152, 384),
             ("Dinov3ConvNeXt", [192, 384, 768, 1536], 864),
             27,
             4096,
         ),
-        "clip_l_convnext_xxl_vicuna7b_pretrain": (
+        "clip_l_convnext_xxl_vicuna7b": (
             ("ClipEncoder", 1024, 336),
             ("OpenClipConvNeXt", [384, 768, 1536, 3072], 768),
             24,
@@ -148,20 +149,22 @@ class TestOtherEncoders:
     }
 
     def test_each_has_its_line(self) -> None:
-        assert {path.stem for path in PARTS} == set(self.SHAPES)
+        assert {path.stem for path in PARTS} == {f"{name}_{stage}" for name in self.SHAPES for stage in STAGES}
 
     @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
     def test_sizes(self, path: Path) -> None:
         with meta_init():
             model = build(load_config(path).model)
         low, high = model.low_res_encoder, model.high_res_encoder
-        expected_low, expected_high, side, width = self.SHAPES[path.stem]
+        name, _, stage = path.stem.rpartition("_")
+        expected_low, expected_high, side, width = self.SHAPES[name]
         assert (type(low).__name__, low.channels, low.image_size) == expected_low
         assert (type(high).__name__, high.channels, high.image_size) == expected_high
         assert low.grid == high.grid == (side, side)
         assert model.projector.in_channels == low.channels and model.projector.out_channels == width
         assert model.object_encoder.projector.in_channels == sum(high.channels)
         assert all(weight.is_meta for weight in model.parameters())
+        assert ("llm" in model.trainable) == (stage == "sft")
 
 
 @pytest.mark.parametrize(

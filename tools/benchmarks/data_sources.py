@@ -1,12 +1,13 @@
 """The same pictures in a folder, Parquet, Arrow and WebDataset: start on prepared data, pictures per second, copies.
 
-Usage: ``python tools/benchmarks/data_sources.py [--pictures 100000] [--read 600] [--groups 10MB] [--folder DIR]``
+Usage: ``python tools/benchmarks/data_sources.py [--pictures 100000] [--read 600] [--groups 10MB] [--compressed]
+[--folder DIR]``
 
 Records with a picture each (JPEG, 320 x 240, made here), as JSON with a folder, and what ``xtuner convert dataset``,
 ``save_to_disk`` and a tar writer make of them. For each form: the first preparation; a second start up to the first
 batch of 16, in a process of its own, over the imports; samples per second in a random order, all forms in turns in one
 process on one core, with warm pages; and the bytes that the caches of this project and of `datasets` hold beside the
-source. ``--groups`` takes several sizes of row groups.
+source. ``--groups`` takes several sizes of row groups; ``--compressed`` adds Parquet as `datasets` writes it.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--read", type=int, default=600)
     parser.add_argument("--groups", nargs="+", default=["10MB"])
+    parser.add_argument("--compressed", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", help="keeps the data there, and takes what a former start left")
     args = parser.parse_args()
@@ -191,6 +193,11 @@ def make_forms(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, An
         saved = datasets.load_dataset("parquet", data_files=first, split="train", cache_dir=str(folder / "making"))
         saved.save_to_disk(folder / "arrow")
     forms["Arrow by save_to_disk"] = arguments(str(folder), str(folder / "arrow"), "")
+    if args.compressed:
+        target = folder / "compressed" / "data.parquet"
+        if not target.exists():
+            datasets.load_from_disk(folder / "arrow").to_parquet(target)
+        forms["Parquet as datasets writes it (compressed)"] = arguments(str(folder), str(target), "")
     return forms
 
 

@@ -30,6 +30,7 @@ class PictureEncoder(nn.Module):
     by_family: ClassVar[dict[str, type[PictureEncoder]]]
     role: ClassVar[str]
     config: EncoderConfig
+    image_size: FrameSize
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Enters the class under its families."""
@@ -74,6 +75,10 @@ class PictureEncoder(nn.Module):
     def exported_config(self) -> Any:
         """Returns what builds the encoder's shape again: transformers' config, or content of a config file."""
         return self.config.values
+
+    def blank_picture(self) -> torch.Tensor:
+        """Returns a picture of zeros, (1, 3, S, S)."""
+        return torch.zeros(1, 3, *sides(self.image_size))
 
     @property
     def statistics(self) -> PixelStatistics:

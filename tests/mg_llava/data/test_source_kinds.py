@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from mg_llava.data.dataset import MGLLaVADataset
 from tests.mg_llava.data.test_dataset import BOXES, RECORDS, world
 from tests.source_files import KINDS, as_rows, write_source
+from xtuner.data.sources.pictures import SourcePictures
 
 __all__ = ["world"]
 
@@ -88,3 +91,36 @@ def test_check_finds_nothing_and_counts_the_boxes(world: Any, tmp_path: Path) ->
     # a picture that two records use stands in the source twice
     assert rows["labels"] == "3, most frequent: c0 3, c1 3, c2 2"
     assert rows["text tokens"] == dict(reference.statistics)["text tokens"]
+
+
+def test_what_is_slow_to_read_is_said_with_the_cure(
+    world: Any, tmp_path: Path, framework_log: list[logging.LogRecord]
+) -> None:
+    def said() -> list[str]:
+        return [record.getMessage() for record in framework_log if "compresses its pictures" in record.getMessage()]
+
+    arguments = as_kind("parquet", world, tmp_path)
+    MGLLaVADataset(**arguments)
+    (note,) = said()
+    assert f"'{arguments['data_path']}' compresses its pictures" in note and "`xtuner convert dataset` writes" in note
+    assert f"slow pictures: {note}" in MGLLaVADataset.check_records(arguments).notes
+    MGLLaVADataset.write_records(arguments, str(tmp_path / "shared"), 10**6, 10**6)
+    framework_log.clear()
+    MGLLaVADataset(**{**arguments, "data_path": str(tmp_path / "shared")})
+    MGLLaVADataset(**world())
+    assert not said()
+
+
+def test_a_row_group_is_read_once_in_order(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = MGLLaVADataset(**as_kind("parquet", world, tmp_path))
+    read: list[int] = []
+    whole = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda self, group, **rest: read.append(group) or whole(self, group, **rest)
+    )
+    for number in range(len(dataset)):
+        dataset[number]
+    files = dataset.samples.files[0]
+    assert isinstance(files, SourcePictures)
+    groups = sum(pq.ParquetFile(path).num_row_groups for path in files.found.files)
+    assert len(read) <= groups

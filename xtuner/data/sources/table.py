@@ -87,6 +87,18 @@ class TableSource:
         tables = (open_table(path, self.found.kind) for path in self.found.files)
         return sum(table.text_bytes(_texts(self._choose(table))) for table in tables)
 
+    def cost_note(self) -> str | None:
+        """Says how much is read for a picture of the first file where that is more than the picture."""
+        table = open_table(self.found.files[0], self.found.kind)
+        chosen = self._choose(table)
+        column = next((chosen[field] for field in PICTURES if field in chosen), None)
+        if column is None or not isinstance(table, ParquetTable) or not (cost := table.bytes_per_picture(column)):
+            return None
+        return (
+            f"'{self.data_path}' compresses its pictures, so that training reads and unpacks a row group of "
+            f"{cost / 1e6:,.1f} MB for each: `xtuner convert dataset` writes the data so that each is read alone."
+        )
+
     def identity(self) -> dict[str, Any]:
         """Returns path, number of records and digest of what they say; pictures count by their places."""
         what = json.dumps([self.found.names, self.columns], sort_keys=True)

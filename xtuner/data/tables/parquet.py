@@ -63,6 +63,12 @@ class ParquetTable:
         groups = range(len(self._ends))
         return max((self._size(group, column) for group in groups if not self._is_plain(group, column)), default=0)
 
+    def bytes_per_picture(self, column: str) -> int:
+        """Returns how many bytes are read to have one picture of a column, on average; 0 where each is read alone."""
+        groups = range(len(self._ends))
+        read = sum(self._rows(group) * self._size(group, column) for group in groups if self._is_shared(group, column))
+        return read // max(1, len(self))
+
     def batches(self, columns: Sequence[str], pictures: str | None = None, spots: bool = False) -> Iterator[Batch]:
         """Yields all rows in order: the text `columns`, and what the cells of the column `pictures` hold.
 
@@ -166,6 +172,14 @@ class ParquetTable:
         with self._reading():
             part = self._open().metadata.row_group(group)
             return str(part.column(self._leaves.index(self._bytes_leaves(column)[0])).compression) == "UNCOMPRESSED"
+
+    def _rows(self, group: int) -> int:
+        return int(self._ends[group] - (self._ends[group - 1] if group else 0))
+
+    def _is_shared(self, group: int, column: str) -> bool:
+        """Says whether one picture of a row group takes reading others."""
+        holds = holds_bytes(self.schema.field(column).type)
+        return holds and self._rows(group) > 1 and not self._is_plain(group, column)
 
     def _plain_batches(self, file: pq.ParquetFile, group: int, leaves: Sequence[str], pictures: str) -> Iterator[Batch]:
         """Like `_group_batches`, with the place of each picture: where the same bytes stand in the file."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
+import torch
 from mmengine.config import Config
 from torch import nn
 
 from xtuner.memory_estimate import MemoryEstimate
+from xtuner.model.activations import kept_bytes
 
 SUPERVISED_SHARE = 0.5
 """Assumed share of text tokens with a label: of instructions in several turns, half is answer."""
 
 
 def build_parts(cfg: Config) -> dict[str, nn.Module]:
-    """Builds the config's model without weights; returns its parts by name, frozen as in training.
+    """Builds the config's model without weights; returns its parts by name, frozen and in the modes of training.
 
     Raises:
         XTunerError: parts that do not fit together, or rates for what is not trained.
@@ -25,6 +28,7 @@ def build_parts(cfg: Config) -> dict[str, nn.Module]:
 
     with meta_init():
         model = build(cfg.model)
+    model.train()
     optimizer = cfg.get("optimizer")
     if (
         optimizer
@@ -49,7 +53,8 @@ def estimate(
     """Estimates the memory of training, by the formulas of `xtuner.memory_estimate`.
 
     A sample counts as its longest: ``max_length`` text tokens, `SUPERVISED_SHARE` of them with a label, and
-    one picture's tokens (the parts' ``num_tokens``). The precision ``auto`` counts as bf16.
+    one picture (the parts' ``num_tokens``, and what a trained encoder keeps of it). The precision ``auto`` counts as
+    bf16.
     """
     from xtuner.engine.strategies.deepspeed_settings import read_deepspeed
     from xtuner.memory_estimate import estimate_activations, estimate_memory, read_decoder, read_zero
@@ -70,4 +75,15 @@ def estimate(
             compute_bytes=compute_bytes,
             checkpointing=cfg.model.get("activation_checkpointing", False),
         )
+    activations += batch * sum(_kept_of_picture(part, compute_bytes) for part in parts.values())
     return estimate_memory(frozen, trained, zero, gpus, compute_bytes, activations)
+
+
+def _kept_of_picture(part: nn.Module, compute_bytes: int) -> int:
+    """Bytes that a part keeps of one picture for its backward pass: 0 but for trained encoders."""
+    blank = getattr(part, "blank_picture", None)
+    if blank is None or not count_parameters(part)[1]:
+        return 0
+    dtype = torch.float32 if compute_bytes == 4 else torch.bfloat16
+    with torch.device("meta"):
+        return kept_bytes(deepcopy(part).to(dtype), blank().to(dtype))
