@@ -61,7 +61,8 @@ class TestInventory:
         assert lines_of(path) <= 20
 
     def test_all_configs_are_short(self) -> None:
-        assert sum(lines_of(path) for path in CONFIGS.glob("**/*.py")) <= 700
+        # those that show other parts come on top, each as short as a leaf
+        assert sum(lines_of(path) for path in {*CONFIGS.glob("**/*.py")}.difference(PARTS)) <= 680
 
 
 @pytest.mark.parametrize("path", LEAVES + PARTS + TINY + BOXES, ids=lambda path: path.stem)
