@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from mg_llava.hf import load_assistant as load_exported
+from mg_llava.serving import command as serve
 from tests.tiny_parts import tiny_batch
 from tests.xtuner.tools.conftest import Trained
 from xtuner.cli import main
@@ -19,6 +21,8 @@ from xtuner.errors import XTunerError
 from xtuner.model.files.base import describe_base, read_base
 from xtuner.model.files.weight_files import read_state_dict
 from xtuner.registry import build
+from xtuner.tools import chat
+from xtuner.tools.support import answering
 from xtuner.tools.support.trained_model import build_trained, load_assistant
 
 CONNECTORS = "trainable=('fusion','projector','object_encoder')"
@@ -31,6 +35,13 @@ ROOT = Path(__file__).parents[3]
 def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.inference_mode():
         return model.eval()(**model.data_preprocessor(tiny_batch(size=64)), mode="logits")
+
+
+def arguments(command: str, words: list[str]) -> argparse.Namespace:
+    """What the command line says to a command that answers."""
+    parser = argparse.ArgumentParser()
+    {"chat": chat, "serve": serve}[command].add_arguments(parser)
+    return parser.parse_args(words)
 
 
 class Workshop:
@@ -115,8 +126,8 @@ class TestFromACheckpoint:
         assert torch.equal(workshop.tested(config, checkpoint), expected)
         assert torch.equal(workshop.tested(config, checkpoint, pretrained_pth=str(sft)), expected)
         overrides = parse_overrides(workshop.trained.options[1:])
-        chat = load_assistant(config, str(checkpoint), torch.device("cpu"), overrides=overrides)
-        assert torch.equal(logits(chat.model), expected)
+        answers = load_assistant(config, str(checkpoint), torch.device("cpu"), overrides=overrides)
+        assert torch.equal(logits(answers.model), expected)
         own = ["--cfg-options", f"pretrained_pth={sft}"]
         assert workshop.convert(config, checkpoint, "shipped") == workshop.convert(config, checkpoint, "own", *own) == 0
         # 1e-5: W x + B A x against (W + B A) x
@@ -178,6 +189,18 @@ class TestMoved:
         assert torch.equal(workshop.tested(config, checkpoint, pretrained_pth=str(moved)), expected)
         assert workshop.convert(config, checkpoint, "hf", "--base", str(moved)) == 0
         torch.testing.assert_close(workshop.exported("hf"), expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("command", ["chat", "serve"])
+    def test_base_option_of_what_answers(
+        self, workshop: Workshop, sft: Path, run: tuple[str, Path, torch.Tensor], command: str
+    ) -> None:
+        config, checkpoint, expected = run
+        moved = sft.rename(workshop.folder / "moved.pth")
+        words = [config, "--checkpoint", str(checkpoint), "--device", "cpu", *workshop.trained.options]
+        with pytest.raises(XTunerError, match="--base PATH"):
+            answering.load_assistant(arguments(command, words))
+        assistant = answering.load_assistant(arguments(command, [*words, "--base", str(moved)]))
+        assert torch.equal(logits(assistant.model), expected)
 
     def test_all_runs_moved_together(self, workshop: Workshop, sft: Path, run: tuple[str, Path, torch.Tensor]) -> None:
         config, checkpoint, expected = run

@@ -18,6 +18,7 @@ from tests.xtuner.engine.toy import train_toy
 from xtuner.cli import main
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
 from xtuner.model.files.pickles import restricted_loading
+from xtuner.model.files.base import read_base
 from xtuner.model.files.weight_files import read_state_dict
 
 CASES = ("ddp", "zero1", "zero2", "zero3")
@@ -90,6 +91,12 @@ def in_one_process(runs: Path) -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return runs
+
+
+@pytest.mark.parametrize("case", ["zero1", "zero2"])
+def test_a_universal_checkpoint_stands_on_what_its_source_stood_on(in_one_process: Path, case: str) -> None:
+    source = read_base(in_one_process / case / "iter_3.pth")
+    assert source is not None and read_base(in_one_process / f"{case}_universal") == source
 
 
 @pytest.mark.parametrize("case", ["zero1", "zero2"])
