@@ -17,8 +17,8 @@ from tests.xtuner.engine.strategies.zero_ranks import BAD_STEP
 from tests.xtuner.engine.toy import train_toy
 from xtuner.cli import main
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder
-from xtuner.model.files.pickles import restricted_loading
 from xtuner.model.files.base import read_base
+from xtuner.model.files.pickles import restricted_loading
 from xtuner.model.files.weight_files import read_state_dict
 
 CASES = ("ddp", "zero1", "zero2", "zero3")
