@@ -162,7 +162,8 @@ def token_grid(config: EncoderConfig, image_size: FrameSize | None = None) -> tu
     if not (isinstance(own, int) and isinstance(patch, int)):
         raise XTunerError(
             f"{config.described}: expected a vision transformer for square pictures, found image_size={own}, "
-            f"patch_size={patch}."
+            f"patch_size={patch}. Name one as visual_encoder_name_or_path; a network of stages (ConvNeXt, Swin, ...) "
+            "belongs to visual_encoder_aux_path."
         )
     size = own if image_size is None else frame_size(image_size)
     height, width = sides(size)

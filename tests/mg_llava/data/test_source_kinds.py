@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import os
 import pickle
@@ -12,10 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from mg_llava.data.dataset import MGLLaVADataset
-from tests.mg_llava.data.test_dataset import BOXES, RECORDS, world
-from tests.source_files import KINDS, as_rows, write_source
+from tests.mg_llava.data.test_dataset import BOXES, RECORDS, talk, world
+from tests.source_files import KINDS, as_rows, write_source, write_tar
 from xtuner.data.sources.locate import locate
 
 __all__ = ["world"]
@@ -123,3 +126,16 @@ def test_a_row_group_is_read_once_in_order(world: Any, tmp_path: Path, monkeypat
         dataset[number]
     groups = sum(pq.ParquetFile(path).num_row_groups for path in locate(arguments["data_path"]).files)
     assert len(read) <= groups
+
+
+def test_a_shard_that_mixes_formats(world: Any, tmp_path: Path) -> None:
+    members = []
+    for number, kind in enumerate(("PNG", "JPEG", "PNG", "JPEG")):
+        out = io.BytesIO()
+        Image.new("RGB", (12, 8), (number * 60, 0, 0)).save(out, kind)
+        record = {"conversations": talk("<image>\nWhat")}
+        members += [(f"{number}.{kind.lower()}", out.getvalue()), (f"{number}.json", json.dumps(record).encode())]
+    write_tar(tmp_path / "mixed.tar", members)
+    arguments = {**world(), "data_path": str(tmp_path / "mixed.tar"), "image_folder": "", "box_json_path": None}
+    dataset = MGLLaVADataset(**arguments)
+    assert [len(dataset[number]["pixel_values"]) for number in range(len(dataset))] == [1] * 4
