@@ -81,11 +81,11 @@ def shard_members(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
     return members
 
 
-def write_source(kind: str, folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Writes `rows` and returns their ``data_path``."""
+def write_source(kind: str, folder: Path, rows: Sequence[Mapping[str, Any]], whole: bool = False) -> str:
+    """Writes `rows`, in two files or `whole`, and returns their ``data_path``."""
     folder.mkdir(parents=True, exist_ok=True)
     schema = features().arrow_schema
-    half = len(rows) // 2
+    half = 0 if whole else len(rows) // 2
     parts = [list(rows[:half]), list(rows[half:])] if half else [list(rows)]
     if kind.startswith("parquet"):
         for number, part in enumerate(parts):
