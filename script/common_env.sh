@@ -1,6 +1,6 @@
 # Sourced by quickstart.sh and run_tests.sh: changes to the project's root and makes or reuses the virtual environment in .venv.
 #   PYTHON=python3.11   interpreter for the environment (default: the first of python3.11, 3.12, 3.10, python3 that is 3.10-3.12)
-#   VENV=.venv          folder of the environment
+#   VENV=.venv          folder of the environment; none = the python and xtuner that are there
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,6 +23,9 @@ _find_python() {
 
 setup_environment() {
     local venv=${VENV:-.venv} python stamp wanted
+    if [ "$venv" = none ]; then
+        return
+    fi
     if [ ! -x "$venv/bin/python" ]; then
         python=$(_find_python)
         echo "==> making $venv with $python"

@@ -15,7 +15,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mg_llava", "xtuner")
-FIRST_PAGES = ("usage", "finetune", "dataset_prepare", "data", "configs", "evaluation", "cluster", "model_zoo")
+FIRST_PAGES = ("usage", "finetune", "dataset_prepare", "data", "configs", "evaluation", "cluster", "gpu", "model_zoo")
 _LINK = re.compile(r"(!?)\[([^\]]+)\]\(([^)\s]+)\)")
 
 

@@ -118,9 +118,7 @@ class MGLLaVA(TrainableParts):
         if fused_loss and not in_meta_init():
             check_fused_loss(self.llm)
         if compile and not in_meta_init():
-            encoders = [part for part in (self.low_res_encoder, self.high_res_encoder) if part is not None]
-            backend = compile if isinstance(compile, str) else "inductor"
-            compile_modules([*encoders, *checkpointing_layers(self.llm)], backend)
+            compile_modules(self.compiled_parts(), compile if isinstance(compile, str) else "inductor")
         if pretrained_pth is not None and not in_meta_init():
             self.load_checkpoint(pretrained_pth)
 
@@ -135,6 +133,11 @@ class MGLLaVA(TrainableParts):
             with_objects=vision.with_objects,
             pack=pack,
         )
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Returns what ``compile`` compiles: both encoders and each layer of the language model."""
+        encoders = [part for part in (self.low_res_encoder, self.high_res_encoder) if part is not None]
+        return [*encoders, *checkpointing_layers(self.llm)]
 
     def set_trainable(self, names: Collection[str]) -> None:
         """Trains what `names` say, freezes all else; see `TrainableParts.set_trainable`.

@@ -29,7 +29,8 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from tools.benchmarks.padding import Published, padding, published_samples  # noqa: E402
-from tools.benchmarks.train_step import ROWS, peak_bytes, random_weights, scaled_model, write_encoders  # noqa: E402
+from tools.benchmarks.real_step import peak_bytes, random_weights  # noqa: E402
+from tools.benchmarks.train_step import ROWS, scaled_model, write_encoders  # noqa: E402
 from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
 from xtuner.data.batches.collate import collate  # noqa: E402
 from xtuner.data.batches.samplers import LengthGroupedBatchSampler, ShuffledBatchSampler  # noqa: E402
@@ -95,7 +96,8 @@ def build_model(args: argparse.Namespace, layout: Layout, device: torch.device) 
     if args.config:
         from xtuner.config import load_config, parse_overrides
 
-        return random_weights(load_config(args.config, parse_overrides([f"pack={layout.pack}"])), device)
+        options = [f"pack={layout.pack}", *args.cfg_options]
+        return random_weights(load_config(args.config, parse_overrides(options)), device)
     with tempfile.TemporaryDirectory() as folder:
         write_encoders(Path(folder))
         trainable = (*CONNECTORS, "llm")
@@ -142,6 +144,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512, help="of the scaled language model (default: 512)")
     parser.add_argument("--config", help="a shipped config: its real sizes with random weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--cfg-options", nargs="*", default=[], metavar="k=v", help="further settings, for --config")
     parser.add_argument("--layout", choices=list(LAYOUTS), help="one layout, as JSON")
     args = parser.parse_args()
     if args.layout:

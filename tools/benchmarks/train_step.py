@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where not i
 import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
-from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
@@ -41,11 +40,12 @@ from mg_llava.model.encoders import HighResEncoder, LowResEncoder  # noqa: E402
 from mg_llava.model.fusion import ConvGateFusion  # noqa: E402
 from mg_llava.model.objects import ObjectEncoder  # noqa: E402
 from mg_llava.model.splice import splice  # noqa: E402
-from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
-from xtuner.engine.processes.environment import Collective, Environment  # noqa: E402
+from tools.benchmarks.real_step import make_batch, measure_real, peak_bytes  # noqa: E402
+from xtuner.constants import IGNORE_INDEX  # noqa: E402
+from xtuner.engine.processes.environment import Collective  # noqa: E402
 from xtuner.engine.steps.optim import StepOptimizer, build_optimizer  # noqa: E402
 from xtuner.engine.steps.step import run_step  # noqa: E402
-from xtuner.engine.strategies.plain import PlainBackend, wrap_plain  # noqa: E402
+from xtuner.engine.strategies.plain import PlainBackend  # noqa: E402
 from xtuner.model.projector import MLPProjector  # noqa: E402
 
 SAMPLES, BOXES, SUPERVISED, TRUNK = 8, 74, 60, "convnext_atto"
@@ -165,33 +165,6 @@ def scaled_model(folder: Path, vocabulary: int, row: Row, width: int = 1024, **a
     return model.train()
 
 
-def make_batch(vocabulary: int, samples: int, image_size: int, boxes: int, supervised: int) -> dict[str, Any]:
-    """One collated batch: a picture with boxes, a short question and a supervised answer in each sample."""
-    generator = torch.Generator().manual_seed(1)
-    length = supervised + 8
-    input_ids = torch.randint(3, vocabulary, (samples, length), generator=generator)
-    labels = torch.full_like(input_ids, IGNORE_INDEX)
-    labels[:, -supervised:] = input_ids[:, -supervised:]
-    input_ids[:, 1] = IMAGE_TOKEN_INDEX
-    shape = (samples, 3, image_size, image_size)
-    corners = torch.rand(samples, boxes, 2, 2, generator=generator).sort(dim=2).values * image_size
-    return {
-        "input_ids": input_ids,
-        "labels": labels,
-        "attention_mask": torch.ones_like(input_ids, dtype=torch.bool),
-        "pixel_values": torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        "boxes": list(corners.flatten(2)),
-    }
-
-
-def peak_bytes(reset: bool) -> int:
-    """Peak resident memory of this process since the last reset (Linux)."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-
-
 def measure_row(key: str, vocabulary: int, repeats: int) -> dict[str, float]:
     """Runs a row in this process."""
     row, device = ROWS[key], torch.device("cpu")
@@ -248,25 +221,6 @@ def print_scaled(vocabulary: int, repeats: int, console: Console) -> None:
     console.print(table)
 
 
-def random_weights(cfg: Any, device: torch.device) -> nn.Module:
-    """A config's model with random weights: shapes on ``meta``, then memory on `device`."""
-    from xtuner.model.meta import meta_init
-    from xtuner.registry import build
-
-    with meta_init():
-        model = build(cfg.model)
-    model = model.to_empty(device=device)
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            nn.init.normal_(parameter, std=0.02)
-    for module in model.llm.modules():  # tables that are computed, not read: rotary angles
-        model.llm._init_weights(module)
-    for module in model.low_res_encoder.modules():
-        model.low_res_encoder.clip._init_weights(module)
-    model.data_preprocessor.to(device)
-    return model.train()
-
-
 def real_rows() -> dict[str, list[str]]:
     """Settings of the rows for a real size, each with all above it."""
     return {
@@ -274,41 +228,6 @@ def real_rows() -> dict[str, list[str]]:
         "recompute half of the layers": ["activation_checkpointing=0.5"],
         "+ compiled encoders and layers": ["activation_checkpointing=0.5", "compile_model=True"],
         "+ fused head and loss": ["activation_checkpointing=0.5", "compile_model=True", "fused_loss=True"],
-    }
-
-
-def measure_real(config: str, options: list[str], device: torch.device, repeats: int, samples: int) -> dict[str, float]:
-    """One row at a real size: seconds a step, peak bytes, model FLOP/s as a share of the peak."""
-    from xtuner.config import load_config, parse_overrides
-    from xtuner.model.flops import peak_flops
-
-    cfg = load_config(config, parse_overrides(options))
-    model = random_weights(cfg, device)
-    optimizer = build_optimizer(model, device, lr=1e-5)
-    environment = Environment("none", 0, 1, 0, device)
-    backend = PlainBackend(wrap_plain(model, optimizer, environment), optimizer, device)
-    image_size = (
-        model.low_res_encoder.image_size if model.high_res_encoder is None else model.high_res_encoder.image_size
-    )
-    vocabulary = model.llm.get_input_embeddings().num_embeddings
-    batch = make_batch(vocabulary, samples, image_size, 20, 200)
-    on_gpu = device.type == "cuda"
-    wait: Callable[[], None] = torch.cuda.synchronize if on_gpu else (lambda: None)
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(repeats + 3):  # compiling takes the first ones
-        start = time.perf_counter()
-        run_step(backend, [batch], Collective())
-        wait()
-        seconds.append(time.perf_counter() - start)
-    median = statistics.median(seconds[3:])
-    flops, peak = model.step_flops(batch), peak_flops(device, optimizer.precision.name)
-    return {
-        "seconds": median,
-        "bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_bytes(reset=False),
-        "flops": flops / median,
-        "mfu": flops / median / peak if peak else float("nan"),
     }
 
 
