@@ -119,6 +119,8 @@ def measure(args: argparse.Namespace, layout: Layout) -> dict[str, float]:
         backend, [make_batch(drawn, chosen[0][: None if on_gpu else 1], vocabulary, high.image_size)], Collective()
     )
     before, seconds, loss, tokens = peak_bytes(reset=True), 0.0, 0.0, 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     for batch in (make_batch(drawn, indices, vocabulary, high.image_size) for indices in chosen):
         if on_gpu:
             torch.cuda.synchronize()

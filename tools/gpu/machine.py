@@ -67,7 +67,9 @@ def prepare_packages(wheels: Path | None, out: Path, device: str) -> dict[str, s
     environ = {
         **os.environ,
         "PATH": f"{programs}:{os.environ.get('PATH', '')}",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *([str(packages)] if packages.is_dir() else [])]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT), *([str(packages)] if packages.is_dir() else []), os.environ.get("PYTHONPATH", "")]
+        ).rstrip(os.pathsep),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "XTUNER_CACHE": str(out / "cache"),
