@@ -81,6 +81,7 @@ WAYS = {
         "mg_llava.boxes",
         "mg_llava.evaluation.reading",
         "mg_llava.pictures",
+        "mg_llava.videos",
         "xtuner.data.text",
     },
     "mg_llava.evaluation.benchmarks.kinds": {
@@ -96,6 +97,11 @@ WAYS = {
     "mg_llava.evaluation.benchmarks.kinds.vqa": {
         "mg_llava.evaluation.benchmarks",
         "mg_llava.evaluation.reading",
+    },
+    "mg_llava.evaluation.benchmarks.kinds.video": {
+        "mg_llava.evaluation.benchmarks",
+        "mg_llava.evaluation.benchmarks.kinds",
+        "mg_llava.evaluation.judging",
     },
     "mg_llava.evaluation.judging": {"mg_llava.evaluation.benchmarks", "xtuner.evaluation"},
     "mg_llava.evaluation.lmms_eval": {
@@ -177,6 +183,7 @@ WAYS = {
         "mg_llava.inference",
         "mg_llava.pictures",
         "mg_llava.serving.generation",
+        "mg_llava.videos",
         "xtuner.data.records",
     },
     "xtuner.__main__": {"xtuner.cli"},

@@ -17,9 +17,13 @@ from mg_llava.evaluation import (
     MathVista,
     MMVet,
     MultipleChoice,
+    MVBench,
+    NExTQA,
     RefCOCO,
     TallyQA,
     TextVQA,
+    VideoMME,
+    VideoQA,
     VizWiz,
     VQAv2,
     YesNo,
@@ -30,7 +34,12 @@ benchmark_box_folder = "data/eval/boxes"
 evaluation_batch_size = 16
 
 benchmarks = [
-    dict(data_root="${benchmark_folder}", box_folder="${benchmark_box_folder}", **entry)
+    dict(
+        data_root="${benchmark_folder}",
+        box_folder="${benchmark_box_folder}",
+        frame_sampling="${frame_sampling}",
+        **entry,
+    )
     for entry in (
         dict(type=MultipleChoice, name="mmbench_dev", data_file="MMBench_DEV_EN.tsv", circular=True),
         dict(type=MultipleChoice, name="mmbench_test", data_file="MMBench_TEST_EN.tsv", circular=True),
@@ -120,6 +129,26 @@ benchmarks = [
             data_file="vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
             upload_questions="vqav2/llava_vqav2_mscoco_test2015.jsonl",
             image_folder="vqav2/test2015",
+        ),
+        # videos: the first four with a judge, as Video-ChatGPT has it
+        *(
+            dict(
+                type=VideoQA,
+                name=f"{name}_qa",
+                data_file=f"{name}_qa/test_q.json",
+                answer_file=f"{name}_qa/test_a.json",
+                image_folder=f"{name}_qa/videos",
+            )
+            for name in ("msvd", "msrvtt", "activitynet", "tgif")
+        ),
+        dict(type=MVBench, name="mvbench", data_file="MVBench.tsv", image_folder="mvbench/video"),
+        dict(type=VideoMME, name="video_mme", data_file="Video-MME.tsv", image_folder="video_mme/video"),
+        dict(
+            type=NExTQA,
+            name="nextqa_test",
+            data_file="nextqa/test.csv",
+            map_file="nextqa/map_vid_vidorID.json",
+            image_folder="nextqa/videos",
         ),
     )
 ]

@@ -23,6 +23,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "benchmarks.kinds.paired_yes_no": ["MME", "HallusionBench"],
         "benchmarks.kinds.ref_coco": ["RefCOCO"],
         "benchmarks.kinds.short_answer": ["ShortAnswer"],
+        "benchmarks.kinds.video.choices": ["MVBench", "NExTQA", "VideoMME"],
+        "benchmarks.kinds.video.open_answers": ["VideoQA"],
         "benchmarks.kinds.vqa.challenge": ["VQA", "TextVQA", "VQAv2"],
         "benchmarks.kinds.vqa.gqa": ["GQA"],
         "benchmarks.kinds.vqa.viz_wiz": ["VizWiz"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +18,12 @@ from mg_llava.boxes.store import BoxStore
 from mg_llava.inference.explain import explain_boxes
 from mg_llava.inference.generation import Draws
 from mg_llava.inference.history import history_text, read_history
-from mg_llava.inference.messages import IMAGE_PART
+from mg_llava.inference.messages import question_about, shown_in
 from mg_llava.inference.prompt_cache import PromptCache
 from mg_llava.pictures.open import num_frames, open_picture
+from mg_llava.videos import FrameSampling, read_frames
 from xtuner.constants import HOTTEST
-from xtuner.data.records.messages import read_message
 from xtuner.data.text.templates import Turn
-from xtuner.data.text.turns import read_turns
 from xtuner.errors import XTunerError, counted
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ class ChatSession:
         """Forgets all turns and pictures."""
         self._turns: list[Turn] = []
         self._shown: list[_Shown] = []
-        self._new_pictures = 0
+        # what was shown since the last question: 0 a picture, else the frames of a video
+        self._new: list[int] = []
         self.finish_reason = ""
         self.cache.reset()
 
@@ -131,8 +132,34 @@ class ChatSession:
         shown = _Shown(path, picture, None, Path(path).read_bytes())
         shown.found = self._find(shown, box_path)
         self._shown.append(shown)
-        self._new_pictures += 1
+        self._new.append(0)
         return 0 if shown.found is None else len(shown.found.boxes)
+
+    def add_video(self, path: str, num_frames: int | None = None) -> int:
+        """Shows the frames of a video to the model with the next question, each with the detector's boxes, if any.
+
+        Args:
+            path: of the file or folder of frames; ``clip.mp4#t=3,12`` is a part of it.
+            num_frames: spread evenly over it; None = 8.
+
+        Returns:
+            How many frames are shown.
+
+        Raises:
+            XTunerError: it cannot be read, has no frames in the range, or larger ones than allowed.
+        """
+        self.notes = []
+        frames = read_frames(path, FrameSampling(num_frames=num_frames), self.max_pixels)
+        for picture, place in zip(frames.pictures, frames.places, strict=True):
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            shown = _Shown(f"{path}, {place.time:.2f} s", picture, None, content.getvalue())
+            shown.found = self._find(shown, None)
+            self._shown.append(shown)
+        self._new.append(len(frames.pictures))
+        if frames.repeats:
+            self.notes.append(f"'{path}' has only {counted(len(frames.pictures), 'frames')} to show")
+        return len(frames.pictures)
 
     def set_boxes(self, box_path: str | None) -> int:
         """Gives the last picture other boxes, for all coming answers; None takes them away.
@@ -188,10 +215,10 @@ class ChatSession:
             XTunerError: the question is empty, or holds special tokens where these are refused, or the conversation
                 passes the model's context.
         """
-        question = self._question(text, self._new_pictures)
+        question = question_about(text, self._new)
         answer = self._answer(self._turns, question, self._shown, max_new_tokens, on_text)
         self._turns.append(replace(question, output=answer))
-        self._new_pictures = 0
+        self._new = []
         return answer
 
     def ask_again(
@@ -222,10 +249,10 @@ class ChatSession:
         before = self._turns[:number]
         asked = replace(self._turns[number], output=None)
         if text is not None:
-            asked = self._question(text, asked.num_pictures)
+            asked = question_about(text, shown_in(asked))
         shown = self._shown[: sum(turn.num_pictures for turn in [*before, asked])]
         answer = self._answer(before, asked, shown, max_new_tokens, on_text)
-        unasked = self._shown[len(self._shown) - self._new_pictures :]
+        unasked = self._shown[len(self._shown) - sum(frames or 1 for frames in self._new) :]
         self._turns = [*before, replace(asked, output=answer)]
         self._shown = [*shown, *unasked]
         return answer
@@ -254,8 +281,11 @@ class ChatSession:
         """Writes the answered turns with their pictures and boxes to a file, see `mg_llava.inference.history`.
 
         Raises:
-            XTunerError: there is no answer yet, the file would be too large to be loaded, or cannot be written.
+            XTunerError: there is no answer yet, a video was shown, the file would be too large to be loaded, or cannot
+                be written.
         """
+        if any(map(any, map(shown_in, self._turns))):
+            raise XTunerError("a chat about a video cannot be saved, only chats about pictures can.")
         count = sum(turn.num_pictures for turn in self._turns)
         text = history_text(self._turns, [(shown.content, shown.found) for shown in self._shown[:count]])
         unfinished = Path(f"{path}.unfinished")
@@ -281,12 +311,6 @@ class ChatSession:
             shown.found = None if saved.found is None else self._choose(saved.found, shown)
             self._shown.append(shown)
         self._turns = list(history.turns)
-
-    def _question(self, text: str, num_pictures: int) -> Turn:
-        if not text.strip():
-            raise XTunerError("the question is empty: type one.")
-        content = [*[IMAGE_PART] * num_pictures, {"type": "text", "text": text}]
-        return read_turns([read_message({"role": "user", "content": content}, 1)]).turns[0]
 
     def explain(self, text: str, answer: str, before: Sequence[Turn]) -> list[float]:
         """Returns for each box of the last picture how much it spoke for `answer` to `text`; see `explain_boxes`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from PIL import Image
@@ -12,14 +13,16 @@ from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.inference.videos import place_frames
 from mg_llava.videos.shown import VideoFrames
 from xtuner.data.records.messages import Message, read_message
-from xtuner.data.text.templates import Turn
-from xtuner.data.text.turns import read_turns
+from xtuner.data.text.templates import Place, Turn
+from xtuner.data.text.turns import read_turns, with_frames
 from xtuner.errors import XTunerError
 
 OpenImage = Callable[[Mapping[str, Any]], "tuple[Image.Image, PictureBoxes | None]"]
 OpenVideo = Callable[[Mapping[str, Any]], VideoFrames]
 IMAGE_PART = {"type": "image"}
 """A picture's place in a message, where the picture itself is at hand."""
+VIDEO_PART = {"type": "video"}
+"""Likewise a video's."""
 
 
 @dataclass
@@ -73,3 +76,26 @@ def read_messages(
     pictures, boxes = [picture for picture, _ in opened], [boxes for _, boxes in opened]
     found.turns, found.pictures, found.found = place_frames(found.turns, pictures, boxes, videos)
     return found
+
+
+def question_about(text: str, shown: Sequence[int]) -> Turn:
+    """Returns the turn that asks about pictures and videos.
+
+    Args:
+        text: the question; an ``<image>`` in it is text.
+        shown: what stands before it, in order: 0 for a picture, for a video the number of its frames.
+
+    Raises:
+        XTunerError: the question is empty.
+    """
+    if not text.strip():
+        raise XTunerError("the question is empty: type one.")
+    content = [*(VIDEO_PART if frames else IMAGE_PART for frames in shown), {"type": "text", "text": text}]
+    turns = read_turns([read_message({"role": "user", "content": content}, 1, videos=True)]).turns
+    return with_frames(turns, [frames for frames in shown if frames])[0]
+
+
+def shown_in(turn: Turn) -> list[int]:
+    """Returns what `question_about` was told of a turn: nothing stands between the frames of a video."""
+    runs = [len(list(run)) for part, run in groupby(turn.parts) if part is Place.PICTURE]
+    return [0 if run == 1 else run for run in runs]

@@ -28,6 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="picture to ask about; repeat the option for several",
     )
     parser.add_argument(
+        "--video",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="video to ask about, behind the pictures; FILE#t=3,12 is a part of it, in seconds",
+    )
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="frames of a video that are shown, spread evenly (default: 8)"
+    )
+    parser.add_argument(
         "--boxes",
         default=NO_BOXES,
         metavar="none|detector|FILE",
@@ -85,10 +95,13 @@ def run(args: argparse.Namespace) -> int:
     for path in args.image:
         session.add_picture(path, box_file)
         tell(session)
+    for path in args.video:
+        session.add_video(path, args.frames)
+        tell(session)
     if args.draw:
         session.draw(args.draw)
     if args.prompt is None:
-        return Conversation(session, args.max_new_tokens, box_file).run()
+        return Conversation(session, args.max_new_tokens, box_file, args.frames).run()
     _answer(session, args)
     return 0
 
@@ -118,6 +131,7 @@ def _check(args: argparse.Namespace) -> None:
     for path in (*args.image, *([] if args.boxes in (NO_BOXES, DETECTOR) else [args.boxes])):
         if not Path(path).is_file():
             raise XTunerError(f"'{path}' does not exist: check --image and --boxes.")
+    _check_videos(args)
     if args.json and args.prompt is None:
         raise XTunerError("--json prints the answer to --prompt: add --prompt.")
     if args.explain and (args.prompt is None or not args.image):
@@ -136,3 +150,11 @@ def _check(args: argparse.Namespace) -> None:
         raise XTunerError(f"--seed is {args.seed}: expected a whole number from 0 to 2**63 - 1.")
     if args.max_new_tokens < 1:
         raise XTunerError(f"--max-new-tokens is {args.max_new_tokens}: expected at least 1.")
+
+
+def _check_videos(args: argparse.Namespace) -> None:
+    for path in args.video:
+        if not Path(path.partition("#t=")[0]).exists():
+            raise XTunerError(f"'{path}' does not exist: check --video.")
+    if args.frames is not None and args.frames < 1:
+        raise XTunerError(f"--frames is {args.frames}: expected at least 1.")

@@ -13,12 +13,15 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from mg_llava.boxes.store import BoxStore
+from mg_llava.evaluation.benchmarks.clips import Clip
 from mg_llava.evaluation.benchmarks.pictures import pictures_first
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.benchmarks.requests import AS_IN_FILE, SHORT_ANSWER_REQUEST, Requests, find_request
 from mg_llava.evaluation.benchmarks.units import first_units
+from mg_llava.videos import FrameSampling
 from xtuner.errors import ProblemsError, XTunerError
 from xtuner.log import get_logger
+from xtuner.registry import build
 
 _REPEATED = re.compile(r"(.+)#\d+", re.DOTALL)
 
@@ -45,6 +48,8 @@ class Benchmark(ABC):
         max_new_tokens: answers are cut there; choose what the benchmark's answers need.
         strict_reference: ask, read and score as the original did, faults and all, to compare with its numbers.
         request: the sentence after the question: a name of `requests`, or a sentence of your own; None = the first.
+        frame_sampling: which frames of a video are shown; None = 8, spread evenly.
+        shuffle_frames: shows them in another order, which tells whether a model heeds it.
     """
 
     requests: ClassVar[Requests] = AS_IN_FILE
@@ -61,9 +66,12 @@ class Benchmark(ABC):
     max_new_tokens: int = 16
     strict_reference: bool = False
     request: str | None = None
+    frame_sampling: FrameSampling | Mapping[str, Any] | None = None
+    shuffle_frames: bool = False
 
     def __post_init__(self) -> None:
         find_request(self.request, self.requests, self.name)
+        self.sampling: FrameSampling = FrameSampling() if self.frame_sampling is None else build(self.frame_sampling)
 
     @property
     def wording(self) -> tuple[str, str]:
@@ -239,6 +247,11 @@ class Benchmark(ABC):
         """Returns the picture of that name, which may be a number, in the picture folder."""
         name = str(name)
         return Picture(key=name, path=os.path.join(self.path(self.image_folder or ""), name))
+
+    def clip(self, name: str, start: float | None = None, end: float | None = None) -> Clip:
+        """Returns the video of that name in the picture folder, or what lies between two seconds of it."""
+        path = os.path.join(self.path(self.image_folder or ""), name)
+        return Clip(name, path, sampling=self.sampling.within(start, end), shuffle=self.shuffle_frames)
 
 
 def mean_by_groups(hits: Iterable[tuple[Mapping[str, str], float]]) -> dict[str, Any]:

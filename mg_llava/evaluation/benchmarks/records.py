@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class Picture:
         encoded: base64 text of the file's bytes, or None.
         box_ids: further ids that box files may know it by, tried after `key` and the question's own.
         boxes: those that its record gives, or None.
+        decoded: a frame of a video, which has no file of its own; None for a picture.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Picture:
     encoded: str | None = None
     box_ids: tuple[str, ...] = ()
     boxes: BoxRecord | None = None
+    decoded: Image.Image | None = field(default=None, compare=False, repr=False)
 
     def open(self, image_processor: ImageProcessor) -> Image.Image:
         """Returns the picture as 8-bit RGB.
@@ -41,6 +44,8 @@ class Picture:
         Raises:
             XTunerError: it is missing, or is not a picture.
         """
+        if self.decoded is not None:
+            return self.decoded
         if self.path is not None:
             return image_processor.open(self.path)
         try:
@@ -50,11 +55,15 @@ class Picture:
             raise XTunerError(f"{where} in the benchmark file: {error} Download the file again.") from error
 
     def content(self) -> bytes:
-        """Returns the bytes of the picture's file.
+        """Returns the bytes of the picture's file; of a frame as PNG.
 
         Raises:
             XTunerError: the file cannot be read, or the text is not base64.
         """
+        if self.decoded is not None:
+            stream = io.BytesIO()
+            self.decoded.save(stream, "PNG")
+            return stream.getvalue()
         try:
             return base64.b64decode(self.encoded or "") if self.path is None else Path(self.path).read_bytes()
         except (OSError, ValueError) as error:

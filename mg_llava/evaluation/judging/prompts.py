@@ -1,4 +1,4 @@
-"""What the authors of MM-Vet and LLaVA-Bench tell their judge, word for word: scores depend on it."""
+"""What the authors of MM-Vet, LLaVA-Bench and Video-ChatGPT tell their judge, word for word: scores depend on it."""
 
 from __future__ import annotations
 
@@ -50,3 +50,25 @@ LLAVA_BENCH_RULE = (
     "bias and ensuring that the order in which the responses were presented does not affect your judgment."
 )
 """LLaVA-Bench-in-the-Wild's instruction, the same for its three categories."""
+
+VIDEO_QA_RULE = (
+    "You are an intelligent chatbot designed for evaluating the correctness of generative outputs for question-answer "
+    "pairs. Your task is to compare the predicted answer with the correct answer and determine if they match "
+    "meaningfully. Here's how you can accomplish the task:------##INSTRUCTIONS: - Focus on the meaningful match "
+    "between the predicted answer and the correct answer.\n- Consider synonyms or paraphrases as valid matches.\n"
+    "- Evaluate the correctness of the prediction compared to the answer."
+)
+"""Video-ChatGPT's instruction (arXiv 2306.05424) for questions about videos; there it is the system message."""
+
+
+def video_qa_pair(question: str, answer: str, predicted: str) -> str:
+    """Returns what Video-ChatGPT asks its judge about one answer."""
+    return (
+        "Please evaluate the following video-based question-answer pair:\n\n"
+        f"Question: {question}\nCorrect Answer: {answer}\nPredicted Answer: {predicted}\n\n"
+        "Provide your evaluation only as a yes/no and score where the score is an integer value between 0 and 5, with "
+        "5 indicating the highest meaningful match. Please generate the response in the form of a Python dictionary "
+        "string with keys 'pred' and 'score', where value of 'pred' is  a string of 'yes' or 'no' and value of "
+        "'score' is in INTEGER, not STRING.DO NOT PROVIDE ANY OTHER OUTPUT TEXT OR EXPLANATION. Only provide the "
+        "Python dictionary string. For example, your response should look like this: {'pred': 'yes', 'score': 4.8}."
+    )

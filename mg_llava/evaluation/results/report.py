@@ -15,6 +15,7 @@ from PIL import Image
 
 from mg_llava.boxes.store import BoxRecord, BoxStore
 from mg_llava.evaluation.benchmarks.base import Benchmark
+from mg_llava.evaluation.benchmarks.clips import Clip
 from mg_llava.evaluation.benchmarks.pictures import find_boxes
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.results.predictions import PredictionFiles
@@ -94,7 +95,7 @@ def _verdict(hit: float | None) -> str:
 def _figures(question: Question, store: BoxStore | None, pictures: _Pictures) -> list[dict[str, Any]]:
     """The question's pictures, made small, with their boxes."""
     figures = []
-    for one in question.pictures:
+    for one in _frames(question):
         small = pictures.small(one)
         if small is None:
             # the row says why there is no answer
@@ -102,6 +103,18 @@ def _figures(question: Question, store: BoxStore | None, pictures: _Pictures) ->
         record = find_boxes(store, question, one)
         figures.append({**small, "boxes": [] if record is None else _boxes(record)})
     return figures
+
+
+def _frames(question: Question) -> list[Picture]:
+    """The question's pictures, and the frames of its videos; a video that cannot be read has none."""
+    found: list[Picture] = []
+    for one in question.pictures:
+        try:
+            found += one.frames() if isinstance(one, Clip) else [one]
+        except XTunerError:
+            # the row says why there is no answer
+            continue
+    return found
 
 
 def _boxes(record: BoxRecord) -> list[list[Any]]:
@@ -123,7 +136,7 @@ class _Pictures:
 
     def small(self, picture: Picture) -> dict[str, Any] | None:
         """Returns the copy's file, its shown size and the picture's own, all in pixels; None if it does not open."""
-        name = hashlib.sha256((picture.path or picture.encoded or "").encode()).hexdigest()[:16]
+        name = hashlib.sha256((picture.path or picture.encoded or picture.key).encode()).hexdigest()[:16]
         with self._locks.setdefault(name, Lock()):
             if name not in self._made:
                 self._made[name] = self._make(picture, f"report_images/{name}.jpg")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.evaluation.benchmarks.base import Benchmark
+from mg_llava.evaluation.benchmarks.clips import with_frames
 from mg_llava.evaluation.benchmarks.pictures import find_boxes
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.pictures.preprocess import ImageProcessor
@@ -20,7 +21,7 @@ class Shown:
     """What is shown of a question.
 
     Attributes:
-        words: the prompt, with ``<image>`` at the place of each picture.
+        words: the prompt, with ``<image>`` at the place of each picture and of each frame of a video.
         pictures: in the order of their places.
         opened: these as 8-bit RGB.
         found: the boxes of each; none where the box file knows none.
@@ -35,14 +36,14 @@ class Shown:
 
 
 def show(benchmark: Benchmark, question: Question, image_processor: ImageProcessor) -> Shown:
-    """Returns a question as it is asked; a picture that is absent or broken is its `error`.
+    """Returns a question as it is asked; a picture or video that is absent or broken is its `error`.
 
     Raises:
         XTunerError: the box file cannot say which boxes are a picture's.
     """
     words = benchmark.prompt(question)
     try:
-        words, pictures = benchmark.place_pictures(question, words)
+        words, pictures = with_frames(*benchmark.place_pictures(question, words))
         opened = [picture.open(image_processor) for picture in pictures]
     except XTunerError as error:
         return Shown(words if IMAGE_TOKEN in words else f"{IMAGE_TOKEN}\n{words}", error=str(error))

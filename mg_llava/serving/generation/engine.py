@@ -27,9 +27,11 @@ class Engine(ABC):
 
     Attributes:
         unexplained: why `explain` cannot be asked here; "" = it can.
+        no_videos: why videos are not taken here; "" = they are.
     """
 
     unexplained = ""
+    no_videos = ""
 
     def __init__(self, max_batch: int = 8, max_queue: int = 32, max_wait: float = 30.0) -> None:
         self.max_batch = max_batch

@@ -38,6 +38,7 @@ class ProxyEngine(Engine):
     unexplained = (
         "which regions mattered is measured inside the model, and here vLLM answers: serve with --backend own for that."
     )
+    no_videos = "vLLM answers here and is sent no videos: send frames as pictures, or serve with --backend own."
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mg_llava.serving.requests.settings import Limits
-from xtuner.data.records.messages import IMAGE_PARTS, picture_address
+from xtuner.data.records.messages import IMAGE_PARTS, VIDEO_PARTS, is_video, picture_address
 from xtuner.errors import XTunerError
 from xtuner.json_values import JSONFault, count_values, parse_json
 
@@ -28,8 +28,11 @@ def read_body(content: bytes, limits: Limits) -> dict[str, Any]:
         raise XTunerError(f"the body is not JSON that can be read: {error}.") from error
     if not isinstance(body, dict):
         raise XTunerError(f"the body is not a JSON object but of type {type(body).__name__}: send an object.")
-    parts = list(_image_parts(body.get("messages")))
-    if len(parts) > limits.max_pictures:
+    parts = list(_media_parts(body.get("messages")))
+    videos = sum(map(is_video, parts))
+    if videos > limits.max_videos:
+        raise XTunerError(f"the request has more than {limits.max_videos} videos, which is the limit: send fewer.")
+    if len(parts) - videos > limits.max_pictures:
         raise XTunerError(f"the request has more than {limits.max_pictures} pictures, which is the limit: send fewer.")
     check_boxes((part.get("boxes") for part in parts), limits)
     _check_texts(body, parts, limits)
@@ -65,7 +68,7 @@ def check_boxes(lists: Iterable[Any], limits: Limits) -> None:
 
 
 def _check_texts(body: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], limits: Limits) -> None:
-    """Refuses too much text; pictures in data URLs do not count as text."""
+    """Refuses too much text; pictures and videos in data URLs do not count as text."""
     rest: list[Any] = [body]
     count = -sum(len(url) for part in parts if isinstance(url := picture_address(part), str))
     while rest:
@@ -80,11 +83,11 @@ def _check_texts(body: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], li
         raise XTunerError(f"the request has {count:,} characters of text, at most {limits.max_text:,} are taken.")
 
 
-def _image_parts(messages: Any) -> Iterator[Mapping[str, Any]]:
+def _media_parts(messages: Any) -> Iterator[Mapping[str, Any]]:
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, Mapping) else None
         for part in content if isinstance(content, list) else ():
-            if isinstance(part, Mapping) and part.get("type") in IMAGE_PARTS:
+            if isinstance(part, Mapping) and part.get("type") in (*IMAGE_PARTS, *VIDEO_PARTS):
                 yield part
 
 

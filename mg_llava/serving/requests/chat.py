@@ -18,8 +18,9 @@ from mg_llava.serving.generation.tickets import Place
 from mg_llava.serving.requests.body import read_body
 from mg_llava.serving.requests.detecting import SharedDetector
 from mg_llava.serving.requests.fields import ChatFields, read_fields
-from mg_llava.serving.requests.pictures import check_boxes, open_content, read_content
+from mg_llava.serving.requests.pictures import check_boxes, open_content, read_content, read_video_url
 from mg_llava.serving.requests.settings import Limits
+from mg_llava.videos.shown import VideoFrames
 from xtuner.data.records.messages import picture_address
 from xtuner.errors import XTunerError
 
@@ -66,8 +67,8 @@ class RequestReader:
     def read(self, content: bytes, place: Place) -> ChatRequest:
         """Reads the body of ``/v1/chat/completions``.
 
-        Beside OpenAI's own fields an image part may have ``boxes`` (see `as_picture_boxes`); see `ChatFields` for those
-        of the body.
+        Beside OpenAI's own fields there are parts of type ``video_url``, and an image part may have ``boxes`` (see
+        `as_picture_boxes`); see `ChatFields` for those of the body.
 
         Raises:
             XTunerError: a field is absent, of another kind or not supported, or something is beyond a limit.
@@ -86,7 +87,13 @@ class RequestReader:
             files.append(read_content(picture_address(part), self.limits))
             return self._open_image(part, files[-1], detects, place)
 
-        conversation = read_messages(fields.messages, open_image, bool(fields.continue_final_message))
+        def open_video(part: Mapping[str, Any]) -> VideoFrames:
+            place.check()
+            if self.engine.no_videos:
+                raise XTunerError(self.engine.no_videos)
+            return self._open_video(part, detects, place)
+
+        conversation = read_messages(fields.messages, open_image, bool(fields.continue_final_message), open_video)
         if conversation.turns[-1].output is not None:
             raise XTunerError("the last message is an answer: end with the user's, or set continue_final_message.")
         place.check()
@@ -119,6 +126,14 @@ class RequestReader:
             return picture, None if detects is None else detects.look(picture, place.check)
         check_boxes(found, picture.size)
         return picture, found
+
+    def _open_video(self, part: Mapping[str, Any], detects: SharedDetector | None, place: Place) -> VideoFrames:
+        if part.get("boxes") is not None:
+            raise XTunerError("a video part has 'boxes': send pictures instead, one a frame, each with its own.")
+        shown = read_video_url(picture_address(part), self.limits, place.check)
+        if detects is None:
+            return shown
+        return shown.with_boxes([detects.look(picture, place.check) for picture in shown.pictures])
 
 
 def read_sampling(fields: ChatFields, limits: Limits, stop_words: Sequence[str]) -> Sampling:

@@ -1,10 +1,11 @@
-"""Pictures of requests: data URLs, and remote ones where that is allowed."""
+"""Pictures and videos of requests: data URLs, and remote pictures where that is allowed."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import io
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
@@ -14,6 +15,8 @@ from mg_llava.inference.prompts import check_finite
 from mg_llava.pictures.open import open_picture
 from mg_llava.pictures.remote import fetch
 from mg_llava.serving.requests.settings import Limits
+from mg_llava.videos import FrameSampling, open_video
+from mg_llava.videos.shown import VideoFrames
 from xtuner.errors import XTunerError
 
 
@@ -49,7 +52,7 @@ def read_content(url: Any, limits: Limits) -> bytes:
     if not isinstance(url, str):
         raise XTunerError("an image part has no URL: expected image_url with {'url': 'data:image/png;base64,...'}.")
     if url.startswith("data:"):
-        content = _decode(url)
+        content = _decode(url, "picture", "image")
     elif url.startswith(("http://", "https://")):
         if not limits.allow_remote:
             raise XTunerError(
@@ -64,14 +67,42 @@ def read_content(url: Any, limits: Limits) -> bytes:
     return content
 
 
-def _decode(url: str) -> bytes:
+def read_video_url(url: Any, limits: Limits, check: Callable[[], None]) -> VideoFrames:
+    """Returns the frames of a ``data:video/...;base64,`` URL that are shown.
+
+    Args:
+        url: of the video.
+        limits: of the server.
+        check: called before each frame is decoded; raises where nobody waits any more.
+
+    Raises:
+        XTunerError: no such URL, not a video, or too large.
+    """
+    if not isinstance(url, str) or not url.startswith("data:"):
+        found = repr(url[:20]) if isinstance(url, str) else "none"
+        raise XTunerError(f"the video's URL begins with {found}: expected video_url with data:video/mp4;base64,...")
+    content = _decode(url, "video", "video")
+    if not content:
+        raise XTunerError("the video is empty, 0 bytes.")
+    with open_video(io.BytesIO(content), limits.max_pixels) as video:
+        sampled = FrameSampling(num_frames=limits.max_frames).choose(video.times, video.duration)
+        places = tuple(video.place(number) for number in sampled.numbers)
+        pictures = []
+        check()
+        for picture in video.frames(places):
+            check()
+            pictures.append(picture)
+        return VideoFrames(tuple(pictures), places, video.duration, sampled.repeats)
+
+
+def _decode(url: str, kind: str, media: str) -> bytes:
     head, _, data = url.partition(",")
     if not head.endswith(";base64"):
-        raise XTunerError("the picture's data URL is not base64: expected data:image/...;base64,...")
+        raise XTunerError(f"the {kind}'s data URL is not base64: expected data:{media}/...;base64,...")
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise XTunerError(f"the picture's data URL does not decode: {error}.") from error
+        raise XTunerError(f"the {kind}'s data URL does not decode: {error}.") from error
 
 
 def check_boxes(found: PictureBoxes, size: tuple[int, int]) -> None:

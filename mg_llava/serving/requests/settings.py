@@ -24,6 +24,8 @@ class Limits:
         max_boxes: of all pictures of a request.
         max_pixels: of a picture.
         max_pictures: of a request.
+        max_videos: of a request.
+        max_frames: of a video; so many are shown, spread evenly.
         max_new_tokens: of an answer, whatever a request asks for.
         refuse_unknown: refuse fields that this server does not know; off = they are named in a header of the answer.
         allow_remote: fetch pictures from http(s) addresses; off, since it lets strangers make this machine call others.
@@ -42,6 +44,8 @@ class Limits:
     max_boxes: int = 1000
     max_pixels: int = MAX_PIXELS
     max_pictures: int = 8
+    max_videos: int = 1
+    max_frames: int = 8
     max_new_tokens: int = 1024
     refuse_unknown: bool = False
     allow_remote: bool = False

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mg_llava.inference.chat import ChatSession
 from mg_llava.inference.messages import read_messages
 from mg_llava.videos import FrameSampling, read_frames
 from tests.clips import frame_picture, number_of, write_clip
@@ -92,3 +93,31 @@ class TestMessages:
         content = [{"type": "video", "video": "a.mp4"}]
         with pytest.raises(XTunerError, match="a part of type 'video'"):
             read_messages([{"role": "user", "content": content}], lambda _: (Image.new("RGB", (8, 8)), None))
+
+
+class TestChat:
+    def test_a_video_a_picture_and_an_edited_question(self, assistant: Any, tmp_path: Path) -> None:
+        """The same ids as one question with a video and a picture; asked again, the frames stay together."""
+        video = write_clip(tmp_path / "a.mp4", count=16)
+        picture = tmp_path / "a.png"
+        Image.fromarray(frame_picture(3)).save(picture)
+        session = ChatSession(assistant)
+        assert session.add_video(str(video), 4) == 4
+        session.add_picture(str(picture))
+        answer = session.ask("what", 5)
+        shown = read_frames(str(video), FrameSampling(num_frames=4))
+        turn = Turn((Place.VIDEO, "\n", Place.PICTURE, "\nwhat"))
+        prompt = assistant.prepare([turn], [Image.open(picture)], videos=[shown])
+        assert answer == assistant.generate([prompt], 5)[0]
+        asked = session.turns[0].parts
+        session.ask_again(text="Is it red", max_new_tokens=2)
+        assert session.turns[0].parts[:-1] == asked[:-1] and len(session.describe()["images"]) == 5
+        with pytest.raises(XTunerError, match="a chat about a video cannot be saved"):
+            session.save(tmp_path / "chat.json")
+
+    def test_a_part_of_few_frames_is_told(self, assistant: Any, tmp_path: Path) -> None:
+        session = ChatSession(assistant)
+        assert session.add_video(f"{write_clip(tmp_path / 'a.mp4', count=16)}#t=0,0.4") == 4
+        assert "has only 4 frames to show" in session.notes[0]
+        with pytest.raises(XTunerError, match=r"no\.mp4"):
+            session.add_video(str(tmp_path / "no.mp4"))

@@ -67,6 +67,8 @@ def proxied(assistant: Assistant, folder: Path, limits: Limits) -> Iterator[Any]
 class Preparing:
     """What an engine makes prompts by, without its thread."""
 
+    no_videos = ""
+
     def __init__(self, assistant: Assistant) -> None:
         self.assistant = assistant
 

@@ -13,12 +13,12 @@ from xtuner.log import console
 
 NO_BOXES, DETECTOR = "none", "detector"
 USAGE = (
-    "/image PATH [BOX_FILE] adds a picture, /boxes none|detector|BOX_FILE replaces its boxes, /draw PATH "
-    "saves it with its boxes, /explain PATH colours each box by its influence on the last answer, /again asks the last "
-    "question again, /edit [NUMBER] TEXT asks TEXT instead of the last question (or of that number) and forgets what "
-    "came after it, /temperature NUMBER makes answers vary (0: the likeliest words), /tokens NUMBER sets the longest "
-    "answer, /save FILE and /load FILE keep a conversation, /reset forgets everything, /exit ends the conversation. "
-    "Any other text is a question."
+    "/image PATH [BOX_FILE] adds a picture, /video PATH the frames of a video, /boxes none|detector|BOX_FILE replaces "
+    "the boxes of the last picture, /draw PATH saves it with its boxes, /explain PATH colours each box by its "
+    "influence on the last answer, /again asks the last question again, /edit [NUMBER] TEXT asks TEXT instead of the "
+    "last question (or of that number) and forgets what came after it, /temperature NUMBER makes answers vary (0: the "
+    "likeliest words), /tokens NUMBER sets the longest answer, /save FILE and /load FILE keep a conversation, /reset "
+    "forgets everything, /exit ends the conversation. Any other text is a question."
 )
 
 
@@ -29,15 +29,20 @@ class Conversation:
         session: a `ChatSession` of a model family.
         max_new_tokens: of an answer.
         box_file: of pictures that are added without one; None = none.
+        num_frames: of a video; None = as the session has it.
     """
 
-    def __init__(self, session: Any, max_new_tokens: int, box_file: str | None = None) -> None:
+    def __init__(
+        self, session: Any, max_new_tokens: int, box_file: str | None = None, num_frames: int | None = None
+    ) -> None:
         self.session = session
         self.max_new_tokens = max_new_tokens
         self.box_file = box_file
+        self.num_frames = num_frames
         self._last: tuple[str, str, Any] | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self._image,
+            "/video": self._video,
             "/boxes": self._boxes,
             "/draw": self._draw,
             "/explain": self._explain,
@@ -128,6 +133,12 @@ class Conversation:
         words = _paths(rest)
         count = self.session.add_picture(words[0], words[1] if len(words) > 1 else self.box_file)
         console.print(f"{words[0]}: added with {counted(count, 'boxes')}", style="dim", markup=False)
+        tell(self.session)
+        self._last = None
+
+    def _video(self, rest: str) -> None:
+        count = self.session.add_video(rest, self.num_frames)
+        console.print(f"{rest}: added with {counted(count, 'frames')}", style="dim", markup=False)
         tell(self.session)
         self._last = None
 

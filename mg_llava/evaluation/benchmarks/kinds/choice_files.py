@@ -21,7 +21,7 @@ _CHOICES = {"A": "choice_a", "B": "choice_b", "C": "choice_c", "D": "choice_d"}
 _OPTION_LINE = re.compile(r"^[ \t]*\(([A-Z])\)[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 
 
-class _ChoiceFile(MultipleChoice):
+class ChoiceFile(MultipleChoice):
     """Questions of a file that is no table."""
 
     def checked(self, questions: Sequence[Question]) -> list[Question]:
@@ -41,7 +41,7 @@ class _ChoiceFile(MultipleChoice):
 
 
 @dataclass(kw_only=True, eq=False)
-class SEEDBench(_ChoiceFile):
+class SEEDBench(ChoiceFile):
     """``SEED-Bench.json``: accuracy over all questions about images, and by task.
 
     Questions about videos are left out and counted (``num_video_questions_left_out``). Writes ``upload.jsonl`` for the
@@ -96,7 +96,7 @@ def _is_image(row: dict[str, Any]) -> bool:
 
 
 @dataclass(kw_only=True, eq=False)
-class VStarBench(_ChoiceFile):
+class VStarBench(ChoiceFile):
     """``test_questions.jsonl``: ``{question_id, image, text, category, label}``; the text holds "(A) …" lines.
 
     ``overall`` is the accuracy over all questions; scores are broken down by `category`.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mg_llava.evaluation.benchmarks.base import Benchmark, unique_ids
 from mg_llava.evaluation.benchmarks.files import read_records
-from mg_llava.evaluation.benchmarks.records import Question
+from mg_llava.evaluation.benchmarks.records import Picture, Question
 from mg_llava.evaluation.reading.answers import same_short_answer, short_answer
 
 
 class ShortAnswer(Benchmark):
     """A JSON list of ``{id, image, question, answer, kind}``; right by `answers.same_short_answer`.
 
-    `image` may be absent; scores are broken down by `kind`.
+    `image` may be absent, or `video` stand in its place; scores are broken down by `kind`.
     """
 
     def read_questions(self) -> list[Question]:
@@ -21,13 +23,18 @@ class ShortAnswer(Benchmark):
             Question(
                 id=unique_id,
                 text=str(row["question"]),
-                pictures=(self.picture(row["image"]),) if row.get("image") else (),
+                pictures=self._pictures(row),
                 box_id=str(row["id"]),
                 answer=short_answer(str(row["answer"])),
                 groups={"kind": str(row["kind"])} if "kind" in row else {},
             )
             for unique_id, row in zip(unique_ids(row["id"] for row in rows), rows, strict=True)
         ]
+
+    def _pictures(self, row: dict[str, Any]) -> tuple[Picture, ...]:
+        if row.get("video"):
+            return (self.clip(str(row["video"])),)
+        return (self.picture(row["image"]),) if row.get("image") else ()
 
     def parse(self, question: Question, output: str) -> str | None:
         """Returns the normalised answer."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from mg_llava.serving.requests.chat import RequestReader, UnknownModel  # noqa: 
 from mg_llava.serving.requests.detecting import SharedDetector  # noqa: E402
 from mg_llava.serving.requests.fields import read_fields  # noqa: E402
 from mg_llava.serving.requests.settings import Limits  # noqa: E402
+from tests.clips import write_clip  # noqa: E402
 from tests.mg_llava.serving.conftest import Preparing, data_url, found_cup, noise  # noqa: E402
 from xtuner.errors import XTunerError  # noqa: E402
 
@@ -265,3 +268,42 @@ def test_whatever_comes_is_read_or_refused(assistant: Assistant, body: Any, more
 def test_whatever_comes_many_times(assistant: Assistant, body: Any, more: dict[str, Any]) -> None:
     """The same for longer."""
     check(assistant, body, more)
+
+
+class TestVideos:
+    def read(self, assistant: Assistant, *urls: Any, **part: Any) -> Any:
+        content = [{"type": "video_url", "video_url": {"url": url}, **part} for url in urls]
+        body = {"messages": [{"role": "user", "content": [*content, {"type": "text", "text": "what"}]}]}
+        limits = Limits(max_text=1000, max_frames=4, max_pixels=10_000)
+        return RequestReader(Preparing(assistant), "tiny", limits).read(json.dumps(body).encode(), Place(math.inf))
+
+    def url(self, folder: Path, **clip: Any) -> str:
+        content = write_clip(folder / "a.mp4", **clip).read_bytes()
+        return f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+
+    def test_frames_are_pictures_and_no_text(self, assistant: Assistant, tmp_path: Path) -> None:
+        assert len(self.read(assistant, self.url(tmp_path)).prompt.pixel_values) == 4
+
+    @pytest.mark.parametrize(
+        ("url", "message"),
+        [
+            ("http://a.b/c.mp4", "begins with 'http://a.b/c.mp4'"),
+            (None, "begins with none"),
+            ("data:video/mp4;base64,", "empty, 0 bytes"),
+            ("data:video/mp4;base64,AAAA", "is no MP4"),
+            ("data:video/mp4,AAAA", "is not base64"),
+            (data_url(noise()), "it is a PNG picture"),
+        ],
+    )
+    def test_what_is_no_video(self, assistant: Assistant, url: Any, message: str) -> None:
+        with pytest.raises(XTunerError, match=message):
+            self.read(assistant, url)
+
+    def test_limits(self, assistant: Assistant, tmp_path: Path) -> None:
+        url = self.url(tmp_path)
+        with pytest.raises(XTunerError, match="more than 1 videos"):
+            self.read(assistant, url, url)
+        with pytest.raises(XTunerError, match="megapixels"):
+            self.read(assistant, self.url(tmp_path, size=(128, 96)))
+        with pytest.raises(XTunerError, match="a video part has 'boxes'"):
+            self.read(assistant, url, boxes=[[0, 0, 1, 1]])

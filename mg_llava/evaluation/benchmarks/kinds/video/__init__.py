@@ -1,0 +1,1 @@
+"""Benchmarks of videos: free answers that a judge marks, and multiple choice."""
