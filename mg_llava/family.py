@@ -3,6 +3,7 @@
 They find it by the name of the package: an exported folder's ``model_type``, or a config's model class.
 """
 
+from mg_llava.boxes.store import check_box_file
 from mg_llava.evaluation import OwnRecords
 from mg_llava.hf import load_assistant, load_model, published_weights, save_checkpoint, save_pretrained
 from mg_llava.hf.llava import from_llava, to_llava
@@ -14,6 +15,7 @@ from mg_llava.serving.vllm.offline import OfflineEngine as offline_engine
 __all__ = [
     "ChatSession",
     "OwnRecords",
+    "check_box_file",
     "from_llava",
     "load_assistant",
     "load_model",

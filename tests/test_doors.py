@@ -45,6 +45,7 @@ WAYS = {
     "mg_llava.model.encoders": {"mg_llava.pictures", "xtuner.model", "xtuner.model.files"},
     "xtuner.data.sources": {"xtuner.data.pictures", "xtuner.data.records", "xtuner.data.store", "xtuner.data.tables"},
     "mg_llava": {
+        "mg_llava.boxes",
         "mg_llava.evaluation",
         "mg_llava.hf",
         "mg_llava.hf.llava",
@@ -243,6 +244,7 @@ WAYS = {
     },
     "xtuner.finetune": {
         "xtuner.config",
+        "xtuner.data.pictures",
         "xtuner.data.records",
         "xtuner.data.sources",
         "xtuner.data.text",

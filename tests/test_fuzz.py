@@ -19,7 +19,7 @@ from tools.benchmarks.fuzzing import DOORS, crash, odd_request
 from xtuner.json_values import parse_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 _SHORTEST_PART = 4
+_ANNOUNCES = re.compile(r"[\s,;]*\b(from |with )?(one of|the following|these)\s*:$")
+_SENTENCE_END = re.compile(r"(?<=[\w'\")\]]{2})\. (?=[A-Z])")
 _PLURAL = re.compile(r"\b(?:(box)es|(quer|entr)ies|([a-z]{3,})s)\b")
 
 
@@ -52,6 +54,24 @@ class ProblemsError(XTunerError):
 
     def __reduce__(self) -> tuple[type[ProblemsError], tuple[str, list[str]]]:
         return type(self), (self.what, self.problems)
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns what a library's error says, to go on in a sentence: its first one, without the full stop.
+
+    Without the words that announce a list on the lines below, either; the error's type where it says nothing.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = _ANNOUNCES.sub("", _SENTENCE_END.split(lines[0])[0]) if lines else ""
+    return first.rstrip(" .:") or type(error).__name__
+
+
+def bytes_text(count: float) -> str:
+    """Returns a number of bytes in the unit that shows it: ``1.4 GB``, ``35 MB``, ``820 kB``, ``0 bytes``."""
+    for size, unit, digits in ((1e9, "GB", 1), (1e6, "MB", 0), (1e3, "kB", 0)):
+        if count >= size:
+            return f"{count / size:,.{digits}f} {unit}"
+    return counted(int(count), "bytes")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ _LONG_NUMBER = re.compile("[0-9]{4301}")
 _KINDS = {
     dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false",
 }  # fmt: skip
+_BACKSLASH = "a backslash is written twice in JSON, and paths are written with '/'"
 _WHITESPACE = " \t\r\n"
 
 
@@ -56,7 +57,9 @@ class Decoder:
         self._repeated = None
         try:
             return self._decoder.raw_decode(text, position)
-        except json.JSONDecodeError:
+        except json.JSONDecodeError as error:
+            if error.msg.startswith("Invalid \\"):
+                raise json.JSONDecodeError(f"{error.msg}; {_BACKSLASH}", error.doc, error.pos) from None
             raise
         except RecursionError:
             raise Hopeless(f"nested more than {DEPTH} deep", text, position) from None

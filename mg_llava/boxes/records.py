@@ -62,7 +62,9 @@ def parse_box_record(key: str | None, number: int, value: Any) -> BoxRecord:
     """
     where = f"box record number {number}" if key is None else f"box record '{key}'"
     if not isinstance(value, Mapping):
-        raise XTunerError(f"{where} is a {type(value).__name__}: expected an object with boxes, labels and scores.")
+        raise XTunerError(
+            f"{where} is of type {type(value).__name__}: expected an object with boxes, labels and scores."
+        )
     image, sample_id = value.get("image", key), value.get("id", key)
     if image is None and sample_id is None:
         raise XTunerError(f"{where} has neither 'image' nor 'id': add the picture's path as 'image'.")

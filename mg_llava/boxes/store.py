@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator
 
 from mg_llava.boxes.index import box_index_folder, read_record
-from mg_llava.boxes.records import BoxRecord, image_key
+from mg_llava.boxes.records import BoxRecord, image_key, parse_box_record
 from mg_llava.boxes.selection import PictureBoxes, no_boxes
+from xtuner.data.records.json_stream import Record
+from xtuner.data.records.records import read_keyed_records
 from xtuner.data.store.arrow_rows import ArrowRows
 from xtuner.data.store.key_table import KeyTable
 from xtuner.errors import ProblemsError, XTunerError, counted
@@ -108,6 +110,25 @@ class BoxStore:
             f"({first} and {other}): "
             + ("keep one of them." if kind == "image" else "give each record the path of its picture as 'image'.")
         )
+
+
+def check_box_file(path: str) -> None:
+    """Refuses what is no box file, by its first record: a file may have millions.
+
+    Raises:
+        XTunerError: it cannot be read, holds no record, or the first one is malformed.
+    """
+    try:
+        first = next(read_keyed_records(path, "box file"), None)
+    except OSError as error:
+        raise XTunerError(f"box file '{path}' cannot be read ({error.strerror}): expected a JSON file.") from error
+    if not isinstance(first, Record):
+        reason = f"is not valid JSON: {first}" if first else "holds no record: expected one for each picture"
+        raise XTunerError(f"box file '{path}' {reason}.")
+    try:
+        parse_box_record(first.key, first.index + 1, first.value)
+    except XTunerError as error:
+        raise XTunerError(f"'{path}' is no box file: {error}") from error
 
 
 def other_size_message(image_path: str, size: tuple[int, int], made_for: tuple[int, int], where: str) -> str:

@@ -29,6 +29,7 @@ from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.videos.files import FrameFiles, named_picture, what_is
 from mg_llava.videos.places import read_frame_place
 from mg_llava.videos.sampling import FrameSampling
+from xtuner.data.pictures.windows import is_windows_path, windows_advice
 from xtuner.data.records.findings import Findings
 from xtuner.data.records.records import RecordSource
 from xtuner.data.store.progress import FileProgress
@@ -40,8 +41,9 @@ from xtuner.registry import build
 
 _THREADS = min(8, os.cpu_count() or 1)
 _SHOWN = 10
-_CUT_SHORT = ("data file: ", "malformed JSON: ")
-"""How problems begin after which records of a data file are left unread."""
+_WINDOWS = "paths of Windows: "
+_UNSURE = ("data file: ", "malformed JSON: ", _WINDOWS)
+"""How problems begin after which records of a data file are left unread, or their pictures not known."""
 _ONE_BOX = {
     INVERTED: "inverted box",
     NO_AREA: "box without area",
@@ -124,13 +126,16 @@ def with_other_problems(error: ProblemsError, sources: Sequence[DataSource]) -> 
             continue
         uses = _uses_of(source, findings)
         files = _try("pictures", source.pictures, problems) if uses else None
+        users = {path: use.sample_id for path, use in _first_uses(uses).items()}
+        missing = list(users)
         if files is not None:
-            users = {use.path: use.sample_id for use in reversed(uses)}
             missing = files.missing(pa.array(users, pa.string()))
+            windows = set(_windows_paths(missing, files, len(users), problems))
             for path in missing:
-                kind, name = what_is(path)
-                problems.append(f"missing {kind}: '{name}' (sample '{users[path]}') does not exist")
-        deque(_records_of(uses, source.box_json_path, findings), maxlen=0)
+                if path not in windows:
+                    kind, name = what_is(path)
+                    problems.append(f"missing {kind}: '{name}' (sample '{users[path]}') does not exist")
+        deque(_records_of(uses, source.box_json_path, findings, len(missing) < len(users)), maxlen=0)
     problems = list(dict.fromkeys(problems))
     if not problems:
         return ProblemsError(error.what, error.problems)
@@ -235,10 +240,12 @@ def _check_pictures(
     uses: Sequence[_Use], files: FrameFiles | None, processor: ImageProcessor | None, fast: bool, problems: list[str]
 ) -> dict[str, tuple[int, int]]:
     """Reads each picture once as training does; returns (width, height) of the good ones by path."""
-    first_use = {use.path: use for use in reversed(uses)}
+    first_use = _first_uses(uses)
     sizes: dict[str, tuple[int, int]] = {}
     if files is None:
         return sizes
+    for path in _windows_paths(files.missing(pa.array(first_use, pa.string())), files, len(first_use), problems):
+        del first_use[path]
     readings = _readings(list(first_use))
     with ThreadPoolExecutor(_THREADS) as pool:
         results = pool.map(lambda paths: _read(files, paths, processor, fast), readings)
@@ -266,12 +273,29 @@ def _time_of(path: str) -> float:
     return 0.0 if place is None else place.time
 
 
+def _first_uses(uses: Sequence[_Use]) -> dict[str, _Use]:
+    """Each picture with the first sample that uses it, in the file's order."""
+    found: dict[str, _Use] = {}
+    for use in uses:
+        found.setdefault(use.path, use)
+    return found
+
+
+def _windows_paths(missing: Sequence[str], files: FrameFiles, total: int, problems: list[str]) -> list[str]:
+    """Returns those of the missing pictures whose paths are Windows's; one problem tells of all of them."""
+    advice = windows_advice(missing, total, files.holds)
+    if advice is None:
+        return []
+    problems.append(f"{_WINDOWS}{advice}")
+    return [path for path in missing if is_windows_path(path)]
+
+
 def _outside(uses: Sequence[_Use], files: FrameFiles | None) -> Iterator[str]:
     """Names the pictures that lie outside the image folder."""
     if files is None:
         # named where the pictures are read
         return
-    for path, use in {use.path: use for use in reversed(uses)}.items():
+    for path, use in _first_uses(uses).items():
         if how := files.outside(path):
             yield f"picture outside image_folder: '{path}' (sample '{use.sample_id}') {how}."
 
@@ -302,7 +326,7 @@ def _check_boxes(
 ) -> None:
     seen = set()
     problems = findings.problems
-    for use, record in _records_of(uses, box_path, findings):
+    for use, record in _records_of(uses, box_path, findings, bool(sizes)):
         if (record.where, use.path) in seen:
             continue
         seen.add((record.where, use.path))
@@ -313,8 +337,13 @@ def _check_boxes(
             problems.append(f"boxes of another size: {other_size_message(use.path, size, record.size, record.where)}")
 
 
-def _records_of(uses: Sequence[_Use], box_path: str | None, findings: Findings) -> Iterator[tuple[_Use, BoxRecord]]:
-    """Yields the box records of the pictures; malformed and ambiguous ones, and a foreign file, become problems."""
+def _records_of(
+    uses: Sequence[_Use], box_path: str | None, findings: Findings, some_there: bool
+) -> Iterator[tuple[_Use, BoxRecord]]:
+    """Yields the box records of the pictures; malformed and ambiguous ones, and a foreign file, become problems.
+
+    Where none of the pictures is there, their paths may be wrong, and nothing is said of a file that has none of them.
+    """
     yield from ((use, use.own) for use in uses if use.own is not None)
     if not box_path:
         return
@@ -324,7 +353,7 @@ def _records_of(uses: Sequence[_Use], box_path: str | None, findings: Findings) 
         return
     problems += [f"malformed box record: {problem}" for problem in store.problems]
     # after these the file may look like another one's only because it, or the data file, was not read to its end
-    broken = bool(store.problems) or any(problem.startswith(_CUT_SHORT) for problem in problems)
+    broken = not some_there or bool(store.problems) or any(problem.startswith(_UNSURE) for problem in problems)
     asked = [use for use in uses if use.own is None]
     pictures = {use.path for use in asked}
     found: set[str] = set()

@@ -22,6 +22,7 @@ from mg_llava.data.video_frames import FrameExpander
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.videos.files import FrameFiles, named_picture
 from mg_llava.videos.sampling import FrameSampling
+from xtuner.data.pictures.windows import is_windows_path, windows_advice
 from xtuner.data.records.records import RecordSource
 from xtuner.data.sources.pictures import SourcePictures
 from xtuner.data.store.cache import CacheError, cache_folder, lock, remember
@@ -232,12 +233,22 @@ def _open(source: DataSource, maker: SampleMaker, folder: Path | None) -> Prepar
     offline = None if folder is None else str(folder)
     part = load_prepared(records, _settings(records, encoder, maker), encoder, offline)
     pictures = part.report.get("pictures", 0)
-    if source.box_json_path and 0 < pictures == part.report.get(NOT_KNOWN):
+    if source.box_json_path and 0 < pictures == part.report.get(NOT_KNOWN) and _holds_some(source, part):
         raise XTunerError(no_match_message(source.box_json_path, pictures))
     if not maker.allow_odd_boxes:
         path = source.box_json_path or source.data_path or str(folder)
         refuse_odd(part.report, part.report.get(ALL_BOXES, 0), path, _records(source))
     return part
+
+
+def _holds_some(source: DataSource, part: PreparedData) -> bool:
+    """Says whether any picture is there, and none is named as on Windows: else their paths may be wrong.
+
+    That is `check_pictures` to tell, not the box file.
+    """
+    paths = part.picture_paths()
+    missing = source.pictures().missing(paths)
+    return len(missing) < len(paths) and not any(map(is_windows_path, missing))
 
 
 def _records(source: DataSource) -> Iterator[BoxRecord]:
@@ -284,6 +295,9 @@ def _check_all(part: PreparedData, files: FrameFiles, image_folder: str) -> None
         pa.default_memory_pool().release_unused()
         return
     users = _users(part, missing[:_SHOWN])
+    advice = windows_advice(missing, len(paths), files.holds)
+    if advice is not None:
+        raise ProblemsError(f"'{image_folder}' (setting image_folder)", [advice])
     shown = [f"{named_picture(path)} of sample '{sample_id}' does not exist" for path, sample_id in users.items()]
     hidden = len(missing) - len(shown)
     if hidden:

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from mg_llava.boxes.selection import PictureBoxes, clip_boxes, no_boxes
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.files.quiet import quiet_transformers
 from xtuner.model.llm import resolve_dtype
@@ -83,9 +83,8 @@ def load(kind: Any, path: str, **arguments: Any) -> Any:
         with restricted_loading(pickles_in(path)), quiet_transformers():
             return kind.from_pretrained(path, **arguments)
     except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise XTunerError(
-            f"the detector's checkpoint '{path}' cannot be read: {reason} Download it and name its folder "
+            f"the detector's checkpoint '{path}' cannot be read: {reason_of(error)}. Download it and name its folder "
             f"(detector_path)."
         ) from error
 

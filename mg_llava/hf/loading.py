@@ -15,7 +15,7 @@ from mg_llava.hf.quantization import check_readable
 from mg_llava.inference.assistant import Assistant
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.templates import PromptTemplate
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.files.quiet import quiet_transformers
 
@@ -60,7 +60,7 @@ def load_model(folder: str | Path, **kwargs: Any) -> Any:
             return MGLLaVAForConditionalGeneration.from_pretrained(str(folder), **kwargs)
     except OSError as error:
         raise XTunerError(
-            f"'{folder}' cannot be read: {str(error).splitlines()[0]} "
+            f"'{folder}' cannot be read: {reason_of(error)}. "
             "Copy the whole folder again, or convert the checkpoint again."
         ) from error
 

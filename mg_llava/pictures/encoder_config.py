@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from mg_llava.pictures.frames import FrameSize, frame_size, sides
 from mg_llava.pictures.statistics import OPEN_CLIP_FILE
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.json_values import read_json
 from xtuner.model.meta import architecture_file, in_meta_init
 
@@ -86,7 +86,7 @@ def read_encoder_config(
         values = PretrainedConfig.get_config_dict(name)[0]
     except (OSError, ValueError) as error:
         raise XTunerError(
-            f"the {role} encoder '{name}' cannot be read: {str(error).splitlines()[0]} Give a folder with config.json"
+            f"the {role} encoder '{name}' cannot be read: {reason_of(error)}. Give a folder with config.json"
             f"{' or ' + OPEN_CLIP_FILE if role == HIGH else ''}, or a hub name and network access "
             f"({'visual_encoder_aux_path' if role == HIGH else 'visual_encoder_name_or_path'})."
         ) from error

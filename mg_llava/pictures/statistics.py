@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.json_values import read_json
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -75,9 +75,8 @@ def read_preprocessing(name_or_path: str) -> dict[str, Any]:
         other = _of_open_clip(name_or_path) or _of_timm(name_or_path)
         if other is not None:
             return other
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise XTunerError(
-            f"the image preprocessing of '{name_or_path}' cannot be read: {reason}. Expected a folder with "
+            f"the image preprocessing of '{name_or_path}' cannot be read: {reason_of(error)}. Expected a folder with "
             "preprocessor_config.json (or open_clip's or timm's config), or a hub name and network access "
             "(visual_encoder_name_or_path, visual_encoder_aux_path)."
         ) from error

@@ -166,7 +166,7 @@ def askers_of(assistant: Any, family: str, template: PromptTemplate) -> Askers:
 
 
 families = st.sampled_from(["byte_level", "whole_text", "word_level"])
-many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @templates
@@ -252,7 +252,7 @@ def test_default_system_prompt(assistant: Any, template: PromptTemplate, system:
 
 
 @templates
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(st.lists(any_words, min_size=1).map("".join).filter(str.strip), min_size=1, max_size=5),
     family=families,

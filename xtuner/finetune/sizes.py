@@ -14,14 +14,13 @@ import torch
 from xtuner.config import load_config
 from xtuner.data.text.conversations import Conversation
 from xtuner.engine.steps.precision import resolve_precision
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, bytes_text
 from xtuner.tools.support.memory import build_parts, count_parameters, estimate
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-_GB = 1e9
 _TEMPLATE_TOKENS = 24
 """Roughly what a template writes around a turn."""
 _ANSWER_ROOM = 8
@@ -109,7 +108,7 @@ def check_disk(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise XTunerError(
-            f"the disk of {folder} has {free / _GB:.1f} GB left, and this fine-tune writes about {needed / _GB:.1f} GB "
+            f"the disk of {folder} has {bytes_text(free)} left, and this fine-tune writes about {bytes_text(needed)} "
             "(checkpoints and the exported model): free some, choose --out on another disk, or train adapters with "
             "--lora, whose checkpoints are small."
         )

@@ -6,15 +6,17 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from xtuner.data.pictures.windows import windows_advice
 from xtuner.data.records.records import Record
 from xtuner.data.sources import open_pictures, open_source
 from xtuner.data.text.conversations import Conversation, RecordError, parse_record
-from xtuner.errors import ProblemsError, XTunerError
+from xtuner.errors import ProblemsError, XTunerError, counted
 
 FEWEST = 10
 """Records below which nothing can be held out that would say something."""
@@ -57,13 +59,15 @@ def read_own_records(path: str, columns: Mapping[str, str] | None = None) -> lis
             found.append(OwnRecord(record.value, parse_record(record.value, record.index)))
         except RecordError as error:
             problems.append(str(error))
+    if len(problems) == 1:
+        raise XTunerError(f"'{path}': {problems[0].rstrip('.')}.")
     if problems:
         more = len(problems) - _SHOWN
         listed = [*problems[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
         raise ProblemsError(f"'{path}'", listed)
     answered = [record for record in found if record.conversation.turns]
     if not answered:
-        raise XTunerError(f"'{path}': none of its {len(found)} records has an answer to learn from.")
+        raise XTunerError(f"'{path}': {counted(len(found), 'records')}, and none has an answer to learn from.")
     return answered
 
 
@@ -71,17 +75,14 @@ def check_pictures(records: Sequence[OwnRecord], image_folder: str) -> None:
     """Refuses paths that no picture can be found by, in one sentence; single missing pictures are check-dataset's.
 
     Raises:
-        XTunerError: none of the pictures is there, or paths are written with backslashes.
+        XTunerError: none of the pictures is there, or paths are written as on Windows.
     """
     names = list(dict.fromkeys(name for record in records for name in record.conversation.images))
     files = open_pictures(image_folder)
     missing = files.missing(pa.array(names, pa.string())) if names else []
-    windows = [name for name in missing if "\\" in name and files.holds(name.replace("\\", "/"))]
-    if windows:
-        raise XTunerError(
-            f"{len(windows)} of {len(names)} pictures are named with backslashes, as Windows writes paths "
-            f"('{windows[0]}'): replace '\\' by '/' in the records (in JSON a backslash is written '\\\\')."
-        )
+    advice = windows_advice(missing, len(names), files.holds)
+    if advice is not None:
+        raise XTunerError(advice)
     if names and len(missing) == len(names):
         raise XTunerError(
             f"none of the {len(names)} pictures that the records name is in '{image_folder}', the first is "
@@ -104,8 +105,8 @@ def split_records(records: Sequence[OwnRecord], share: float, seed: int) -> Spli
     """
     if not 0 <= share < 1:
         raise XTunerError(
-            f"--held-out {share:g} is not a share below 1: all records would be held out and none left to train on. "
-            "0.1 holds out one of ten."
+            f"--held-out {share:g} {_why_no_share(share)}: expected a share from 0 (none) to below 1, such as 0.1 for "
+            "one record of ten."
         )
     if share == 0:
         return Split(list(records), [])
@@ -139,6 +140,14 @@ def split_records(records: Sequence[OwnRecord], share: float, seed: int) -> Spli
         [record for place, record in enumerate(records) if place not in chosen],
         [record for place, record in enumerate(records) if place in chosen],
     )
+
+
+def _why_no_share(share: float) -> str:
+    if isnan(share):
+        return "is no number"
+    if share < 0:
+        return "is negative"
+    return "would hold out all records and leave none to train on" if share == 1 else "is more than all records"
 
 
 def write_records(records: Sequence[OwnRecord], path: Path) -> bool:

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from xtuner.errors import XTunerError, nearest
+from xtuner.errors import XTunerError, nearest, reason_of
 from xtuner.log import get_logger
 from xtuner.model.files.frozen import remember_values
 from xtuner.model.files.pickles import pickles_in, restricted_loading
@@ -55,7 +55,7 @@ def read_llm_config(name_or_path: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         raise XTunerError(
-            f"the language model '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
+            f"the language model '{name_or_path}' cannot be read: {reason_of(error)}. "
             "Pass a folder with config.json, or a name on the Hugging Face hub with network access."
         ) from error
 
@@ -171,7 +171,7 @@ def build_llm(
             )
     except OSError as error:
         raise XTunerError(
-            f"the weights of '{name_or_path}' cannot be read: {str(error).splitlines()[0]} "
+            f"the weights of '{name_or_path}' cannot be read: {reason_of(error)}. "
             "Download all of its files (config.json, *.safetensors)."
         ) from error
     llm, info = loaded

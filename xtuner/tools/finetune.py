@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import ProblemsError, XTunerError
+from xtuner.errors import XTunerError, bytes_text
 from xtuner.tools.new import add_model_arguments, base_of, config_text, model_problems
-from xtuner.tools.support.arguments import add_cfg_options
+from xtuner.tools.support.arguments import add_cfg_options, refuse
 from xtuner.tools.train import EXIT_INTERRUPTED
 
 _BENCHMARK = "own_records"
@@ -88,8 +88,7 @@ class _Work:
         self.args = args
         self.overrides = parse_overrides(args.cfg_options)
         problems = _problems(args, self.overrides)
-        if problems:
-            raise ProblemsError("xtuner finetune", problems)
+        refuse(problems)
         self.given = [load_config(path) for path in args.configs]
         self.images, self.boxes, data = args.images, args.boxes, args.data
         if self.given:
@@ -189,6 +188,8 @@ class _Work:
             cfg = load_config(probe)
             records = self.records.training + self.records.held_out
             tokens, self.answer_tokens = longest([one.conversation for one in records], build(cfg.tokenizer))
+            # reads what the encoders' folders say, as the training does an hour later
+            build(cfg.train_dataset["image_processor"])
             sizes = Sizes(probe, tokens, _LORA)
             plan = choose_plan(sizes.memory, free_memory(), self.processes, True if self.args.lora else None)
             self.needed = sizes.disk(plan.lora)
@@ -198,8 +199,8 @@ class _Work:
             probe.unlink(missing_ok=True)
         if not plan.fits:
             sys.stderr.write(
-                f"xtuner finetune: even one sample with adapters needs about {plan.needed / 1e9:.1f} GB, "
-                f"{plan.free / 1e9:.1f} GB are free: take a smaller --llm, or see docs/cluster.md for ZeRO.\n"
+                f"xtuner finetune: even one sample with adapters needs about {bytes_text(plan.needed)}, "
+                f"{bytes_text(plan.free)} are free: take a smaller --llm, or see docs/cluster.md for ZeRO.\n"
             )
 
         # 2. each stage's settings
@@ -234,6 +235,7 @@ class _Work:
         if self.given:
             records = self.records.training + self.records.held_out
             _, self.answer_tokens = longest([one.conversation for one in records], build(cfg.tokenizer))
+            build(cfg.train_dataset["image_processor"])
         kind = family_of_config(cfg).OwnRecords
         parts = {"training": self.files["asked"]}
         parts |= {"held-out": self.files["held_out"]} if self.records.held_out else {}

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from xtuner.errors import XTunerError, nearest, reason_of
+from xtuner.tools.support.arguments import refuse
 
 HELP = "Write the configs of both stages for your own data into the current folder."
 
@@ -50,7 +55,6 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None
 def run(args: argparse.Namespace) -> int:
     """Writes both files and their paths; refuses to replace one."""
     from xtuner.config import load_config
-    from xtuner.errors import XTunerError
 
     # 1. everything that is wrong with the arguments, at once
     _check(args)
@@ -144,8 +148,6 @@ def _path(text: str | None) -> str | None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from xtuner.errors import ProblemsError
-
     problems = []
     if not re.fullmatch(r"\w[\w.-]*", args.name):
         problems.append(f"the name '{args.name}' cannot be a file's: use letters, digits, '_' and '-'.")
@@ -153,34 +155,89 @@ def _check(args: argparse.Namespace) -> None:
         target = args.dir / f"{args.name}_{stage}.py"
         if target.exists():
             problems.append(f"{target} exists and may hold your changes: choose another name or --dir.")
-    problems += model_problems(args)
-    if problems:
-        raise ProblemsError("xtuner new", problems)
+    refuse([*problems, *model_problems(args)])
 
 
 def model_problems(args: argparse.Namespace) -> list[str]:
     """Returns what is wrong with the arguments of `add_model_arguments`, one sentence each."""
+    from xtuner.data.sources.locate import is_there
+    from xtuner.data.text.templates import get_template
+
     problems = []
-    for option, path in (("--data", args.data), ("--images", args.images), ("--boxes", args.boxes)):
-        if path is not None and not Path(path).exists() and not any(letter in path for letter in "*?["):
-            problems.append(f"{option} '{path}' does not exist: give the path as seen from {Path.cwd()}.")
+    given = {"--data": args.data, "--images": args.images, "--boxes": args.boxes}
+    parts = {"--llm": args.llm, "--low-res": args.low_res, "--high-res": args.high_res}
+    given |= {option: path for option, path in parts.items() if path is not None and _is_path(path)}
+    absent = [option for option, path in given.items() if path is not None and not is_there(path)]
+    problems += [f"{name} '{given[name]}' does not exist: give the path as seen from {Path.cwd()}." for name in absent]
+    looks = {"--data": _look_at_data, "--images": _look_at_pictures, "--boxes": _look_at_boxes}
+    for option, look in looks.items():
+        if given[option] is not None and option not in absent:
+            problems += complaint(lambda: look(given[option]), option)  # noqa: B023  called at once
     if args.llm is None and args.base is None:
         problems.append("no language model: give --llm (a folder or a hub name), or --from a shipped model.")
-    if args.template is None and args.llm is not None and Path(args.llm).is_dir():
+    if args.template not in (None, "auto"):
+        problems += complaint(lambda: get_template(args.template), "--template")
+    elif args.template is None and args.llm is not None and Path(args.llm).is_dir():
         problems += _template_problem(args.llm)
     return problems
 
 
+def complaint(look: Callable[[], Any], option: str) -> list[str]:
+    """Returns what `look` finds wrong with an option's value, in one sentence that names the option."""
+    try:
+        look()
+    except XTunerError as error:
+        return [f"{option}: {str(error).rstrip('.')}."]
+    return []
+
+
+def _is_path(text: str) -> bool:
+    """True for what can be no name on the Hub, which is NAME or OWNER/NAME."""
+    return text.startswith(("/", ".", "~")) or text.count("/") > 1
+
+
+def _look_at_data(path: str) -> None:
+    """Reads the first record only: a file may have millions."""
+    from xtuner.data.sources import open_source
+    from xtuner.data.sources.hub import HUB
+    from xtuner.data.text.conversations import parse_record
+
+    if path.startswith(HUB):
+        return
+    first = next(iter(open_source(path).records()), None)
+    if first is None:
+        raise XTunerError(f"'{path}' holds no record: expected some, as `xtuner list-dataset-format` shows.")
+    if isinstance(first, str):
+        raise XTunerError(first)
+    parse_record(first.value, first.index)
+
+
+def _look_at_pictures(path: str) -> None:
+    from xtuner.data.sources import open_pictures
+
+    open_pictures(path)
+
+
+def _look_at_boxes(path: str) -> None:
+    from xtuner.tools.support.families import family_offering
+
+    family_offering("check_box_file").check_box_file(path)
+
+
 def _template_problem(llm: str) -> list[str]:
     """Says where no template can be made from a language model's own chat template."""
-    from xtuner.data.text.probing import probe_template
+    from xtuner.data.text.probing import NoTemplate, probe_template
     from xtuner.data.text.tokenizer import build_tokenizer
-    from xtuner.errors import XTunerError
 
     try:
         probe_template(build_tokenizer(llm))
+    except NoTemplate as error:
+        return [
+            f"--llm {llm}: {reason_of(error)}, so no prompt template can be made from it: name one with --template "
+            "(docs/configs.md lists them)."
+        ]
     except XTunerError as error:
-        return [f"--llm {llm}: {error} Name one with --template; docs/configs.md lists them."]
+        return [f"--llm: {error}"]
     return []
 
 
@@ -193,7 +250,6 @@ def base_of(model: str | None) -> str | None:
     if model is None:
         return None
     from xtuner.config import config_root, list_configs
-    from xtuner.errors import XTunerError, nearest
 
     found = {}
     for name, path in list_configs().items():

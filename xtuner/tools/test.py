@@ -192,6 +192,20 @@ def _check(args: argparse.Namespace) -> None:
         raise XTunerError(f"--limit is {args.limit}: expected at least 1 question.")
 
 
+def _checkpoint_facts(cfg: Any, checkpoint: str) -> dict[str, Any]:
+    """Returns what is recorded of a checkpoint and its training; tells where the config passed is not the run's own."""
+    from xtuner.evaluation.benchmarks import checkpoint_facts
+    from xtuner.log import get_logger
+    from xtuner.tools.support.run_settings import training_facts
+
+    facts = training_facts(cfg, checkpoint)
+    differing = facts.get("differs_from_training")
+    if differing:
+        told = ", ".join(f"{key} ({both['here']} for {both['training']})" for key, both in differing.items())
+        get_logger().info("the config passed differs from the training's own in %s; metrics.json tells both.", told)
+    return {**checkpoint_facts(checkpoint), **facts}
+
+
 def _evaluate(
     cfg: Any, args: argparse.Namespace, benchmarks: Sequence[Any], work_dir: Path, judge: Any
 ) -> dict[str, dict[str, Any]]:
@@ -222,20 +236,19 @@ def _evaluate(
 def _runner(cfg: Any, args: argparse.Namespace) -> tuple[Any, dict[str, Any], Callable[[], None]]:
     """What asks the questions, the checkpoint that their answers depend on, and what to do at the end."""
     from xtuner.engine.processes.environment import Collective, close_environment, setup_environment
-    from xtuner.evaluation.benchmarks import checkpoint_facts
     from xtuner.registry import build
 
     if args.endpoint:
         return build(cfg.evaluation, **_endpoint(args)), {}, lambda: None
     if args.backend != OWN:
         engine = start_backend(args, cfg.get("precision") or "auto")
-        return build(cfg.evaluation, engine=engine), checkpoint_facts(args.checkpoint), engine.close
+        return build(cfg.evaluation, engine=engine), _checkpoint_facts(cfg, args.checkpoint), engine.close
     from xtuner.tools.support.trained_model import build_trained
 
     environment = setup_environment(args.launcher)
     model = build_trained(cfg, args.checkpoint, environment.device, base=args.base)
     runner = build(cfg.evaluation, model=model, collective=Collective())
-    return runner, checkpoint_facts(args.checkpoint), close_environment
+    return runner, _checkpoint_facts(cfg, args.checkpoint), close_environment
 
 
 def _endpoint(args: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, CLIPVisionModel
 
 from mg_llava.hf.llava.layouts import Layout
 from mg_llava.hf.llava.names import renamed
-from xtuner.errors import ProblemsError, XTunerError, counted
+from xtuner.errors import ProblemsError, XTunerError, counted, reason_of
 from xtuner.json_values import read_json
 from xtuner.log import get_logger
 from xtuner.model.files.pickles import pickles_in, restricted_loading
@@ -142,7 +142,7 @@ def _language_model(folder: Path, base: Path) -> dict[str, Weight]:
             merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise XTunerError(
-            f"the adapters of '{folder}' do not fit the language model '{base}': {str(error).splitlines()[0]}"
+            f"the adapters of '{folder}' do not fit the language model '{base}': {reason_of(error)}."
         ) from error
     return {
         f"llm.{name}": Weight(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]

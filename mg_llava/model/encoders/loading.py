@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mg_llava.pictures.encoder_config import EncoderConfig
-from xtuner.errors import XTunerError, counted
+from xtuner.errors import XTunerError, counted, reason_of
 from xtuner.model.files.pickles import pickles_in, restricted_loading
 from xtuner.model.files.quiet import quiet_transformers
 from xtuner.model.files.weight_files import read_state_dict
@@ -64,7 +64,7 @@ def build_transformers(
             )
     except OSError as error:
         raise XTunerError(
-            f"the weights of the {role} encoder '{config.source}' cannot be read: {str(error).splitlines()[0]}"
+            f"the weights of the {role} encoder '{config.source}' cannot be read: {reason_of(error)}."
         ) from error
     # transformers fills what is absent with random numbers and only warns
     missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key and not key.startswith(unread))

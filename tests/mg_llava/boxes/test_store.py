@@ -89,7 +89,7 @@ class TestFaults:
             ({"id": "s"}, "'boxes' is 'None'"),
             ({**record(), "id": "s", "width": 10}, "width=10, height=None"),
             (record(), "neither 'image' nor 'id'"),
-            ([1, 2], "is a list: expected an object"),
+            ([1, 2], "is of type list: expected an object"),
         ],
     )
     def test_a_malformed_record_is_named(self, bad: Any, message: str, store: Any) -> None:
@@ -104,7 +104,7 @@ class TestFaults:
 
     @pytest.mark.parametrize(
         ("content", "message"),
-        [("[{]", "line 1, column 3"), ("3", "record number 1 is a int"), ("", "is empty")],
+        [("[{]", "line 1, column 3"), ("3", "record number 1 is of type int"), ("", "is empty")],
     )
     def test_no_box_file(self, content: str, message: str, store: Any) -> None:
         with pytest.raises(XTunerError, match=message):

@@ -241,6 +241,27 @@ class TestFaults:
             MGLLaVADataset.prepare(world([*RECORDS, *gone, role], [*twice, nan]), str(tmp_path / "out"), 1)
         assert prepared.value.problems == caught.value.problems and not (tmp_path / "out").exists()
 
+    def test_paths_of_windows_are_one_sentence_at_the_start_and_in_the_check(self, world: Any) -> None:
+        names = ("b\\b.png", "C:\\pictures\\a.png", "c.png")
+        records = [{"id": name, "image": name, "conversations": talk("<image>\nWhat is this")} for name in names]
+        said = "2 of 3 pictures have paths of Windows, the first is 'b\\b.png': write '/' in place of each backslash"
+        # other pictures' boxes: whether they fit cannot be said of such paths
+        node = world(records, [box_record("other.png", 1)])
+        for _ in range(2):
+            with pytest.raises(ProblemsError) as caught:
+                MGLLaVADataset(**node)
+            assert [problem.split(", here")[0] for problem in caught.value.problems] == [f"paths of Windows: {said}"]
+        (found,) = MGLLaVADataset.check_records(node).problems
+        assert found == caught.value.problems[0]
+
+    def test_nothing_is_said_of_boxes_where_no_picture_is_there(self, world: Any) -> None:
+        records = [{"id": "1", "image": "wrong/a.png", "conversations": talk("<image>\nWhat is this")}]
+        node = world(records, [box_record("other.png", 1)])
+        with pytest.raises(ProblemsError) as caught:
+            MGLLaVADataset(**node)
+        for problems in (caught.value.problems, MGLLaVADataset.check_records(node).problems):
+            assert [problem.partition(":")[0] for problem in problems] == ["missing picture"]
+
     def test_a_box_file_of_other_pictures(self, world: Any) -> None:
         with pytest.raises(XTunerError, match="no record for any of the 4 pictures"):
             MGLLaVADataset(**world(boxes=[box_record("elsewhere.png", 1)]))

@@ -97,9 +97,9 @@ class TestOneSentence:
         ("count", "image", "words", "said"),
         [
             (3, "p/0.png", (), "3 records are too few"),
-            (12, "p/{}.png", ("--held-out", "1"), "all records would be held out"),
+            (12, "p/{}.png", ("--held-out", "1"), "would hold out all records"),
             (12, "q/{}.png", (), "none of the 6 pictures"),
-            (12, "p\\{}.png", (), "backslashes"),
+            (12, "p\\{}.png", (), "paths of Windows, the first is 'p\\0.png'"),
             (12, "p/{}.png", ("--ask", "0"), "--ask is 0"),
         ],
     )
@@ -121,6 +121,14 @@ class TestOneSentence:
         assert main(["finetune", *words, "--dry-run"]) == 1
         said = capsys.readouterr().err
         assert "nobody/nothing-135M" in said and "Traceback" not in said
+
+    @pytest.mark.parametrize("option", ["--low-res", "--high-res"])
+    def test_of_an_encoder_of_the_hub_offline(self, own, capsys, monkeypatch, option) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        assert finetune("--dry-run", option, "nobody/nothing") == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("xtuner finetune: the ") and "'nobody/nothing' cannot be read: " in said
+        assert not (own / "work_dirs/mine/mine_sft.py").exists()
 
     def test_of_arguments(self, own, capsys) -> None:
         assert main(["finetune"]) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_assistant import box_record
 from tests.tiny_parts import tiny_llm_folder
 from xtuner.cli import main
 from xtuner.config import load_config
@@ -21,8 +22,9 @@ CHATML = (
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one's own data, far from the clone."""
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "data.json").write_text(json.dumps([]))
-    (tmp_path / "boxes.json").write_text("[]")
+    turns = [{"from": "human", "value": "<image>\nwhat"}, {"from": "gpt", "value": "red"}]
+    (tmp_path / "data.json").write_text(json.dumps([{"id": 1, "image": "1.png", "conversations": turns}]))
+    (tmp_path / "boxes.json").write_text(json.dumps([box_record("1.png")]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -89,8 +91,33 @@ class TestRefused:
         llm = tiny_llm_folder(own)
         _tokenizer(llm, None)
         assert new("--llm", str(llm)) == 1
-        assert "Name one with --template" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "the tokenizer has no chat template, so no prompt template can be made from it: name one with" in said
         assert new("--llm", str(llm), "--template", "vicuna") == 0
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (("--template", "vicunna"), "--template: unknown prompt template 'vicunna'. Did you mean 'vicuna'?"),
+            (("--boxes", "data.json"), "--boxes: 'data.json' is no box file: "),
+            (("--boxes", "pictures"), "--boxes: box file 'pictures' cannot be read (Is a directory)"),
+            (("--boxes", "words.txt"), "--boxes: box file 'words.txt' is not valid JSON: "),
+            (("--data", "words.txt"), "--data: malformed JSON: 'words.txt' line 1"),
+            (("--data", "none.json"), "--data: 'none.json' holds no record"),
+            (("--data", "windows.json"), "a backslash is written twice in JSON, and paths are written with '/'."),
+            (("--images", "data.json"), "--images: image_folder 'data.json' is neither a folder nor one of"),
+            (("--low-res", "./nowhere"), "--low-res './nowhere' does not exist"),
+            (("--llm", "/no/such/folder"), "--llm '/no/such/folder' does not exist"),
+        ],
+    )
+    def test_what_is_not_what_its_option_says_is_one_sentence(self, own, capsys, words, said) -> None:
+        (own / "words.txt").write_text("some words")
+        (own / "none.json").write_text("[]")
+        (own / "windows.json").write_text(r'[{"image": "C:\images\1.png"}]')
+        assert new("--llm", "someone/llm", *words) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("xtuner new: ") and err.count("\n") == 1 and said in err
+        assert not list(own.glob("*.py"))
 
     def test_one_with_a_chat_template(self, own: Path) -> None:
         llm = tiny_llm_folder(own)

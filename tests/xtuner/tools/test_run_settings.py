@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from xtuner.tools.model_converters.pth_to_hf import describe_training
-from xtuner.tools.support.run_settings import run_settings
+from xtuner.tools.support.run_settings import run_settings, training_facts
 
 
 def make_run(folder: Path) -> Path:
@@ -52,3 +52,17 @@ class TestDescribeTraining:
         facts = describe_training(passed(lr=1e-4), str(tmp_path / "weights.bin"), ["llm"])
         assert facts["config"] == "base" and facts["training"] == {"lr": 1e-4} and facts["passed"] == {}
         assert "no config of the run" in facts["training_from"]
+
+
+class TestEvaluation:
+    def test_the_run_is_named_and_both_are_told_where_they_differ(self, tmp_path: Path) -> None:
+        facts = training_facts(passed(lr=1e-4, data_path="/home/someone/sft.json", model={}), make_run(tmp_path))
+        assert facts == {
+            "trained_with": "mine",
+            "differs_from_training": {"lr": {"training": 3e-4, "here": 1e-4}},
+        }
+        same = training_facts(passed(lr=3e-4, seed=None), tmp_path)
+        assert same == {"trained_with": "mine", "differs_from_training": {}}
+
+    def test_nothing_is_told_of_a_run_that_is_not_there(self, tmp_path: Path) -> None:
+        assert training_facts(passed(lr=1e-4), tmp_path / "weights.safetensors") == {}

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from xtuner.data.sources.hub import HUB, hub_files
 from xtuner.data.sources.places import SCHEME
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 
 Kind: TypeAlias = Literal["json", "parquet", "arrow", "webdataset"]
 
@@ -166,7 +166,7 @@ def _files_of_saved(folder: str) -> list[str]:
     try:
         saved = datasets.load_from_disk(folder, keep_in_memory=False)
     except Exception as error:  # whatever is wrong with its own files, `datasets` raises a dozen kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason_of(error)
         raise XTunerError(
             f"data_path '{folder}' looks as if datasets' save_to_disk made it, but cannot be read ({reason}): "
             "save it again."

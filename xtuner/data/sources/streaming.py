@@ -22,7 +22,7 @@ from xtuner.data.sources.pictures import SourcePictures
 from xtuner.data.sources.places import Place, bytes_spot, read_place, without_name
 from xtuner.data.sources.table import TableSource
 from xtuner.data.sources.webdataset import PICTURE_SUFFIXES, TEXT_SUFFIXES, Sample, record_of, split_name
-from xtuner.errors import SampleError, XTunerError
+from xtuner.errors import SampleError, XTunerError, reason_of
 
 Item: TypeAlias = "tuple[Record | str, dict[str, bytes]]"
 """A record, or a sentence that says what is wrong with it, and its pictures' bytes by their places without names."""
@@ -183,7 +183,7 @@ def _reading(address: str) -> Iterator[None]:
     except XTunerError:
         raise
     except (OSError, EOFError, ValueError, tarfile.TarError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        reason = reason_of(error)
         raise XTunerError(
             f"the shard '{os.path.basename(address)}' cannot be read to its end ({reason}): check the connection and "
             "the file; --resume auto goes on at the place that was reached."

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 
 
 def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
@@ -24,6 +24,6 @@ def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise XTunerError(
-            f"'{path}' is refused: it holds no plain array of numbers ({str(error).splitlines()[0].rstrip('.')}). "
+            f"'{path}' is refused: it holds no plain array of numbers ({reason_of(error)}). "
             "Remove the folder that it is in; the next start makes it anew."
         ) from error

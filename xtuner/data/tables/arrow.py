@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from xtuner.data.tables.cells import cell_bytes, read_cells
 from xtuner.data.tables.parquet import Batch
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 
 
 class ArrowTable:
@@ -88,7 +88,7 @@ class ArrowTable:
         return batch
 
     def _damaged(self, error: Exception) -> XTunerError:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        reason = reason_of(error)
         return XTunerError(f"the Arrow file '{self.path}' cannot be read ({reason}): copy it again.")
 
     def __reduce__(self) -> tuple[type[ArrowTable], tuple[str]]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xtuner.data.tables.cells import BYTES, PictureCells, bytes_column, cell_bytes, holds_bytes, is_list, read_cells
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 
 MOST_PICTURE_BYTES = 256 << 20
 """Most bytes of the pictures of a compressed row group: to read one picture the whole group is read."""
@@ -257,7 +257,7 @@ class ParquetTable:
         except XTunerError:
             raise
         except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, IndexError) as error:
-            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+            reason = reason_of(error)
             raise XTunerError(f"the Parquet file '{self.path}' cannot be read ({reason}): copy it again.") from error
 
     def __reduce__(self) -> tuple[type[ParquetTable], tuple[str]]:

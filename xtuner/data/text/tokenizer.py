@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Literal, get_args
 
 from xtuner.data.text.tokenizer_files import TokenizerMismatch, TokenizerSource, load_tokenizer
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.log import get_logger
 
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ def build_tokenizer(
         raise
     # transformers raises OSError, ValueError, KeyError, ImportError and others for unreadable files
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix("from one of:").strip(" .")
         raise XTunerError(
-            f"the tokenizer '{name_or_path}' cannot be read: {reason}. Expected a folder with "
+            f"the tokenizer '{name_or_path}' cannot be read: {reason_of(error)}. Expected a folder with "
             "tokenizer.json or tokenizer.model and tokenizer_config.json, or a hub name that this machine "
             "can reach; check llm_name_or_path."
         ) from error

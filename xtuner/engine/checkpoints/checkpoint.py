@@ -17,7 +17,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
 from xtuner.engine.checkpoints.integrity import check_resumable_form, is_complete
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.log import get_logger
 
 _POINTER = "last_checkpoint"
@@ -117,7 +117,7 @@ class CheckpointFolder:
         except (OSError, ValueError) as error:
             get_logger().warning(
                 "%s does not hold the path of a checkpoint (%s): using %s, the one with the most steps.",
-                *(pointer, str(error).splitlines()[0], found[-1].name if found else "none"),
+                *(pointer, reason_of(error), found[-1].name if found else "none"),
             )
         return found[-1] if found else None
 
@@ -136,7 +136,7 @@ class CheckpointFolder:
             score = Score(str(content["metric"]), float(content["value"]))
         except (ValueError, TypeError, KeyError) as error:
             raise XTunerError(
-                f"{file} is cut off or damaged ({str(error).splitlines()[0]}), so the best checkpoint is unknown: "
+                f"{file} is cut off or damaged ({reason_of(error)}), so the best checkpoint is unknown: "
                 "delete it, or put it back."
             ) from error
         return (path, score) if is_complete(path) else None

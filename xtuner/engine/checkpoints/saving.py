@@ -7,7 +7,6 @@ it and moves the pointer. A kill at any moment leaves the former checkpoint as t
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,8 +18,9 @@ import torch
 
 from xtuner.engine.checkpoints.checkpoint import CheckpointFolder, flush, remove_checkpoint
 from xtuner.engine.processes.environment import Collective
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.log import get_logger
+from xtuner.model.files.writing import free_space
 
 
 class SavingBackend(Protocol):
@@ -110,8 +110,8 @@ class CheckpointSaver:
         problems = [problem for problem in self.collective.gather(problems[0]) + problems if problem]
         if problems:
             # torch's writer does not say why
-            free = shutil.disk_usage(self.folder.work_dir).free / 1e9
-            self._report(pending, [f"{problem} ({free:.1f} GB free there)" for problem in problems])
+            free = free_space(self.folder.work_dir)
+            self._report(pending, [f"{problem} ({free})" for problem in problems])
             return
         self._failed = None
         seconds = time.perf_counter() - pending.started
@@ -162,7 +162,7 @@ def _attempt(write: Callable[[], None]) -> str | None:
         write()
     except (OSError, RuntimeError) as error:
         # torch's zip writer turns a full disk into a RuntimeError
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return reason_of(error)
     return None
 
 

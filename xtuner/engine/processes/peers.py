@@ -25,7 +25,7 @@ from typing import Any
 
 from torch.distributed import DistError, Store, rendezvous
 
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.json_values import parse_json
 from xtuner.log import get_logger
 
@@ -125,7 +125,7 @@ class PeerWatch:
             line = self._add(socket.create_connection((host, int(port)), timeout=WAIT_SECONDS))
         except (OSError, RuntimeError) as error:
             raise XTunerError(
-                f"rank {self.rank} cannot reach rank 0 at {host}: {str(error).splitlines()[0]}. Its own log says "
+                f"rank {self.rank} cannot reach rank 0 at {host}: {reason_of(error)}. Its own log says "
                 "whether it has started; set ADDR (MASTER_ADDR) to an address that all machines reach."
             ) from error
         line.rank, line.who = 0, f"rank 0 at {host}"
@@ -291,7 +291,7 @@ def join_peers(rank: int, world_size: int, environ: Mapping[str, str]) -> PeerWa
     except (RuntimeError, ValueError) as error:
         raise XTunerError(
             f"rank {rank} cannot reach rank 0 at {environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}: "
-            f"{str(error).splitlines()[0]}"
+            f"{reason_of(error)}."
         ) from error
     return PeerWatch(rank, world_size, environ["MASTER_ADDR"], store)
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from xtuner.constants import RESTRICT_TORCH
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 
 _DEEPSPEED_NAMES = (
     "argparse.Namespace",
@@ -73,7 +73,7 @@ def restricted_loading(files: Sequence[Path] = ()) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         raise XTunerError(
             "a file is refused: it holds more than tensors, and loading it would run whatever code it carries "
-            f"({str(error).splitlines()[0]}). Take it from where it was made."
+            f"({reason_of(error)}). Take it from where it was made."
         ) from error
     finally:
         if former is None:

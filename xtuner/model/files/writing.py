@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, bytes_text, reason_of
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 # libraries that turn the system's error into one of their own keep its number or words
@@ -46,14 +46,14 @@ def disk_reason(error: BaseException) -> str | None:
         named = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{named}"
     if not isinstance(error, OSError) and _LIBRARY_WORDS.search(str(error)):
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return reason_of(error)
     return None
 
 
 def free_space(path: Path) -> str:
     """Returns ``12.3 GB free there`` for the disk that holds `path`, which need not exist."""
     place = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path("/"))
-    return f"{shutil.disk_usage(place).free / 1e9:.1f} GB free there"
+    return f"{bytes_text(shutil.disk_usage(place).free)} free there"
 
 
 @contextmanager

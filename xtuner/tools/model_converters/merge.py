@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, reason_of
 from xtuner.json_values import read_json
 
 HELP = "a model folder plus the adapters that peft saved to one model folder"
@@ -88,7 +88,7 @@ def _load_base(base: Path) -> tuple[Any, bool]:
         with restricted_loading(pickles_in(base)), quiet_transformers():
             return AutoModelForCausalLM.from_pretrained(base, dtype="auto"), False
     except (OSError, ValueError) as error:
-        raise XTunerError(f"the base '{base}' cannot be read: {str(error).splitlines()[0]}") from error
+        raise XTunerError(f"the base '{base}' cannot be read: {reason_of(error)}.") from error
 
 
 def _part(model: Any, name: str, base: Path) -> Any:
@@ -139,7 +139,7 @@ def _merged(part: Any, folder: Path) -> Any:
         values = read_json(folder / _ADAPTER, dict)
         raise XTunerError(
             f"the adapter '{folder}' (made for '{values.get('base_model_name_or_path')}', targets "
-            f"{values.get('target_modules')}) does not fit the base: {str(error).splitlines()[0]}"
+            f"{values.get('target_modules')}) does not fit the base: {reason_of(error)}."
         ) from error
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+
+from xtuner.errors import ProblemsError, XTunerError
 
 OWN = "own"
 BACKENDS = (OWN, "vllm")
@@ -59,3 +62,15 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="settings of --backend vllm, as vLLM's LLM takes them, e.g. max_model_len=2048 tensor_parallel_size=2",
     )
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Refuses what is wrong with a command's arguments, one sentence each.
+
+    Raises:
+        XTunerError: there is a problem.
+    """
+    if len(problems) == 1:
+        raise XTunerError(problems[0])
+    if problems:
+        raise ProblemsError("the arguments", problems)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from xtuner.model.files.weight_files import pointed_at
 
 _SUFFIX = "_resolved.py"
+_OF_NO_RUN = {"benchmarks", "resolved_from", "unused_settings"}
 
 
 def run_settings(checkpoint: str | Path) -> tuple[str, dict[str, Any]] | None:
@@ -37,3 +40,27 @@ def run_settings(checkpoint: str | Path) -> tuple[str, dict[str, Any]] | None:
             except ValueError:
                 continue  # a call: dict(...) of a node
     return found[-1].name.removesuffix(_SUFFIX), settings
+
+
+def training_facts(cfg: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
+    """Returns what a record of an evaluation says of the training: its own config, and both where `cfg` differs.
+
+    Args:
+        cfg: the resolved config that is evaluated with.
+        checkpoint: that is evaluated.
+
+    Returns:
+        ``trained_with``: the name of the run's config; ``differs_from_training``: plain settings that the two have
+        otherwise, each with the values ``training`` and ``here``. Empty where no config is beside the checkpoint.
+    """
+    run = run_settings(checkpoint)
+    if run is None:
+        return {}
+    name, settings = run
+    found = {}
+    for key, value in sorted(settings.items()):
+        # tuples and lists are the same in both files
+        trained, here = (json.loads(json.dumps(one, default=str)) for one in (value, cfg.get(key)))
+        if key in cfg and key not in _OF_NO_RUN and trained != here:
+            found[key] = {"training": trained, "here": here}
+    return {"trained_with": name, "differs_from_training": found}

@@ -95,7 +95,7 @@ texts = st.text(alphabet="ab <>\n{}é汉", max_size=12)
 turns_strategy = st.lists(st.builds(Turn, input=texts, output=texts, system=st.sampled_from(["", "S"])), min_size=1)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(turns=turns_strategy, name=st.sampled_from(sorted(TEMPLATES)))
 def test_a_prompt_is_the_beginning_of_the_trained_ids(
     tokenizer: PreTrainedTokenizerFast, turns: list[Turn], name: str
