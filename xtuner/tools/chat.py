@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="with --prompt: print the question, answer and boxes as JSON"
     )
     parser.add_argument("--draw", metavar="FILE", help="save the last --image with its boxes drawn")
+    parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save, --save or the page saved")
+    parser.add_argument("--save", metavar="FILE", help="with --prompt: save the conversation, pictures included")
+    _add_sampling(parser)
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How answers are drawn, and how long they may be."""
     parser.add_argument(
         "--max-new-tokens",
         type=int,
@@ -74,8 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="0 takes the likeliest words each time, up to 2 makes answers vary (default: 0)",
     )
     parser.add_argument("--seed", type=int, help="with --temperature: same seed, same answers (default: a new one)")
-    parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save, --save or the page saved")
-    parser.add_argument("--save", metavar="FILE", help="with --prompt: save the conversation, pictures included")
 
 
 def run(args: argparse.Namespace) -> int:
