@@ -1,8 +1,8 @@
 """A box file turned once into memory-mapped Arrow and key tables; afterwards nobody parses it again.
 
-The folder holds ``boxes.arrow`` (the good records), ``images.keys`` and ``ids.keys`` (see `KeyTable`) and
-``index.json``: rows of each record batch, a sentence per malformed record, and the keys of several records with
-different boxes.
+The folder holds ``boxes.arrow`` (the good records, one per picture or frame), ``images.keys``, ``ids.keys`` and
+``videos.keys`` (see `KeyTable`) and ``index.json``: rows of each record batch, a sentence per malformed record, and the
+keys of several records with different boxes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mg_llava.boxes.records import BoxRecord, parse_box_record
+from mg_llava.boxes.records import BoxRecord, parse_records
 from mg_llava.boxes.selection import PictureBoxes
 from xtuner.data.records.json_stream import Record
 from xtuner.data.records.records import read_keyed_records
@@ -29,7 +29,7 @@ from xtuner.data.store.parallel import map_batches, processes_for
 from xtuner.data.store.progress import FileProgress
 from xtuner.errors import XTunerError
 
-_VERSION = 3
+_VERSION = 4
 _BATCH = 100
 """Records per record batch: looking one up maps its surroundings, so small ones keep what a rank maps small."""
 SCHEMA = pa.schema(
@@ -41,6 +41,9 @@ SCHEMA = pa.schema(
         "labels": pa.list_(pa.string()),
         "scores": pa.list_(pa.float32()),
         "size": pa.list_(pa.int32()),
+        "video": pa.string(),
+        "frame": pa.int32(),
+        "time": pa.float64(),
     }
 )
 """``boxes`` is flat, four numbers each; ``size`` is empty where the record gives none."""
@@ -70,8 +73,10 @@ def read_record(rows: ArrowRows, row: int) -> BoxRecord:
     boxes, scores = (np.array(list_values(batch, name, number)) for name in ("boxes", "scores"))
     found = PictureBoxes(boxes.reshape(-1, 4), tuple(batch.column("labels")[number].as_py()), scores)
     size = list_values(batch, "size", number).tolist()
-    where, image, sample_id = (batch.column(name)[number].as_py() for name in ("where", "image", "id"))
-    return BoxRecord(where, found, (size[0], size[1]) if size else None, image, sample_id)
+    names = ("image", "id", "video", "frame", "time")
+    rest = {name: batch.column(name)[number].as_py() for name in names}
+    where = batch.column("where")[number].as_py()
+    return BoxRecord(where, found, (size[0], size[1]) if size else None, **rest)
 
 
 def _build(path: str, folder: Path) -> None:
@@ -97,13 +102,14 @@ class _Parsed:
     problems: list[str]
     images: list[tuple[int, int]]
     ids: list[tuple[int, int]]
+    videos: list[tuple[int, int]]
 
 
 def _write(path: str, folder: Path) -> None:
     problems: list[str] = []
     rows_of_batches: list[int] = []
     # arrays of bytes, not lists: millions of numbers
-    images, ids = bytearray(), bytearray()
+    images, ids, videos = bytearray(), bytearray(), bytearray()
     first = 0
     with FileProgress(path, "Indexing") as progress:
         batches = _batches(path, progress, problems)
@@ -116,10 +122,10 @@ def _write(path: str, folder: Path) -> None:
                     continue
                 writer.write_batch(parsed.batch)
                 rows_of_batches.append(parsed.batch.num_rows)
-                for table, keys in ((images, parsed.images), (ids, parsed.ids)):
+                for table, keys in ((images, parsed.images), (ids, parsed.ids), (videos, parsed.videos)):
                     table += b"".join(h.to_bytes(8, "little") + (first + row).to_bytes(8, "little") for h, row in keys)
                 first += parsed.batch.num_rows
-    for name, table in (("images", images), ("ids", ids)):
+    for name, table in (("images", images), ("ids", ids), ("videos", videos)):
         pairs = np.frombuffer(table, np.uint64).reshape(-1, 2)
         KeyTable.save(folder / f"{name}.keys", pairs[:, 0], pairs[:, 1])
     rows = ArrowRows([folder / "boxes.arrow"], [rows_of_batches])
@@ -147,7 +153,7 @@ def _parse(records: list[Record]) -> _Parsed:
     problems: list[str] = []
     for record in records:
         try:
-            good.append(parse_box_record(record.key, record.index + 1, record.value))
+            good += parse_records(record.key, record.index + 1, record.value)
         except XTunerError as error:
             problems.append(str(error))
     columns: dict[str, Any] = {
@@ -158,6 +164,9 @@ def _parse(records: list[Record]) -> _Parsed:
         "labels": list_array([record.found.labels for record in good], pa.string()),
         "scores": list_array([record.found.scores for record in good], pa.float32()),
         "size": list_array([record.size or () for record in good], pa.int32()),
+        "video": [record.video for record in good],
+        "frame": [record.frame for record in good],
+        "time": [record.time for record in good],
     }
     arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
     batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
@@ -166,6 +175,7 @@ def _parse(records: list[Record]) -> _Parsed:
         problems,
         [(hash_key(record.image), row) for row, record in enumerate(good) if record.image is not None],
         [(hash_key(record.id), row) for row, record in enumerate(good) if record.id is not None],
+        [(hash_key(record.video), row) for row, record in enumerate(good) if record.video is not None],
     )
 
 

@@ -27,6 +27,9 @@ class BoxRecord:
         size: (width, height) of the picture for which the boxes were made, where the record gives them.
         image: the picture's path as `image_key` writes it; None where the record has none.
         id: the sample's id; None where the record has none.
+        video: of a frame: the video's path; None of a picture.
+        frame: number of the frame in its video, from 0, where the record gives it.
+        time: seconds at which it is shown, where the record gives them.
     """
 
     where: str
@@ -34,6 +37,9 @@ class BoxRecord:
     size: tuple[int, int] | None = None
     image: str | None = None
     id: str | None = None
+    video: str | None = None
+    frame: int | None = None
+    time: float | None = None
 
     def same_boxes(self, other: BoxRecord) -> bool:
         """True if both hold the same boxes, labels and scores."""
@@ -47,6 +53,51 @@ class BoxRecord:
 def image_key(path: str) -> str:
     """Returns the one way to write a picture's path."""
     return posixpath.normpath(path.replace("\\", "/"))
+
+
+def parse_records(key: str | None, number: int, value: Any) -> list[BoxRecord]:
+    """Checks one record: of a picture, or of the frames of a video.
+
+    Args:
+        key: see `parse_box_record`.
+        number: see there.
+        value: see there; or ``{"video", "frames": [{"time" or "index", "boxes", "labels", "scores"}, ...], "width"?,
+            "height"?}``.
+
+    Raises:
+        XTunerError: it is malformed; the message says in what.
+    """
+    if isinstance(value, Mapping) and "frames" in value:
+        return _parse_video(key, number, value)
+    return [parse_box_record(key, number, value)]
+
+
+def _parse_video(key: str | None, number: int, value: Mapping[str, Any]) -> list[BoxRecord]:
+    where = f"box record number {number}" if key is None else f"box record '{key}'"
+    video = value.get("video", key)
+    if not isinstance(video, str) or not video:
+        raise XTunerError(f"{where} has 'frames' but no 'video': add the video's path as 'video'.")
+    check_text(video, f"{where}: 'video'")
+    where += "" if key is not None else f" ('{video}')"
+    frames = value["frames"]
+    if not isinstance(frames, list):
+        raise XTunerError(f"{where}: 'frames' is {str(frames)[:_SHOWN]!r}, expected a list of objects, one a frame.")
+    size = _size(value, where)
+    return [_parse_frame(frame, image_key(video), size, f"{where}, frame {i}") for i, frame in enumerate(frames, 1)]
+
+
+def _parse_frame(value: Any, video: str, size: tuple[int, int] | None, where: str) -> BoxRecord:
+    if not isinstance(value, Mapping):
+        raise XTunerError(f"{where} is a {type(value).__name__}: expected an object with 'time' or 'index', and boxes.")
+    index, time = value.get("index"), value.get("time")
+    if index is None and time is None:
+        raise XTunerError(f"{where} has neither 'time' nor 'index': say which frame it is, by seconds or number.")
+    if index is not None and not (_is_side(index) or index == 0):
+        raise XTunerError(f"{where}: 'index' is {str(index)[:_SHOWN]!r}, expected the number of a frame, from 0.")
+    if time is not None and not (isinstance(time, (int, float)) and 0 <= time < _LARGEST_SIDE):
+        raise XTunerError(f"{where}: 'time' is {str(time)[:_SHOWN]!r}, expected seconds from the video's beginning.")
+    found = _parse_boxes(value, where)
+    return BoxRecord(where, found, size, video=video, frame=index, time=None if time is None else float(time))
 
 
 def parse_box_record(key: str | None, number: int, value: Any) -> BoxRecord:

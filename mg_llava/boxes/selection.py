@@ -180,6 +180,9 @@ class BoxSelection:
         iou_threshold: of the non-maximum suppression, 0 to 1.
         limit_num: most boxes of a picture, see `limit_boxes`; None = no limit.
         limit_mode: "per_image" or "per_category", see `limit_boxes`.
+        limit_video: most boxes of all frames of a video together, the best of them; None = no limit but that of each
+            frame.
+        frame_tolerance: seconds by which a frame may be away from the one that its boxes were found in.
 
     Raises:
         XTunerError: a value is out of its range.
@@ -196,6 +199,8 @@ class BoxSelection:
     iou_threshold: float = 0.2
     limit_num: int | None = 100
     limit_mode: LimitMode = "per_image"
+    limit_video: int | None = None
+    frame_tolerance: float = 0.25
 
     def __post_init__(self) -> None:
         if self.limit_mode not in get_args(LimitMode):
@@ -207,6 +212,10 @@ class BoxSelection:
             raise XTunerError(f"box iou_threshold={self.iou_threshold}: expected a number from 0 to 1.")
         if self.limit_num is not None and self.limit_num < 1:
             raise XTunerError(f"box limit_num={self.limit_num}: expected at least 1, or None for no limit.")
+        if self.limit_video is not None and self.limit_video < 1:
+            raise XTunerError(f"box limit_video={self.limit_video}: expected at least 1, or None for no limit.")
+        if not self.frame_tolerance >= 0:
+            raise XTunerError(f"box frame_tolerance={self.frame_tolerance}: expected seconds, 0 or more.")
 
     def __call__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mg_llava.boxes.index import box_index_folder, read_record
 from mg_llava.boxes.records import BoxRecord, image_key, parse_box_record
@@ -21,8 +21,8 @@ class BoxStore:
 
     The file is a JSON list (or JSONL) of records ``{"image"?, "id"?, "boxes": [[x0, y0, x1, y1], ...], "labels",
     "scores", "width"?, "height"?}`` (boxes in pixels of the original picture; `image` relative to the image
-    folder), or an object of them whose keys are the pictures or ids. A picture without a record has no boxes;
-    that is normal.
+    folder) and of videos, ``{"video", "frames": [{"time" or "index", "boxes", "labels", "scores"}, ...], ...}``; or an
+    object of them whose keys are the pictures, ids or videos. A picture without a record has no boxes; that is normal.
 
     The file is parsed once and kept as an index in the cache; from then on opening it costs the same for any number of
     records, and all processes of a machine share its pages. Pickles as its path.
@@ -46,12 +46,13 @@ class BoxStore:
         self.problems: list[str] = index["problems"]
         self._repeated: dict[str, dict[str, tuple[str, str]]] = index["repeated"]
         self._rows = ArrowRows([folder / "boxes.arrow"], [index["rows_of_batches"]])
-        self._images, self._ids = (KeyTable(folder / f"{name}.keys") for name in ("images", "ids"))
+        names = ("images", "ids", "videos")
+        self._images, self._ids, self._videos = (KeyTable(folder / f"{name}.keys") for name in names)
         if check and self.problems:
             raise ProblemsError(f"box file '{self.path}'", self.problems)
 
     def __len__(self) -> int:
-        """Number of good records."""
+        """Number of good records, each frame of a video one."""
         return len(self._rows)
 
     def __reduce__(self) -> tuple[type[BoxStore], tuple[str, bool]]:
@@ -94,6 +95,11 @@ class BoxStore:
             return record
         return None
 
+    def frames_of(self, video: str) -> list[BoxRecord]:
+        """Returns the records of the frames of a video, by its path."""
+        key = image_key(video)
+        return [record for record in map(self._record, self._videos.rows(key)) if record.video == key]
+
     def records(self) -> Iterator[BoxRecord]:
         """Yields all good records, in the file's order."""
         return map(self._record, range(len(self)))
@@ -129,6 +135,32 @@ def check_box_file(path: str) -> None:
         parse_box_record(first.key, first.index + 1, first.value)
     except XTunerError as error:
         raise XTunerError(f"'{path}' is no box file: {error}") from error
+
+
+def nearest_frame(records: Sequence[BoxRecord], number: int, time: float, tolerance: float) -> BoxRecord | None:
+    """Returns the record of a video that is nearest to one of its frames.
+
+    A record that says no time counts at its number; how long a frame lasts is then taken from this one.
+
+    Args:
+        records: of the video's frames.
+        number: of the frame, from 0.
+        time: seconds at which it is shown.
+        tolerance: most seconds between both; None is returned where all are further away.
+    """
+    best: tuple[float, BoxRecord] | None = None
+    for record in records:
+        if record.frame == number:
+            return record
+        if record.time is not None:
+            distance = abs(record.time - time)
+        elif number and record.frame is not None:
+            distance = abs(record.frame - number) * time / number
+        else:
+            continue
+        if distance <= tolerance and (best is None or distance < best[0]):
+            best = distance, record
+    return None if best is None else best[1]
 
 
 def other_size_message(image_path: str, size: tuple[int, int], made_for: tuple[int, int], where: str) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mg_llava.boxes.records import BoxRecord, parse_own_boxes
-from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
+from mg_llava.boxes.selection import BoxSelection, PictureBoxes, drop_lowest, no_boxes
 from mg_llava.boxes.sense import odd_boxes
-from mg_llava.boxes.store import BoxStore
+from mg_llava.boxes.store import BoxStore, nearest_frame
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.videos.places import read_frame_place
 from xtuner.data.sources.places import picture_name, without_name
@@ -28,6 +28,11 @@ NOT_KNOWN = "pictures not in the box file"
 LEFT_OUT = "samples longer than the context left out"
 ALL_BOXES = "boxes"
 CUT = "boxes cut for the context"
+NO_FRAME = "frames without boxes near them"
+NOT_SAMPLED = "boxed frames that are not sampled"
+VIDEO_LIMIT = "boxes cut for the limit of a video"
+_NEW_SETTINGS = ("limit_video", "frame_tolerance")
+"""Of the selection; left out of the settings where they are the defaults, as in folders from before there were any."""
 Size = tuple[int, int]
 
 
@@ -38,10 +43,12 @@ class PreparedBoxes:
     Attributes:
         found: in the frame of the square where `size` is known, else in the picture's.
         size: (width, height) of the picture that they were made for, where the box file says it.
+        where: how messages name their record; "" where there is none, or where it is not known any more.
     """
 
     found: PictureBoxes
     size: Size | None
+    where: str = ""
 
 
 class BoxColumns:
@@ -100,7 +107,11 @@ class BoxColumns:
             "pad_to_square": self.processor.pad_to_square,
             "crops": self.processor.statistics.crops,
         }
-        return {**settings, "box_file": digest, "box_selection": asdict(self.selection), "frame": frame}
+        selection = asdict(self.selection)
+        for name in _NEW_SETTINGS:
+            if selection[name] == getattr(BoxSelection(), name):
+                del selection[name]
+        return {**settings, "box_file": digest, "box_selection": selection, "frame": frame}
 
     def add(self, conversations: Sequence[Conversation], encoded: Sequence[Encoded]) -> Added:
         """Makes the columns of a batch of samples."""
@@ -128,6 +139,7 @@ class BoxColumns:
                     pictures = [self._picture(path, talk, num_ids, counts, record) for path, record in used]
                 except XTunerError as error:
                     problems.append(f"ambiguous boxes: sample '{talk.id}': {error}")
+                pictures = self._limited(talk, pictures, counts)
                 found = sum(len(picture.found.labels) for picture in pictures)
                 objects = found if room is None else min(found, room)
                 counts[CUT] += found - objects
@@ -141,23 +153,78 @@ class BoxColumns:
         """Chooses the boxes of one picture, its record's own or the box file's; what is odd about them is counted."""
         counts["pictures"] += 1
         if record is None and self._store is not None:
-            # an id says nothing of which frame is meant
-            sample_id = None if read_frame_place(path) is not None else talk.id
-            record = find_boxes(self._store, path, sample_id, len(talk.images))
+            record = find_boxes(self._store, path, talk.id, len(talk.images), self.selection.frame_tolerance)
             counts[NOT_KNOWN] += record is None
         if record is None:
             return PreparedBoxes(no_boxes(), None)
         if not record.found.labels:
             counts["pictures without boxes"] += 1
-            return PreparedBoxes(no_boxes(), record.size)
+            return PreparedBoxes(no_boxes(), record.size, record.where)
         counts[ALL_BOXES] += len(record.found.labels)
         for kind, found in odd_boxes(record.found.boxes, record.size).items():
             counts[kind] += int(found.sum())
         chosen = self.selection(*record.found, num_ids=num_ids, max_length=self.max_length, training=True)
         if record.size is None:
-            return PreparedBoxes(chosen, None)
+            return PreparedBoxes(chosen, None, record.where)
         mapped, kept = self.processor.map_boxes(chosen.boxes, record.size)
-        return PreparedBoxes(chosen.take(kept)._replace(boxes=mapped), record.size)
+        return PreparedBoxes(chosen.take(kept)._replace(boxes=mapped), record.size, record.where)
+
+    def _limited(self, talk: Conversation, pictures: list[PreparedBoxes], counts: Counter[str]) -> list[PreparedBoxes]:
+        """Keeps the best boxes of each video together; counts its frames with and without boxes."""
+        frames: dict[str, list[int]] = {}
+        for number, path in enumerate(talk.images):
+            if (place := read_frame_place(path)) is not None:
+                frames.setdefault(place.video, []).append(number)
+        limited = list(pictures)
+        for video, numbers in frames.items():
+            if self._store is not None and pictures:
+                boxed = self._store.frames_of(picture_name(video))
+                used = {where for number in numbers if (where := pictures[number].where)}
+                counts[NO_FRAME] += sum(not pictures[number].where for number in numbers) if boxed else 0
+                counts[NOT_SAMPLED] += len(boxed) - len(used)
+            if self.selection.limit_video is not None and pictures:
+                found = [pictures[number].found for number in numbers]
+                kept = keep_best(found, self.selection.limit_video)
+                counts[VIDEO_LIMIT] += sum(len(one.labels) for one in found) - sum(len(one.labels) for one in kept)
+                for number, boxes in zip(numbers, kept, strict=True):
+                    limited[number] = replace(pictures[number], found=boxes)
+        return limited
+
+
+def find_boxes(
+    store: BoxStore,
+    path: str,
+    sample_id: str | None,
+    num_images: int,
+    tolerance: float = BoxSelection().frame_tolerance,
+) -> BoxRecord | None:
+    """Returns the record of a box file for a picture: by its place in its source, by its name there, or by the sample;
+    for a frame the nearest of its video.
+
+    Args:
+        store: the box file.
+        path: of the picture, or its place, or the place of a frame.
+        sample_id, num_images: see `BoxStore.find`; an id says nothing of which frame is meant.
+        tolerance: most seconds between a frame and the record's.
+
+    Raises:
+        XTunerError: as `BoxStore.find`.
+    """
+    frame = read_frame_place(path)
+    if frame is not None:
+        return nearest_frame(store.frames_of(picture_name(frame.video)), frame.number, frame.time, tolerance)
+    place = without_name(path)
+    found = None if place == path else store.find(place)
+    return store.find(picture_name(path), sample_id, num_images) if found is None else found
+
+
+def keep_best(found: Sequence[PictureBoxes], room: int) -> list[PictureBoxes]:
+    """Keeps the `room` best boxes of several pictures, in their places."""
+    counts = [len(picture.labels) for picture in found]
+    kept = np.zeros(sum(counts), dtype=bool)
+    kept[drop_lowest(np.concatenate([picture.scores for picture in found]), room)] = True
+    ends = np.cumsum(counts)[:-1]
+    return [picture.take(part) for picture, part in zip(found, np.split(kept, ends), strict=True)]
 
 
 def own_records(talk: Conversation) -> list[BoxRecord]:
@@ -169,22 +236,6 @@ def own_records(talk: Conversation) -> list[BoxRecord]:
     cut = ["(cut off)"] * talk.images_cut
     records = parse_own_boxes(talk.boxes or {}, [*map(picture_name, talk.images), *cut], talk.where)
     return records[: len(talk.images)]
-
-
-def find_boxes(store: BoxStore, path: str, sample_id: str | None, num_images: int) -> BoxRecord | None:
-    """Returns the record of a box file for a picture: by its place in its source, by its name there, or by the sample.
-
-    Args:
-        store: the box file.
-        path: of the picture, or its place.
-        sample_id, num_images: see `BoxStore.find`.
-
-    Raises:
-        XTunerError: as `BoxStore.find`.
-    """
-    place = without_name(path)
-    found = None if place == path else store.find(place)
-    return store.find(picture_name(path), sample_id, num_images) if found is None else found
 
 
 def object_room(context_length: int | None, num_ids: int, num_images: int, num_image_tokens: int) -> int | None:

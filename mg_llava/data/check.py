@@ -16,6 +16,7 @@ import pyarrow as pa
 from rich.progress import track
 
 from mg_llava.boxes.records import BoxRecord
+from mg_llava.boxes.selection import BoxSelection
 from mg_llava.boxes.sense import ADVICE, INVERTED, LARGER, NO_AREA, OUTSIDE, odd_boxes
 from mg_llava.boxes.store import BoxStore, no_match_message, other_size_message
 from mg_llava.data.box_columns import find_boxes, own_records
@@ -359,7 +360,7 @@ def _records_of(
     found: set[str] = set()
     for use in asked:
         try:
-            record = find_boxes(store, use.path, use.sample_id, use.num_images)
+            record = find_boxes(store, use.path, use.sample_id, use.num_images, BoxSelection().frame_tolerance)
         except XTunerError as error:
             problems.append(f"ambiguous boxes: sample '{use.sample_id}': {error}")
             found.add(use.path)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mg_llava.boxes.selection import PictureBoxes, drop_lowest
+from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.boxes.store import other_size_message
-from mg_llava.data.box_columns import PreparedBoxes, object_room, read_boxes
+from mg_llava.data.box_columns import PreparedBoxes, keep_best, object_room, read_boxes
 from mg_llava.data.prepared_sources import SampleMaker
 from mg_llava.pictures.frames import sides
 from mg_llava.videos.files import FrameFiles
@@ -81,7 +81,7 @@ class SampleReader:
         num_ids = len(row.numbers("input_ids"))
         room = object_room(self.maker.context_length, num_ids, len(paths), self.image_processor.num_image_tokens)
         if room is not None and sum(len(picture.labels) for picture in found) > room:
-            found = _keep_best(found, room)
+            found = keep_best(found, room)
         return pixels, found, sizes
 
     def _mapped(self, boxes: PreparedBoxes, path: str, size: tuple[int, int]) -> PictureBoxes:
@@ -101,12 +101,3 @@ def fault_of(error: Exception) -> tuple[str, str]:
     if isinstance(error, MemoryError):
         return "out of memory", "there is not enough memory to read it."
     return "cannot be read", f"it cannot be read ({type(error).__name__}: {error})."
-
-
-def _keep_best(found: Sequence[PictureBoxes], room: int) -> list[PictureBoxes]:
-    """Keeps the `room` best boxes of all pictures of a sample, in their places."""
-    counts = [len(picture.labels) for picture in found]
-    kept = np.zeros(sum(counts), dtype=bool)
-    kept[drop_lowest(np.concatenate([picture.scores for picture in found]), room)] = True
-    ends = np.cumsum(counts)[:-1]
-    return [picture.take(part) for picture, part in zip(found, np.split(kept, ends), strict=True)]

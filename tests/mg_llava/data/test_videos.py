@@ -267,3 +267,58 @@ class TestTraining:
 def test_draw_shows_the_frames(clips: Any) -> None:
     pictures = clips([{"id": "a", "video": "v/short.mkv", "conversations": talk(ASK)}]).draw(0)
     assert [number_of(picture) for picture in pictures] == [0, 1, 2]
+
+
+class TestBoxes:
+    """Boxes of frames: the nearest record within a tolerance, chosen per frame and per video."""
+
+    RECORD = {"id": "a", "video": "v/long.mp4", "conversations": talk(ASK)}
+
+    @staticmethod
+    def boxed(*frames: tuple[float, int], **more: Any) -> dict[str, Any]:
+        """A video's record: (seconds, number of boxes) of frames."""
+        made = []
+        for time, count in frames:
+            boxes = [[2 * i, 0, 2 * i + 2, 8] for i in range(count)]
+            scores = [0.1 + time / 10 + i / 100 for i in range(count)]
+            made.append({"time": time, "boxes": boxes, "labels": [f"c{i}" for i in range(count)], "scores": scores})
+        return {"video": "v/long.mp4", "frames": made, **more}
+
+    def test_nearest_and_counted(self, clips: Any, tmp_path: Path) -> None:
+        # frames 0, 5, 10, 15 of 8 a second: 0, 0.625, 1.25, 1.875 s
+        boxes = [self.boxed((0, 2), (0.7, 1), (1.0, 3), (1.9, 1), width=32, height=24)]
+        rule = FrameSampling(num_frames=4)
+        dataset = clips([self.RECORD], boxes=boxes, box_json_path=str(tmp_path / "boxes.json"), frame_sampling=rule)
+        assert [len(found) for found in dataset[0]["boxes"]] == [2, 1, 3, 1]
+        assert dataset.lengths[0] == len(dataset[0]["input_ids"]) + 4 * (IMAGE_TOKENS - 1) + 7
+        near = {"type": "mg_llava.boxes.BoxSelection", "frame_tolerance": 0.1}
+        arguments = {"box_json_path": str(tmp_path / "boxes.json"), "frame_sampling": rule}
+        strict = MGLLaVADataset(**{**self.arguments(clips, boxes, arguments), "boxes": near})
+        assert [len(found) for found in strict[0]["boxes"]] == [2, 1, 0, 1]
+        assert strict.report["frames without boxes near them"] == 1
+        assert strict.report["boxed frames that are not sampled"] == 1
+
+    @staticmethod
+    def arguments(clips: Any, boxes: Any, more: dict[str, Any]) -> dict[str, Any]:
+        made = clips.__closure__[0].cell_contents
+        return made([TestBoxes.RECORD], boxes, **more)
+
+    def test_a_limit_per_video(self, clips: Any, tmp_path: Path) -> None:
+        boxes = [self.boxed((0, 2), (0.6, 2), (1.2, 2), (1.9, 2))]
+        arguments = {"box_json_path": str(tmp_path / "boxes.json"), "frame_sampling": FrameSampling(num_frames=4)}
+        few = {"type": "mg_llava.boxes.BoxSelection", "limit_video": 3}
+        dataset = MGLLaVADataset(**{**self.arguments(clips, boxes, arguments), "boxes": few})
+        # later frames have the better scores here
+        assert [len(found) for found in dataset[0]["boxes"]] == [0, 0, 1, 2]
+        assert dataset.report["boxes cut for the limit of a video"] == 5
+
+    def test_boxes_of_another_size(self, clips: Any, tmp_path: Path) -> None:
+        boxes = [self.boxed((0, 1), width=64, height=24)]
+        dataset = clips([self.RECORD], boxes=boxes, box_json_path=str(tmp_path / "boxes.json"))
+        with pytest.raises(XTunerError, match="has 32x24 pixels, but .* was made for 64x24"):
+            dataset[0]
+
+    def test_a_foreign_box_file(self, clips: Any, tmp_path: Path) -> None:
+        boxes = [{**self.boxed((0, 1)), "video": "v/other.mp4"}]
+        with pytest.raises(XTunerError, match="has no record for any of the 8 pictures"):
+            clips([self.RECORD], boxes=boxes, box_json_path=str(tmp_path / "boxes.json"))
