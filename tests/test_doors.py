@@ -136,6 +136,7 @@ WAYS = {
         "mg_llava.model",
         "mg_llava.model.encoders",
         "mg_llava.pictures",
+        "mg_llava.videos",
         "xtuner",
         "xtuner.data.records",
         "xtuner.data.text",

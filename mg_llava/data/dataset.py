@@ -201,6 +201,12 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         shown = [Image.fromarray(picture.contiguous().numpy()) for picture in pixels]
         return [draw_boxes(picture, boxes) for picture, boxes in zip(shown, found, strict=True)]
 
+    def frames(self, index: int) -> list[tuple[int, str]]:
+        """Returns which pictures of sample `index` are frames of a video: their places, and words for each."""
+        row, _ = self.samples.row(index)
+        places = [read_frame_place(path) for path in row["images"]]
+        return [(number, place.words) for number, place in enumerate(places) if place is not None]
+
     def statistics(self) -> dict[str, np.ndarray]:
         """Returns numbers for histograms: tokens of each sample, text ids, object tokens of those with pictures."""
         text = self.samples.num_ids

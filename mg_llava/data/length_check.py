@@ -79,7 +79,7 @@ def _left_out(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str |
         tokens = kept + num_images * (image_tokens - 1)
         return (
             f"longer than the context: {sample} has {tokens:,} text and image tokens, but the language model takes "
-            f"{maker.context_length:,}; it is left out."
+            f"{maker.context_length:,}; it is left out. {_what_fits(maker, kept, num_images)}"
         )
     return None
 
@@ -93,4 +93,14 @@ def _note(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | Non
     return (
         f"cut at max_length: {sample} has {kept + cut:,} text tokens; training drops the last {cut:,}, with "
         f"{counted(encoded.num_truncated_labels, 'tokens of answers')}{pictures}."
+    )
+
+
+def _what_fits(maker: SampleMaker, num_ids: int, num_images: int) -> str:
+    """How many pictures or frames the context has room for beside a sample's words."""
+    words, each = num_ids - num_images, maker.processor.num_image_tokens
+    room = max(0, (maker.context_length or 0) - words) // each
+    return (
+        f"Beside its {counted(words, 'tokens')} of text {counted(room, 'pictures')} or frames of {each:,} would fit, "
+        f"it has {num_images:,}: lower frame_sampling.num_frames, or take a language model with a longer context."
     )

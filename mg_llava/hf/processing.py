@@ -15,11 +15,15 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.hf.chat_template import to_jinja
 from mg_llava.hf.picture_sources import read_source
+from mg_llava.hf.video_sources import place_in_texts, read_video_source, with_given_boxes
 from mg_llava.inference.messages import Conversation, read_messages
 from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.pictures.statistics import read_preprocessing
+from mg_llava.videos.sampling import FrameSampling
+from mg_llava.videos.shown import VideoFrames
 from xtuner.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.data.records.messages import picture_address
 from xtuner.data.text.rendered import cut_rendered
 from xtuner.data.text.specials import Policy, check_policy, special_tokens
 from xtuner.data.text.templates import PromptTemplate
@@ -55,6 +59,7 @@ class MGLLaVAProcessor(ProcessorMixin):
         special_tokens_in_text: what becomes of special tokens that a user writes, see
             `xtuner.data.text.specials.Policy`.
         pixels: arguments of `PixelNormalizer`, for those who normalise themselves: the model does it for its own.
+        frame_sampling: which frames of a video are taken.
     """
 
     def __init__(
@@ -67,7 +72,9 @@ class MGLLaVAProcessor(ProcessorMixin):
         with_objects: bool,
         special_tokens_in_text: Policy = "split",
         pixels: Mapping[str, Any] | None = None,
+        frame_sampling: FrameSampling | None = None,
     ) -> None:
+        self.frame_sampling = frame_sampling or FrameSampling()
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.prompt_template = prompt_template
@@ -108,6 +115,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             # folders of before do not say
             special_tokens_in_text=values.get("special_tokens_in_text", "split"),
             pixels=values.get("pixels"),
+            frame_sampling=FrameSampling(**values.get("frame_sampling", {})),
         )
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -140,6 +148,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             "with_objects": self.with_objects,
             "special_tokens_in_text": self.special_tokens_in_text,
             "pixels": self.pixels,
+            "frame_sampling": asdict(self.frame_sampling),
         }
 
     @property
@@ -148,7 +157,13 @@ class MGLLaVAProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", "pixel_values", "boxes", "box_counts"]
 
     def __call__(
-        self, images: Any = None, text: str | Sequence[str] | None = None, boxes: Any = None, **_: Any
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        boxes: Any = None,
+        videos: Any = None,
+        video_boxes: Sequence[Any] | None = None,
+        **_: Any,
     ) -> MGLLaVABatch:
         """Texts with ``<image>`` at the place of each picture to a batch, padded on the left.
 
@@ -159,9 +174,12 @@ class MGLLaVAProcessor(ProcessorMixin):
             images: pictures (or paths, or addresses) in the order of their places; lists of them per text are joined.
             text: one or several; bos is put before each that does not begin with it.
             boxes: one entry per picture, see `as_picture_boxes`; None = no object tokens.
+            videos: in the order of their ``<video>``, see `read_video_source`; one alone or a list of them. Without,
+                ``<video>`` is text.
+            video_boxes: one entry per video, see `with_given_boxes`.
 
         Raises:
-            XTunerError: other numbers of places, pictures and boxes.
+            XTunerError: other numbers of places, pictures, videos and boxes.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
         if not texts:
@@ -169,6 +187,10 @@ class MGLLaVAProcessor(ProcessorMixin):
         turn = self.image_processor.apply_exif_orientation
         pictures = [read_source(picture, turn) for picture in _flat(images)]
         found = boxes_per_picture(boxes, len(pictures))
+        if videos is not None:
+            shown = self._videos(videos, video_boxes)
+            texts, both = place_in_texts(texts, list(zip(pictures, found, strict=True)), shown)
+            pictures, found = [picture for picture, _ in both], [one for _, one in both]
         prompts = []
         for words in texts:
             count = words.count(IMAGE_TOKEN)
@@ -184,6 +206,14 @@ class MGLLaVAProcessor(ProcessorMixin):
     def maker(self) -> PromptMaker:
         """What makes prompts of turns and open pictures, as an assistant's does."""
         return self._maker
+
+    def _videos(self, videos: Any, boxes: Sequence[Any] | None) -> list[VideoFrames]:
+        given = videos if isinstance(videos, (list, tuple)) and not _is_frames(videos) else [videos]
+        found = [None] * len(given) if boxes is None else list(boxes)
+        if len(found) != len(given):
+            raise XTunerError(f"video_boxes has {len(found)} entries for {len(given)} videos: give one for each video.")
+        read = [read_video_source(one, self.frame_sampling) for one in given]
+        return [with_given_boxes(video, one) for video, one in zip(read, found, strict=True)]
 
     def text_ids(self, words: str) -> list[int]:
         """Returns the ids of a rendered conversation as training has them, one placeholder at each ``<image>``.
@@ -213,7 +243,7 @@ class MGLLaVAProcessor(ProcessorMixin):
 
         Args:
             conversation: messages, or several lists of them; images as parts ``{"type": "image", "image": picture or
-                path}`` which may have ``boxes`` of their own.
+                path}`` which may have ``boxes`` of their own, videos as ``{"type": "video", "video": path}`` likewise.
             chat_template: another Jinja template; text only.
             tokenize: return a batch (with `return_dict`) or its ids.
             add_generation_prompt: accepted; prompts always end where the answer starts.
@@ -238,7 +268,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             )
         given = (processor_kwargs or {}).get("boxes") if boxes is None else boxes
         read = [
-            read_messages(messages, self._open_part, continue_final_message)
+            read_messages(messages, self._open_part, continue_final_message, self._open_video)
             for messages in (conversation if several else [conversation])
         ]
         batch = self.collate(self._prompts(read, given))
@@ -253,6 +283,10 @@ class MGLLaVAProcessor(ProcessorMixin):
             expected = ", ".join(_IMAGE_FIELDS)
             raise XTunerError(f"an image part has the fields {sorted(part)}: expected one of {expected}.")
         return read_source(source, self.image_processor.apply_exif_orientation), as_picture_boxes(part.get("boxes"))
+
+    def _open_video(self, part: Mapping[str, Any]) -> VideoFrames:
+        (video,) = self._videos([picture_address(part)], [part.get("boxes")])
+        return video
 
     def _prompts(self, read: Sequence[Conversation], given: Any) -> list[Prompt]:
         total = sum(len(conversation.pictures) for conversation in read)
@@ -319,6 +353,11 @@ class MGLLaVAProcessor(ProcessorMixin):
             else:
                 row.append(token)
         return row
+
+
+def _is_frames(videos: Sequence[Any]) -> bool:
+    """True for one video that is given as its frames."""
+    return bool(videos) and all(isinstance(one, Image.Image) for one in videos)
 
 
 def _flat(images: Any) -> list[Any]:

@@ -21,6 +21,7 @@ from xtuner.tools.support.rows import as_html, read_row
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:14px sans-serif;margin:2em;max-width:1500px}} article{{border-top:1px solid #ccc;padding:1em 0}}
 .sample{{display:flex;flex-wrap:wrap;gap:1em}} .sample>*{{flex:1 1 450px;min-width:0}} figure{{margin:0}}
+.strip{{display:flex;gap:4px;overflow-x:auto;margin-bottom:1em}} .strip>*{{flex:1 0 160px;max-width:320px}}
 img{{max-width:100%}} pre{{white-space:pre-wrap;margin-top:0}}
 th{{text-align:left;vertical-align:top;padding-right:1em}}
 .with-loss{{background:#d6f5d6}} .picture{{background:#f3d6f5}}</style>
@@ -119,13 +120,18 @@ def _whole_number_bins(values: np.ndarray) -> np.ndarray:
 
 def _article(dataset: Any, number: int, tokenizer: Any, out: Path) -> str:
     sample = dataset[number]
-    figures = []
+    pictures, strip, frames = "", "", dict(dataset.frames(number))
     for place, picture in enumerate(dataset.draw(number)):
         name = f"{number:07d}_{place}.jpg"
         picture.save(out / name, quality=90)
-        figures.append(f'<figure><img src="{name}"></figure>')
+        if place in frames:
+            caption = f"<figcaption>{html.escape(frames[place])}</figcaption>"
+            strip += f'<figure class="frame"><img src="{name}">{caption}</figure>'
+        else:
+            pictures += f'<figure><img src="{name}"></figure>'
     prompt = as_html(read_row(sample["input_ids"].tolist(), sample["labels"].tolist(), tokenizer))
     head = f"sample {number}, id {html.escape(str(sample['sample_id']))}"
     described = html.escape(dataset.describe(number))
     text = f"<div><pre>{prompt}</pre><pre>{described}</pre></div>"
-    return f'<article><h3>{head}</h3><div class="sample">{"".join(figures)}{text}</div></article>'
+    strip = f'<div class="strip">{strip}</div>' if strip else ""
+    return f'<article><h3>{head}</h3>{strip}<div class="sample">{pictures}{text}</div></article>'

@@ -57,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
             out.print("It stands in for a sample that cannot be read.")
         else:
             print_tokens(row, turns.get(index), tokenizer, out)
-        pictures = input_ids.count(IMAGE_TOKEN_INDEX)
-        out.print(f"{len(input_ids)} ids, {supervised} with loss, {counted(pictures, 'pictures')}")
+        frames = len(dataset.frames(index))
+        shown = [counted(input_ids.count(IMAGE_TOKEN_INDEX) - frames, "pictures")]
+        shown += [counted(frames, "frames")] if frames else []
+        out.print(f"{len(input_ids)} ids, {supervised} with loss, {', '.join(shown)}")
         out.print(dataset.describe(index), markup=False)
     return 0

@@ -322,3 +322,28 @@ class TestBoxes:
         boxes = [{**self.boxed((0, 1)), "video": "v/other.mp4"}]
         with pytest.raises(XTunerError, match="has no record for any of the 8 pictures"):
             clips([self.RECORD], boxes=boxes, box_json_path=str(tmp_path / "boxes.json"))
+
+
+class TestLooking:
+    """What the commands show of videos."""
+
+    def test_frames_of_a_sample(self, clips: Any) -> None:
+        record = {"id": "a", "image": "a.png", "video": "v/short.mkv", "conversations": talk("<image><video>")}
+        dataset = clips([record])
+        expected = [f"frame {i} ({seconds} s) of 'v/short.mkv'" for i, seconds in enumerate(("0.00", "0.12", "0.25"))]
+        assert dataset.frames(0) == list(enumerate(expected, start=1))
+
+    def test_a_strip(self, clips: Any, tmp_path: Path) -> None:
+        from xtuner.tools.browse_dataset import write_page
+
+        record = {"id": "a", "image": "a.png", "video": "v/short.mkv", "conversations": talk("<image><video>")}
+        page = write_page("config", tmp_path / "page", clips([record]), [0]).read_text()
+        strip = page.partition('<div class="strip">')[2].partition("</div>")[0]
+        assert strip.count('<figure class="frame">') == 3 and "frame 2 (0.25 s)" in strip
+        assert page.count("<figure>") == 1
+
+    def test_what_would_fit_is_said(self, clips: Any, world: Any, tmp_path: Path) -> None:
+        record = {"id": "a", "video": "v/long.mp4", "conversations": talk(ASK)}
+        found = MGLLaVADataset.check_records(world([record], context=40, box_json_path=None))
+        note = next(note for note in found.notes if note.startswith("longer than the context"))
+        assert "tokens of text 7 pictures or frames of 4 would fit, it has 8: lower frame_sampling.num_frames" in note

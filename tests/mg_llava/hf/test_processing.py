@@ -91,7 +91,7 @@ class TestMistakes:
             ([{"role": "tool", "content": "x"}], "has the role 'tool'"),
             ([{"role": "assistant", "content": "x"}], "no user message to answer"),
             ([{"role": "user", "content": 3}], "'content' is int"),
-            ([user({"type": "video"})], "a part of type 'video'"),
+            ([user({"type": "video"})], "a video is a NoneType: expected a path"),
             ([user({"type": "image"})], "expected one of image, url"),
             ([{"role": "system", "content": [IMAGE]}], "only user messages"),
             ([user(text("a")), {"role": "assistant", "content": "b"}], "end with an answer"),

@@ -56,6 +56,9 @@ class FakeDataset:
     def describe(self, index: int) -> str:
         return f"{index + 7} boxes"
 
+    def frames(self, index: int) -> list[tuple[int, str]]:
+        return []
+
     @classmethod
     def check_records(cls, node: Any, fast: bool = False) -> Findings:
         return Findings(cls.problems, cls.notes, cls.statistics_rows)
