@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.hf.chat_template import to_jinja
 from mg_llava.hf.picture_sources import read_source
-from mg_llava.hf.video_sources import place_in_texts, read_video_source, with_given_boxes
 from mg_llava.inference.messages import Conversation, read_messages
 from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes
+from mg_llava.inference.video_sources import place_in_texts, read_video_source, with_given_boxes
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.pictures.statistics import read_preprocessing
 from mg_llava.videos.sampling import FrameSampling
