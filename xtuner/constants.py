@@ -25,9 +25,9 @@ HOTTEST = 2
 
 NEEDED_MODULES = frozenset(
     {
-        "PIL", "accelerate", "datasets", "deepspeed", "filelock", "httpcore", "lazy_loader", "matplotlib", "mmengine",
-        "numpy", "open_clip", "openai", "openpyxl", "packaging", "pandas", "peft", "psutil", "pyarrow", "rich",
-        "safetensors", "scipy", "sentencepiece", "setuptools", "tensorboard", "timm", "torch", "torchvision",
+        "PIL", "accelerate", "av", "datasets", "deepspeed", "filelock", "httpcore", "lazy_loader", "matplotlib",
+        "mmengine", "numpy", "open_clip", "openai", "openpyxl", "packaging", "pandas", "peft", "psutil", "pyarrow",
+        "rich", "safetensors", "scipy", "sentencepiece", "setuptools", "tensorboard", "timm", "torch", "torchvision",
         "transformers",
     }
 )  # fmt: skip

@@ -346,4 +346,7 @@ class TestLooking:
         record = {"id": "a", "video": "v/long.mp4", "conversations": talk(ASK)}
         found = MGLLaVADataset.check_records(world([record], context=40, box_json_path=None))
         note = next(note for note in found.notes if note.startswith("longer than the context"))
-        assert "tokens of text 7 pictures or frames of 4 would fit, it has 8: lower frame_sampling.num_frames" in note
+        assert (
+            "tokens of text 7 pictures or frames of 4 would fit, it has 8: take fewer (of a video: lower frame_sampling"
+            in note
+        )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mg_llava.inference.assistant import Assistant
+from mg_llava.inference.endings import Endings
 from tests.tiny_detectors import tiny_owlv2
 from tests.xtuner.tools.conftest import Trained
 from xtuner.cli import main
@@ -46,7 +46,7 @@ class TestOnce:
     ) -> None:
         ask = [folder, "--prompt", "Is it red", "--max-new-tokens", "3"]
         for stops, reason in ((lambda _: [], "length"), (lambda _: list(range(1000)), "stop")):
-            monkeypatch.setattr(Assistant, "stop_ids", stops)
+            monkeypatch.setattr(Endings, "stop_ids", stops)
             capsys.readouterr()
             assert main(["chat", *ask, "--json"]) == 0
             assert json.loads(capsys.readouterr().out)["finish_reason"] == reason
@@ -174,7 +174,7 @@ def test_again_edit_save_and_load(
         ]
     )
     monkeypatch.setattr(console, "input", lambda _: next(lines))
-    monkeypatch.setattr(Assistant, "stop_ids", lambda _: [])
+    monkeypatch.setattr(Endings, "stop_ids", lambda _: [])
     assert main(["chat", folder, "--max-new-tokens", "3"]) == 0
     captured = capsys.readouterr()
     answers, shown = captured.out.splitlines(), " ".join(captured.err.split())

@@ -29,10 +29,12 @@ class LoadReport:
 
     Attributes:
         loaded_parts: parts that were loaded, each as completely as asked for.
+        missing: names of these parts that the checkpoint lacks. Always empty: such a checkpoint is refused.
         unexpected: names of the checkpoint that the model lacks.
     """
 
     loaded_parts: tuple[str, ...]
+    missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
     def log(self, source: str) -> None:
@@ -76,6 +78,7 @@ def load_parts(
         state = to_adapted_names(state, {name: tensor for tensors in own.values() for name, tensor in tensors.items()})
         required = [f"{name}{_ADAPTERS}" if name in adapters else name for name in required]
     found = {part: [name for name in tensors if name in state] for part, tensors in own.items()}
+    missing: list[str] = []
     problems: list[str] = []
     for part, tensors in own.items():
         absent = [] if part in partial and found[part] else _absent(tensors, found[part])
@@ -85,6 +88,7 @@ def load_parts(
             )
         elif absent and part in required:
             problems.append(f"the part '{part}' is absent ({counted(len(absent), 'weights')})")
+        missing += absent if found[part] or part in required else []
         problems += [
             f"{name} is {tuple(state[name].shape)} in the checkpoint and {shape(tensors[name])} in this model"
             for name in found[part]
@@ -98,7 +102,7 @@ def load_parts(
             _copy(own[part][name], state[name]) if layer is None else put_weight(layer, state[name])
     known = {name for tensors in own.values() for name in tensors}
     unexpected = tuple(sorted(name for name in state if name not in known))
-    return LoadReport(tuple(part for part in own if found[part]), unexpected)
+    return LoadReport(tuple(part for part in own if found[part]), tuple(missing), unexpected)
 
 
 def refuse_left_adapters(report: LoadReport, source: str | Path) -> None:
