@@ -14,7 +14,7 @@ OUT=${OUT:-work_dirs/quickstart}
 WORLD=work_dirs/tiny_world
 started=$SECONDS
 settings=(seed=42 "$@")
-# Fewer steps at higher rates than the configs', which the ablation uses: docs/tiny_world.md compares them.
+# Fewer steps at higher rates than the configs', which the ablation uses: README.md has what both reach.
 pretrain_settings=(max_epochs=1 batch_size=16 lr=2.5e-3)
 sft_settings=(max_epochs=2.75 lr=1.5e-3)
 
