@@ -26,7 +26,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "former")
     monkeypatch.setenv("XTUNER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(registry, "_warned_of", set())
-    return tmp_path / "former" / "run"
+    run = tmp_path / "former" / "run"
+    (run / "checkpoint_of_step_4.zip").rename(run / "iter_4.pth")
+    return run
 
 
 @pytest.mark.parametrize("config", ["as_written", "resolved"])
@@ -38,7 +40,7 @@ def test_resumed_to_the_same_weights(run: Path, config: str, framework_log: list
     assert sum("old names of classes that have moved" in line for line in said) == 1
     before, expected = (
         torch.load(run / "iter_4.pth", weights_only=True)["state_dict"],
-        load_file(run / "iter_6.safetensors"),
+        load_file(run / "weights_of_step_6.safetensors"),
     )
     found = torch.load(run / "iter_6.pth", weights_only=True)["state_dict"]
     assert found.keys() == expected.keys()
@@ -48,7 +50,7 @@ def test_resumed_to_the_same_weights(run: Path, config: str, framework_log: list
 
 
 def test_the_checkpoint_names_tensors_alone() -> None:
-    with zipfile.ZipFile(FORMER / "run" / "iter_4.pth") as file:
+    with zipfile.ZipFile(FORMER / "run" / "checkpoint_of_step_4.zip") as file:
         pickled = next(file.read(name) for name in file.namelist() if name.endswith("data.pkl"))
     named = {str(argument) for operation, argument, _ in pickletools.genops(pickled) if operation.name == "GLOBAL"}
     assert named and {name.split(".")[0].split()[0] for name in named} <= {"torch", "collections"}
