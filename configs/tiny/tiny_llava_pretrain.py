@@ -4,8 +4,6 @@ from mmengine.config import read_base
 
 with read_base():
     from .tiny_pretrain import *
-
-    # last, because it replaces the model
     from .._base_.llava import *  # isort: skip
 
 trainable = ("projector",)
