@@ -27,10 +27,16 @@ _END_SECONDS = 20.0
 _DRAIN_SECONDS = 5.0
 _KEPT_LINES = 200
 _FAULT = re.compile(r"(?:Value error, |\b\w*(?:Error|Exception): |\berror: )(.+)")
-_SAYS_NOTHING = ("Engine core initialization failed", "validation error")
+_SAYS_NOTHING = ("Engine core initialization failed", "WorkerProc initialization failed", "validation error")
 _NEXT_SENTENCE = re.compile(r"\. (?=[A-Z])|\.? \[type=")
 _LONGEST = 300
-_ADVICE = re.compile(r"memory|max_model_len|max_seq_len|max seq len|KV cache", re.IGNORECASE)
+_ADVICE = {
+    "--gpu-memory-utilization SHARE' takes less memory": re.compile(r"memory utilization"),
+    "--max-model-len N' makes the context smaller": re.compile(
+        r"memory|max_model_len|max_seq_len|max seq len|KV cache", re.IGNORECASE
+    ),
+}
+"""The first whose words stand in the fault."""
 
 
 class Child:
@@ -165,6 +171,6 @@ def _why(lines: Sequence[str]) -> str:
         if found and not any(words in line for words in _SAYS_NOTHING):
             # one sentence of it; the log above has the rest
             fault = _NEXT_SENTENCE.split(found.group(1).strip())[0].rstrip(".")[:_LONGEST]
-            advice = "; --backend-args '--max-model-len N' makes the context smaller" if _ADVICE.search(fault) else ""
+            advice = next((f"; --backend-args '{how}" for how, words in _ADVICE.items() if words.search(fault)), "")
             return f": {fault}{advice}"
     return "; its last lines in the log above say more" if lines else ""

@@ -41,6 +41,14 @@ print("(EngineCore pid=7) ERROR 11-29 [core.py:1] ValueError: To serve at least 
       "len (4096), 2.0 GiB KV cache is needed, which is larger than the available KV cache memory (1.0 GiB).")
 sys.exit("RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")
 """
+TAKEN_MEMORY = """
+import sys
+print("(VllmWorker-0 pid=7) ERROR 11-29 [multiproc_executor.py:953] ValueError: Available memory on node 0 "
+      "(18.08/23.54 GiB) on startup is less than desired CPU memory utilization (0.92, 21.66 GiB). On a CPU, X.")
+print("(EngineCore pid=7) ERROR 11-29 [core.py:1] Exception: WorkerProc initialization failed due to an exception in a "
+      "background process. See stack trace for root cause.")
+sys.exit("RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+"""
 
 SHORT = f"""
 import runpy, sys
@@ -67,6 +75,10 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Child]:
             r"code 1: User-specified max_model_len \(9000\) is greater .*_len \(512\); --backend-args '--max-model-",
         ),
         (NO_MEMORY, r"exit code 1: To serve at least one request .*2.0 GiB KV cache is needed.*--max-model-len N"),
+        (
+            TAKEN_MEMORY,
+            r"exit code 1: Available memory .*\(18.08/23.54 GiB\).*21.66 GiB\); .*--gpu-memory-utilization SHARE",
+        ),
         ("raise SystemExit('api_server.py: error: unrecognized arguments: --foo')", "unrecognized arguments: --foo"),
         ("import no_such_package", "exit code 1: No module named 'no_such_package'"),
         ("import os; os.kill(os.getpid(), 9)", "'FOLDER', was ended by SIGKILL"),
