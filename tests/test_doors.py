@@ -59,6 +59,7 @@ WAYS = {
         "mg_llava.boxes",
         "mg_llava.pictures",
         "mg_llava.videos",
+        "mg_llava.videos.cache",
         "xtuner.data.batches",
         "xtuner.data.pictures",
         "xtuner.data.records",
@@ -70,6 +71,7 @@ WAYS = {
     "mg_llava.detectors": {
         "mg_llava.boxes",
         "mg_llava.pictures",
+        "mg_llava.videos",
         "xtuner.data.pictures",
         "xtuner.data.records",
         "xtuner.data.sources",
@@ -83,6 +85,7 @@ WAYS = {
         "mg_llava.evaluation.reading",
         "mg_llava.pictures",
         "mg_llava.videos",
+        "xtuner.data.pictures",
         "xtuner.data.text",
     },
     "mg_llava.evaluation.benchmarks.kinds": {
@@ -91,7 +94,7 @@ WAYS = {
         "mg_llava.evaluation.judging",
         "mg_llava.evaluation.reading",
         "mg_llava.evaluation.results",
-        "xtuner.data.pictures",
+        "mg_llava.videos",
         "xtuner.data.sources",
         "xtuner.data.text",
     },
@@ -103,6 +106,7 @@ WAYS = {
         "mg_llava.evaluation.benchmarks",
         "mg_llava.evaluation.benchmarks.kinds",
         "mg_llava.evaluation.judging",
+        "mg_llava.videos",
     },
     "mg_llava.evaluation.judging": {"mg_llava.evaluation.benchmarks", "xtuner.evaluation"},
     "mg_llava.evaluation.lmms_eval": {
@@ -159,6 +163,7 @@ WAYS = {
         "xtuner.model.files",
     },
     "mg_llava.pictures": {"mg_llava.boxes", "xtuner.model"},
+    "mg_llava.videos.cache": {"mg_llava.videos", "xtuner.data.store"},
     "mg_llava.videos": {"mg_llava.boxes", "mg_llava.pictures", "xtuner.data.pictures"},
     "mg_llava.serving": {
         "mg_llava.hf",

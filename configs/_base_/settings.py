@@ -22,6 +22,7 @@ tokenizer_source = "auto"  # where a folder's files disagree: "tokenizer.json" (
 special_tokens_in_text = "split"  # "</s>" in a text is text; "keep": it becomes the token, "refuse": it is an error
 data_columns = None  # of Parquet, Arrow, WebDataset: dict(conversations="chat", image="jpg") where names differ
 pad_image_to_square = True
+frame_cache = None  # folder of frames that `xtuner preprocess video` kept: videos are not decoded in training
 offline_processed_text_folder = None
 box_iou_threshold = 0.2
 box_limit_num = 100

@@ -45,6 +45,7 @@ train_dataset = dict(
     allow_odd_boxes="${allow_odd_boxes}",
     boxes="${box_selection}",
     frame_sampling="${frame_sampling}",
+    frame_cache="${frame_cache}",
 )
 train_dataloader = dict(
     batch_size="${batch_size}",

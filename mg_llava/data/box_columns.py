@@ -178,7 +178,7 @@ class BoxColumns:
         limited = list(pictures)
         for video, numbers in frames.items():
             if self._store is not None and pictures:
-                boxed = self._store.frames_of(picture_name(video))
+                boxed = frame_records(self._store, video)
                 used = {where for number in numbers if (where := pictures[number].where)}
                 counts[NO_FRAME] += sum(not pictures[number].where for number in numbers) if boxed else 0
                 counts[NOT_SAMPLED] += len(boxed) - len(used)
@@ -212,10 +212,22 @@ def find_boxes(
     """
     frame = read_frame_place(path)
     if frame is not None:
-        return nearest_frame(store.frames_of(picture_name(frame.video)), frame.number, frame.time, tolerance)
+        return nearest_frame(frame_records(store, frame.video), frame.number, frame.time, tolerance)
     place = without_name(path)
     found = None if place == path else store.find(place)
     return store.find(picture_name(path), sample_id, num_images) if found is None else found
+
+
+def frame_records(store: BoxStore, video: str) -> list[BoxRecord]:
+    """Returns the records of a video's frames: by its place in its source, else by its name there.
+
+    Args:
+        store: the box file.
+        video: its path, or its place.
+    """
+    place = without_name(video)
+    found = [] if place == video else store.frames_of(place)
+    return found or store.frames_of(picture_name(video))
 
 
 def keep_best(found: Sequence[PictureBoxes], room: int) -> list[PictureBoxes]:

@@ -103,6 +103,8 @@ def check_training_data(node: Mapping[str, Any], fast: bool = False) -> Findings
                 problems.append("settings: no training data: set data_path or offline_processed_text_folder.")
             continue
         files = _try("pictures", source.pictures, problems) if uses else None
+        if files is not None and maker is not None and (kept := source.kept_frames()) is not None:
+            _try("kept frames", partial(kept.check_sampling, maker.sampling), problems)
         if files is not None and (note := source.cost_note()):
             findings.notes.append(f"slow pictures: {note}")
         sizes = _check_pictures(uses, files, processor, fast, problems)

@@ -18,7 +18,9 @@ from mg_llava.data.prepared_sources import PreparedSources, make_samples, prepar
 from mg_llava.data.samples import SampleReader, fault_of
 from mg_llava.data.sharing import write_dataset
 from mg_llava.data.sources import DataSource, Template, read_sources, sources_of
+from mg_llava.data.video_frames import keep_source_frames
 from mg_llava.pictures.preprocess import ImageProcessor
+from mg_llava.videos.cache.formats import FrameFormat
 from mg_llava.videos.places import read_frame_place
 from mg_llava.videos.sampling import FrameSampling
 from xtuner.data.batches.bad_samples import BadSample, Replacements
@@ -27,6 +29,7 @@ from xtuner.data.text.specials import Policy
 from xtuner.data.text.templates import Turn
 from xtuner.errors import ProblemsError, XTunerError, counted
 from xtuner.log import get_logger
+from xtuner.registry import build
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,6 +76,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         allow_odd_boxes: take box files in which most boxes cannot be pixels, see `mg_llava.boxes.sense`.
         frame_sampling: which frames of a video are taken, or the config node that builds it; None = the defaults of
             `FrameSampling`.
+        frame_cache: folder of frames that `xtuner preprocess video` kept (numbered ones below it for several sources);
+            frames that are not there are decoded.
         data_columns: the column of each field (``conversations``, ``image``, ...) that has another name in Parquet,
             Arrow or WebDataset, see `xtuner.data.sources.columns.FIELDS`.
 
@@ -111,6 +116,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         system_prompt: str | None = None,
         data_columns: Mapping[str, str] | None = None,
         frame_sampling: FrameSampling | Mapping[str, Any] | None = None,
+        frame_cache: str | None = None,
     ) -> None:
         if on_bad_sample not in _MODES:
             raise XTunerError(f"on_bad_sample='{on_bad_sample}': expected one of {', '.join(_MODES)}.")
@@ -130,7 +136,7 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             )
         )
         self.tokenizer, self.image_processor = self.maker.tokenizer, self.maker.processor
-        sources = read_sources(data_path, image_folder, box_json_path, prompt_template, data_columns)
+        sources = read_sources(data_path, image_folder, box_json_path, prompt_template, data_columns, frame_cache)
         try:
             self.samples = PreparedSources(sources, self.maker, offline_processed_text_folder)
             self.samples.check_pictures()
@@ -235,6 +241,20 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
             return prepare_sources(sources, make_samples(node), out_folder, num_proc)
         except ProblemsError as error:
             raise with_other_problems(error, sources) from error
+
+    @classmethod
+    def keep_frames(
+        cls, node: Mapping[str, Any], out_folder: str, picture_format: str, quality: int, num_proc: int | None = None
+    ) -> dict[str, int]:
+        """Keeps the sampled frames of the videos of a config's ``train_dataset``, see `keep_source_frames`.
+
+        Raises:
+            XTunerError: records cannot be read, or as `mg_llava.videos.cache.keep_frames`.
+        """
+        sampling = node.get("frame_sampling")
+        rule = FrameSampling() if sampling is None else build(sampling)
+        form = FrameFormat(picture_format, quality)  # type: ignore[arg-type]  # checked there
+        return keep_source_frames(sources_of(node), rule, out_folder, form, bool(node.get("strict_paths")), num_proc)
 
     @classmethod
     def write_records(

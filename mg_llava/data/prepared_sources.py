@@ -17,7 +17,7 @@ from mg_llava.boxes.selection import BoxSelection
 from mg_llava.boxes.sense import refuse_odd
 from mg_llava.boxes.store import BoxStore, no_match_message
 from mg_llava.data.box_columns import ALL_BOXES, NOT_KNOWN, BoxColumns, own_records
-from mg_llava.data.sources import DataSource
+from mg_llava.data.sources import DataSource, numbered
 from mg_llava.data.video_frames import FrameExpander
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.videos.files import FrameFiles, named_picture
@@ -143,7 +143,7 @@ class PreparedSources:
 
     def __init__(self, sources: Sequence[DataSource], maker: SampleMaker, offline_folder: str | None = None) -> None:
         self.sources = list(sources)
-        folders = [None] * len(sources) if offline_folder is None else _parts(offline_folder, len(sources))
+        folders = [None] * len(sources) if offline_folder is None else numbered(offline_folder, len(sources))
         self._parts = [_open(source, maker, folder) for source, folder in zip(self.sources, folders, strict=True)]
         self.files = [source.pictures(maker.strict_paths) for source in self.sources]
         index = np.concatenate([part.index for part in self._parts])
@@ -194,7 +194,10 @@ class PreparedSources:
                 if isinstance(files.stored, SourcePictures) and source.data_path
                 else ""
             )
-            name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}{own}{strict}"
+            if source.frame_cache is not None:
+                _tell_not_kept(part, files, source.frame_cache)
+            frames = "" if source.frame_cache is None else f"\n{Path(source.frame_cache).resolve()}"
+            name = f"{fingerprint(part.settings)}\n{Path(folder).resolve()}{own}{strict}{frames}"
             checked = cache_folder() / "checked_pictures" / hashlib.sha256(name.encode()).hexdigest()[:32]
             if checked.exists() and not _spot_check(part, files):
                 continue
@@ -219,7 +222,7 @@ def prepare_sources(
         XTunerError: no data file is given; or as `xtuner.data.store.prepare.prepare`.
     """
     counts: Counter[str] = Counter()
-    for source, folder in zip(sources, _parts(out_folder, len(sources)), strict=True):
+    for source, folder in zip(sources, numbered(out_folder, len(sources)), strict=True):
         if source.data_path is None:
             raise XTunerError("no training data to prepare: set data_path (see docs/data.md).")
         encoder, records = maker.encoder(source), source.records()
@@ -227,11 +230,12 @@ def prepare_sources(
     return dict(counts)
 
 
-def _open(source: DataSource, maker: SampleMaker, folder: Path | None) -> PreparedData:
+def _open(source: DataSource, maker: SampleMaker, folder: str | None) -> PreparedData:
+    if (kept := source.kept_frames()) is not None:
+        kept.check_sampling(maker.sampling)
     encoder = maker.encoder(source)
     records = None if source.data_path is None else source.records()
-    offline = None if folder is None else str(folder)
-    part = load_prepared(records, _settings(records, encoder, maker), encoder, offline)
+    part = load_prepared(records, _settings(records, encoder, maker), encoder, folder)
     pictures = part.report.get("pictures", 0)
     if source.box_json_path and 0 < pictures == part.report.get(NOT_KNOWN) and _holds_some(source, part):
         raise XTunerError(no_match_message(source.box_json_path, pictures))
@@ -271,17 +275,26 @@ def _settings(records: RecordSource | None, encoder: RecordEncoder, maker: Sampl
     return {**text, "samples": samples}
 
 
-def _parts(folder: str, number: int) -> list[Path]:
-    if number == 1:
-        return [Path(folder)]
-    return [Path(folder) / f"{index:03d}" for index in range(number)]
-
-
 def _spot_check(part: PreparedData, files: FrameFiles) -> list[str]:
     """Looks for the pictures of samples spread evenly over the data; returns those that are missing."""
+    return [path for path in _some_paths(part) if not files.holds(path)]
+
+
+def _some_paths(part: PreparedData) -> list[str]:
     step = max(1, len(part) // _SPOT_CHECKS)
-    paths = [path for number in range(0, len(part), step) for path in part.row(number)["images"]]
-    return [path for path in paths if not files.holds(path)]
+    return [path for number in range(0, len(part), step) for path in part.row(number)["images"]]
+
+
+def _tell_not_kept(part: PreparedData, files: FrameFiles, folder: str) -> None:
+    paths = _some_paths(part)
+    if lost := files.not_kept(paths):
+        get_logger().warning(
+            "%s of %s that were looked for are not among the frames in '%s' and are decoded: run `xtuner preprocess "
+            "video` again where videos came in or changed their place.",
+            f"{lost:,}",
+            counted(len(paths), "pictures and frames"),
+            folder,
+        )
 
 
 def _check_all(part: PreparedData, files: FrameFiles, image_folder: str) -> None:

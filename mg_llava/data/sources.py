@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
+from mg_llava.videos.cache.reading import FrameCache
 from mg_llava.videos.files import FrameFiles
 from xtuner.data.records.records import RecordSource
 from xtuner.data.sources import open_pictures, open_source
@@ -36,6 +38,7 @@ class DataSource:
             2.5 = all twice and half of them a third time.
         name: in the log; None = the file's.
         columns: the column of each field (``conversations``, ``image``, ...) that has another name there.
+        frame_cache: folder of frames that `xtuner preprocess video` kept of its videos; others are decoded.
     """
 
     data_path: str | None = None
@@ -45,6 +48,7 @@ class DataSource:
     repeats: float = 1.0
     name: str | None = None
     columns: Mapping[str, str] | None = None
+    frame_cache: str | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.repeats, (int, float)) and math.isfinite(self.repeats) and self.repeats > 0):
@@ -71,9 +75,18 @@ class DataSource:
         """Opens its pictures and videos.
 
         Raises:
-            XTunerError: nothing is there.
+            XTunerError: nothing is there, or its kept frames are not whole.
         """
-        return FrameFiles(open_pictures(self.image_folder or "", self.data_path, strict_paths))
+        stored = open_pictures(self.image_folder or "", self.data_path, strict_paths)
+        return FrameFiles(stored, self.kept_frames())
+
+    def kept_frames(self) -> FrameCache | None:
+        """Opens the kept frames of its videos; None where none are meant.
+
+        Raises:
+            XTunerError: they are not there, or not whole.
+        """
+        return None if self.frame_cache is None else FrameCache(self.frame_cache)
 
 
 def read_sources(
@@ -82,6 +95,7 @@ def read_sources(
     box_json_path: str | None,
     prompt_template: Template,
     columns: Mapping[str, str] | None = None,
+    frame_cache: str | None = None,
 ) -> list[DataSource]:
     """Returns the sources of a ``train_dataset`` with everything filled in and names that differ.
 
@@ -91,6 +105,7 @@ def read_sources(
         box_json_path: see there.
         prompt_template: see there.
         columns: see there.
+        frame_cache: of sources without their own: the folder itself for one source, numbered ones below it for several.
 
     Raises:
         XTunerError: an item that is none of these.
@@ -99,6 +114,7 @@ def read_sources(
     sources = [_read(item) for item in items]
     names = [source.name or source_name(source.data_path or "prepared") for source in sources]
     repeated = {name for name, count in Counter(names).items() if count > 1}
+    caches = [None] * len(sources) if frame_cache is None else numbered(frame_cache, len(sources))
     return [
         replace(
             source,
@@ -106,16 +122,22 @@ def read_sources(
             box_json_path=box_json_path if source.box_json_path is None else source.box_json_path,
             prompt_template=source.prompt_template or prompt_template,
             columns=columns if source.columns is None else source.columns,
+            frame_cache=source.frame_cache or kept,
             name=f"{name}#{number}" if name in repeated else name,
         )
-        for number, (source, name) in enumerate(zip(sources, names, strict=True), start=1)
+        for number, (source, name, kept) in enumerate(zip(sources, names, caches, strict=True), start=1)
     ]
 
 
 def sources_of(node: Mapping[str, Any]) -> list[DataSource]:
     """Returns the sources of a config's ``train_dataset``, see `read_sources`."""
     found = (node.get("data_path"), node["image_folder"], node.get("box_json_path"), node["prompt_template"])
-    return read_sources(*found, node.get("data_columns"))
+    return read_sources(*found, node.get("data_columns"), node.get("frame_cache"))
+
+
+def numbered(folder: str, count: int) -> list[str]:
+    """Returns a folder for each of `count` sources: the folder itself for one, else numbered ones below it."""
+    return [folder] if count == 1 else [os.path.join(folder, f"{number:03d}") for number in range(count)]
 
 
 def _read(item: Any) -> DataSource:

@@ -14,6 +14,7 @@ from mg_llava.data.length_check import why_left_out
 from mg_llava.data.prepared_sources import make_samples
 from mg_llava.data.samples import SampleReader, fault_of
 from mg_llava.data.sources import DataSource, Template, read_sources
+from mg_llava.data.video_frames import FrameExpander
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.videos.files import FrameFiles
 from mg_llava.videos.sampling import FrameSampling
@@ -68,8 +69,9 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
         data_columns: Mapping[str, str] | None = None,
         buffer: int = 1000,
         frame_sampling: FrameSampling | Mapping[str, Any] | None = None,
+        frame_cache: str | None = None,
     ) -> None:
-        sources = read_sources(data_path, image_folder, box_json_path, prompt_template, data_columns)
+        sources = read_sources(data_path, image_folder, box_json_path, prompt_template, data_columns, frame_cache)
         if len(sources) != 1 or sources[0].data_path is None or offline_processed_text_folder is not None:
             raise XTunerError(
                 "a stream takes one data_path and no prepared folder: write a mixture as one source by `xtuner convert "
@@ -93,6 +95,9 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
                 frame_sampling=frame_sampling,
             )
         )
+        self.kept = self.source.kept_frames()
+        if self.kept is not None:
+            self.kept.check_sampling(self.maker.sampling)
         self.tokenizer = self.maker.tokenizer
         self.shards = StreamShards(self.name, self.source.columns)
         self.source_names = [str(self.source.name)]
@@ -123,7 +128,10 @@ class MGLLaVAStream(IterableDataset[dict[str, Any]]):
         records = [record for record, _ in block if isinstance(record, Record)]
         problems = [record for record, _ in block if isinstance(record, str)]
         contents = {place: content for _, pictures in block for place, content in pictures.items()}
-        files = FrameFiles(MemoryPictures(contents, self.source.image_folder or "", self.maker.strict_paths))
+        stored = MemoryPictures(contents, self.source.image_folder or "", self.maker.strict_paths)
+        files = FrameFiles(stored, self.kept)
+        if isinstance(encoder.videos, FrameExpander):
+            encoder.videos.read_from(files)
         # one by one: a fault in one record must not cost the others
         encoded = [encoder([record]) for record in records]
         problems += [problem for one in encoded for problem in one.problems]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from mg_llava.data.sources import DataSource
+from mg_llava.data.sources import DataSource, numbered
+from mg_llava.videos.cache.formats import FrameFormat
+from mg_llava.videos.cache.writing import keep_frames
 from mg_llava.videos.files import FrameFiles
-from mg_llava.videos.folders import frame_names
+from mg_llava.videos.folders import StoredFrames, frame_names
 from mg_llava.videos.open import open_video
 from mg_llava.videos.places import FramePlace, read_video_name
 from mg_llava.videos.sampling import FrameSampling
-from xtuner.data.text.conversations import Conversation, RecordError
+from xtuner.data.text.conversations import Conversation, RecordError, iter_conversations
 from xtuner.data.text.encoder import Dropped
-from xtuner.errors import SampleError, XTunerError
+from xtuner.errors import SampleError, XTunerError, counted
+from xtuner.log import get_logger
 
 UNREADABLE = "a video that cannot be read"
 SHORTER = "a video of fewer frames than asked for (each shown once)"
@@ -57,7 +61,11 @@ class FrameExpander:
     @cached_property
     def files(self) -> FrameFiles:
         """Where the videos lie; opened when the first one is asked for."""
-        return self.source.pictures(self.strict_paths)
+        return replace(self.source, frame_cache=None).pictures(self.strict_paths)
+
+    def read_from(self, files: FrameFiles) -> None:
+        """Looks for videos in `files` from now on: what a stream has in memory."""
+        self.files = files
 
     def __call__(self, conversations: Sequence[Conversation]) -> list[Conversation | RecordError | Dropped]:
         """Returns each conversation with frames for videos; see `xtuner.data.text.encoder.VideoExpander`."""
@@ -94,6 +102,8 @@ class FrameExpander:
                 sampled = rule.choose(video.times, video.duration)
                 places = [video.place(number)._replace(video=path) for number in sampled.numbers]
             note = SHORTER if sampled.repeats and rule.count is not None else None
+            if isinstance(found, StoredFrames):
+                return _Chosen(tuple(found.paths[number] for number in sampled.numbers), note)
             if isinstance(found, str) and os.path.isdir(found):
                 files = frame_names(found)
                 return _Chosen(tuple(os.path.join(path, files[number]) for number in sampled.numbers), note)
@@ -102,3 +112,49 @@ class FrameExpander:
             if error.kind == OUT_OF_RANGE:
                 return _Chosen(dropped=OUT_OF_RANGE)
             return _Chosen((str(FramePlace.unread(path)),), UNREADABLE)
+
+
+def keep_source_frames(
+    sources: Sequence[DataSource],
+    sampling: FrameSampling,
+    out_folder: str,
+    form: FrameFormat,
+    strict_paths: bool = False,
+    num_proc: int | None = None,
+) -> dict[str, int]:
+    """Keeps the sampled frames of the videos that the records of `sources` name: the setting ``frame_cache``.
+
+    Args:
+        sources: see `read_sources`; of several each has a numbered folder.
+        sampling, form, num_proc: see `mg_llava.videos.cache.keep_frames`.
+        out_folder: see there.
+        strict_paths: refuse videos outside their folder.
+
+    Returns:
+        Its counts, of all sources.
+
+    Raises:
+        XTunerError: no records are named, none of them names a video, or as `keep_frames`.
+    """
+    named = [_videos_of(source) for source in sources]
+    if not any(named):
+        raise XTunerError("the records name no videos: expected 'video' beside their conversations (docs/video.md).")
+    counts: Counter[str] = Counter()
+    for source, videos, folder in zip(sources, named, numbered(out_folder, len(sources)), strict=True):
+        files = replace(source, frame_cache=None).pictures(strict_paths)
+        counts.update(keep_frames(videos, files, sampling, folder, form, num_proc))
+    return dict(counts)
+
+
+def _videos_of(source: DataSource) -> list[str]:
+    """The videos of a source's good records, each name once; faulty records are for `xtuner check-dataset`."""
+    if source.data_path is None:
+        raise XTunerError("no records whose videos are meant: set data_path.")
+    faults: list[str] = []
+    talks = iter_conversations(source.records().records(), faults, videos=True)
+    names = list(dict.fromkeys(name for talk in talks for name in talk.videos))
+    if faults:
+        get_logger().warning(
+            "'%s': %s cannot be read, the first: %s", source.data_path, counted(len(faults), "records"), faults[0]
+        )
+    return names

@@ -1,16 +1,20 @@
-"""The pictures of a data set that get boxes, and the names by which training will look their boxes up."""
+"""The pictures of a data set that get boxes, and its videos, by the names under which training will look them up."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from mg_llava.detectors.data_videos import SUFFIXES, DataVideos
 from mg_llava.pictures.open import open_picture
+from mg_llava.videos.places import read_video_name
+from mg_llava.videos.sampling import FrameSampling
 from xtuner.data.pictures.files import PictureFiles
 from xtuner.data.records.records import Record
 from xtuner.data.sources import open_pictures, open_source
@@ -23,33 +27,50 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 class DataPictures:
-    """Pictures by the name that a box file knows them by. Pickled into the processes that read.
+    """Pictures by the name that a box file knows them by, and videos. Pickled into the processes that read.
 
     Args:
         image_folder: that the records' paths are relative to, or archives of pictures; not needed where the records'
             own files hold them.
         data_path: records of any form that training reads; None = every picture below `image_folder`.
         columns: the column of each field that has another name, see `xtuner.data.sources.columns.FIELDS`.
+        sampling: which frames of the records' videos are taken, too; without records every video below `image_folder`
+            is meant, and no picture. None = no videos.
 
     Attributes:
-        names: of the pictures, in the data's order.
+        names: of the pictures, in the data's order; those of folders of frames among them.
+        videos: with `sampling`.
 
     Raises:
-        XTunerError: folder or records are absent or faulty, or name no picture.
+        XTunerError: folder or records are absent or faulty, or name no picture (and no video).
     """
 
     def __init__(
-        self, image_folder: str | None, data_path: str | None = None, columns: Mapping[str, str] | None = None
+        self,
+        image_folder: str | None,
+        data_path: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        sampling: FrameSampling | None = None,
     ) -> None:
+        self.videos: DataVideos | None = None
         if data_path is None:
-            self._files, self._places = _all_below(image_folder)
+            folder = _existing(image_folder)
+            self._files = open_pictures(folder)
+            found = _all_below(folder, _SUFFIXES if sampling is None else SUFFIXES)
+            pictures, uses = (found, {}) if sampling is None else ([], {name: [name] for name in found})
         else:
             source = open_source(data_path, columns)
             self._files = open_pictures(image_folder or "", data_path)
-            self._places = _by_name(_paths(source.records()), self._files, data_path)
+            pictures, uses = _read(source.records(), sampling is not None)
+        where = str(data_path or image_folder)
+        self._places = _by_name(pictures, self._files, where)
+        if sampling is not None:
+            self.videos = DataVideos(uses, _by_name(uses, self._files, where), self._files, sampling)
+            self._places |= {name: name for name in self.videos.folder_frames}
         self.names = list(self._places)
-        if not self.names:
-            raise XTunerError(f"'{data_path or image_folder}' names no pictures: check --data and --image-folder.")
+        if not self.names and not (self.videos and self.videos.names):
+            more = "" if sampling is None else " and no videos"
+            raise XTunerError(f"'{where}' names no pictures{more}: check --data and --image-folder.")
 
     def open(self, name: str, apply_exif_orientation: bool = False) -> Image.Image:
         """Reads a picture as 8-bit RGB.
@@ -60,37 +81,49 @@ class DataPictures:
         return open_picture(self._files.open(self._places[name]), apply_exif_orientation)
 
 
-def _all_below(image_folder: str | None) -> tuple[PictureFiles, dict[str, str]]:
+def _existing(image_folder: str | None) -> str:
     if image_folder is None or not os.path.isdir(image_folder):
         wanted = "name --image-folder or --data" if image_folder is None else "check --image-folder"
         raise XTunerError(
             f"the image folder '{image_folder or ''}' does not exist: {wanted}. Pictures in archives are found by "
             "their records (--data)."
         )
-    below = Path(image_folder).rglob("*")
-    files = [path for path in below if path.suffix.lower() in _SUFFIXES and path.is_file()]
-    names = sorted(path.relative_to(image_folder).as_posix() for path in files)
-    return open_pictures(image_folder), {name: name for name in names}
+    return image_folder
 
 
-def _paths(records: Iterable[Record | str]) -> Iterator[str]:
-    """Yields the pictures of the records, as these name them.
+def _all_below(folder: str, suffixes: Collection[str]) -> list[str]:
+    files = [path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes and path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def _read(records: Iterable[Record | str], with_videos: bool) -> tuple[list[str], dict[str, list[str]]]:
+    """Returns the pictures of the records, as these name them, and of each video's path the names that stand for it.
 
     Raises:
         XTunerError: a record cannot be read.
     """
+    pictures: dict[str, None] = {}
+    uses: dict[str, dict[str, None]] = {}
     for record in records:
         if isinstance(record, str):
             raise XTunerError(record)
         try:
-            yield from parse_record(record.value, record.index).images
+            talk = parse_record(record.value, record.index, videos=with_videos)
+            images, videos = talk.images, talk.videos
         except RecordError:
             # what it says may be faulty, its pictures are there all the same
-            yield from _named_pictures(record.value)
+            images = tuple(_named(record.value, "image", "images"))
+            videos = tuple(_named(record.value, "video", "videos")) if with_videos else ()
+        pictures.update(dict.fromkeys(images))
+        for name in videos:
+            with suppress(XTunerError):
+                # a range that is none is told by what trains on it
+                uses.setdefault(read_video_name(name).path, {})[name] = None
+    return list(pictures), {path: list(names) for path, names in uses.items()}
 
 
-def _named_pictures(value: Any) -> Iterator[str]:
-    for name in ("image", "images") if isinstance(value, Mapping) else ():
+def _named(value: Any, *fields: str) -> Iterator[str]:
+    for name in fields if isinstance(value, Mapping) else ():
         found = value.get(name)
         yield from (str(path) for path in (found if isinstance(found, list) else [found]) if path)
 

@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TextIO
 
 import torch
 from PIL import Image
@@ -18,14 +20,25 @@ from torch.utils.data import DataLoader, Dataset
 
 from mg_llava.boxes.drawing import draw_boxes
 from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.detectors.base import Detector
 from mg_llava.detectors.data_pictures import DataPictures
+from mg_llava.detectors.video_boxes import box_fields, find_in_videos
+from mg_llava.videos.places import FramePlace
+from mg_llava.videos.sampling import FrameSampling
 from xtuner.engine.processes.environment import Collective
 from xtuner.errors import XTunerError, counted
 from xtuner.json_values import read_json
 from xtuner.log import console, get_logger
-from xtuner.registry import build
+from xtuner.registry import build, is_node
 
 _POLL_SECONDS = 0.5
+
+
+class _Key(NamedTuple):
+    """A picture or a video: ``kind`` is the field of a record that names it."""
+
+    kind: str
+    name: str
 
 
 class _Loaded(NamedTuple):
@@ -37,7 +50,7 @@ class _Loaded(NamedTuple):
 
 
 class BoxGeneration:
-    """Finds boxes in all pictures of a data set and writes the box file that training reads.
+    """Finds boxes in all pictures of a data set, and in the frames of its videos, and writes the box file of training.
 
     Folder, records and batches are supplied by the command.
 
@@ -51,12 +64,15 @@ class BoxGeneration:
         num_workers: processes that read pictures; 0 = none besides this one.
         apply_exif_orientation: turn pictures as their EXIF tag says; as in training.
         data_columns: the column of each field that has another name, as in training.
+        frame_sampling: which frames of the data's videos get boxes, too, see `DataPictures`; None = videos get none.
 
     Raises:
         XTunerError: see `DataPictures`.
     """
 
-    provided_by_parent: ClassVar[tuple[str, ...]] = ("image_folder", "data_path", "batch_size", "num_workers")
+    provided_by_parent: ClassVar[tuple[str, ...]] = (
+        "image_folder", "data_path", "batch_size", "num_workers", "frame_sampling"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -67,13 +83,16 @@ class BoxGeneration:
         num_workers: int = 2,
         apply_exif_orientation: bool = False,
         data_columns: Mapping[str, str] | None = None,
+        frame_sampling: FrameSampling | Mapping[str, Any] | None = None,
     ) -> None:
         self.detector = detector
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.apply_exif_orientation = apply_exif_orientation
-        self.pictures = DataPictures(image_folder, data_path, data_columns)
+        self.sampling = None if frame_sampling is None else _rule(frame_sampling)
+        self.pictures = DataPictures(image_folder, data_path, data_columns, self.sampling)
         self.keys = self.pictures.names
+        self.videos = self.pictures.videos.names if self.pictures.videos else []
 
     def run(
         self,
@@ -91,7 +110,7 @@ class BoxGeneration:
             device: where the detector computes.
             collective: this process among the others; None = alone.
             draw: so many pictures are saved with their boxes in ``<out>.drawn``.
-            limit: only the first pictures.
+            limit: only the first pictures, and the first videos.
 
         Returns:
             The box file, on rank 0; None elsewhere.
@@ -102,30 +121,37 @@ class BoxGeneration:
         collective = collective or Collective()
         rank, world_size = collective.rank, collective.world_size
         out = Path(out)
-        keys = self.keys[:limit]
+        keys = [*map(_picture_key, self.keys[:limit]), *map(_video_key, self.videos[:limit])]
         parts = out.with_name(f"{out.name}.parts")
         parts.mkdir(parents=True, exist_ok=True)
         self._check_settings(parts, keys)
         finished = parts / f"rank{rank}-of-{world_size}.done"
         finished.unlink(missing_ok=True)
         collective.barrier()
-        done = {record["image"] for record in _read_parts(parts) if "error" not in record}
+        done = {_key(record) for record in _read_parts(parts) if "error" not in record}
         own = [key for key in keys[rank::world_size] if key not in done]
         if rank == 0 and done:
-            get_logger().info("%d of %d pictures are done already", len(done & set(keys)), len(keys))
+            get_logger().info(
+                "%d of %s are done already",
+                len(done & set(keys)),
+                _counted(len(self.keys[:limit]), self.videos[:limit]),
+            )
         if own:
-            self._find(own, parts / f"rank{rank}-{time.time_ns()}.jsonl", device, rank, set(keys[:draw]), out)
+            self._find(own, parts / f"rank{rank}-{time.time_ns()}.jsonl", device, rank, draw, out)
         finished.touch()
         if rank != 0:
             return None
         _wait(parts, world_size)
         return self._join(out, parts, keys)
 
-    def _check_settings(self, parts: Path, keys: Sequence[str]) -> None:
-        settings = {
+    def _check_settings(self, parts: Path, keys: Sequence[_Key]) -> None:
+        names = [key.name if key.kind == "image" else f"video:{key.name}" for key in keys]
+        settings: dict[str, Any] = {
             "detector": json.loads(json.dumps(dict(self.detector), default=str)),
-            "pictures": hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16],
+            "pictures": hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:16],
         }
+        if self.sampling is not None:
+            settings["frame_sampling"] = asdict(self.sampling)
         file = parts / "settings.json"
         if file.is_file():
             found = read_json(file, dict, f"Remove '{parts}' to find all boxes anew.")
@@ -142,38 +168,62 @@ class BoxGeneration:
         temporary.replace(file)
 
     def _find(
-        self, keys: Sequence[str], file: Path, device: torch.device | str, rank: int, drawn: set[str], out: Path
+        self, keys: Sequence[_Key], file: Path, device: torch.device | str, rank: int, draw: int, out: Path
     ) -> None:
         detector = build(self.detector, device=device)
+        pictures = [key.name for key in keys if key.kind == "image"]
+        videos = [key.name for key in keys if key.kind == "video"]
         with file.open("a", encoding="utf-8") as lines:
-            for batch in self._batches(keys, rank):
-                good = [loaded for loaded in batch if loaded.picture is not None]
-                pictures = [loaded.picture for loaded in good if loaded.picture is not None]
-                found = detector(pictures, [loaded.key for loaded in good]) if good else []
-                for loaded, boxes in zip(good, found, strict=True):
-                    lines.write(json.dumps(_record(loaded, boxes)) + "\n")
-                    if loaded.key in drawn and loaded.picture is not None:
-                        _draw(loaded.picture, boxes, out, loaded.key)
-                for loaded in batch:
-                    if loaded.picture is None:
-                        lines.write(json.dumps({"image": loaded.key, "error": loaded.error}) + "\n")
+            if pictures:
+                self._find_pictures(detector, pictures, lines, rank, set(self.keys[:draw]), out)
+            if videos:
+                self._find_videos(detector, videos, lines, rank, set(self.videos[:draw]), out)
+
+    def _find_pictures(
+        self, detector: Detector, keys: Sequence[str], lines: TextIO, rank: int, drawn: set[str], out: Path
+    ) -> None:
+        for batch in self._batches(keys, rank):
+            good = [loaded for loaded in batch if loaded.picture is not None]
+            pictures = [loaded.picture for loaded in good if loaded.picture is not None]
+            found = detector(pictures, [loaded.key for loaded in good]) if good else []
+            for loaded, boxes in zip(good, found, strict=True):
+                lines.write(json.dumps(_record(loaded, boxes)) + "\n")
+                if loaded.key in drawn and loaded.picture is not None:
+                    _draw(loaded.picture, boxes, out, loaded.key)
+            for loaded in batch:
+                if loaded.picture is None:
+                    lines.write(json.dumps({"image": loaded.key, "error": loaded.error}) + "\n")
+            lines.flush()
+
+    def _find_videos(
+        self, detector: Detector, names: Sequence[str], lines: TextIO, rank: int, drawn: set[str], out: Path
+    ) -> None:
+        def draw(name: str, place: FramePlace, picture: Image.Image, boxes: PictureBoxes) -> None:
+            if name in drawn:
+                _draw(picture, boxes, out, f"{name}_frame{place.number}")
+
+        assert self.pictures.videos is not None
+        with _progress("videos", len(names), rank) as advance:
+            for record in find_in_videos(
+                detector, self.pictures.videos, names, self.batch_size, self.num_workers, draw
+            ):
+                lines.write(json.dumps(record) + "\n")
                 lines.flush()
+                advance(1)
 
     def _batches(self, keys: Sequence[str], rank: int) -> Iterator[list[_Loaded]]:
         pictures = _Pictures(self.pictures, keys, self.apply_exif_orientation)
         loader = DataLoader(pictures, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=list)
-        columns = (TextColumn("boxes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=rank != 0) as progress:
-            task = progress.add_task("boxes", total=len(keys))
+        with _progress("boxes", len(keys), rank) as advance:
             for batch in loader:
                 yield batch
-                progress.update(task, advance=len(batch))
+                advance(len(batch))
 
-    def _join(self, out: Path, parts: Path, keys: Sequence[str]) -> Path:
-        records: dict[str, dict[str, Any]] = {}
+    def _join(self, out: Path, parts: Path, keys: Sequence[_Key]) -> Path:
+        records: dict[_Key, dict[str, Any]] = {}
         for record in _read_parts(parts):
-            if "error" not in record or record["image"] not in records:
-                records[record["image"]] = record
+            if "error" not in record or _key(record) not in records:
+                records[_key(record)] = record
         broken = [records[key] for key in keys if "error" in records[key]]
         good = [records[key] for key in keys if "error" not in records[key]]
         temporary = out.with_name(f".{out.name}.tmp")
@@ -182,19 +232,53 @@ class BoxGeneration:
         temporary.replace(out)
         for record in broken[:10]:
             get_logger().warning("%s", record["error"])
-        count = sum(len(record["boxes"]) for record in good)
-        without = sum(not record["boxes"] for record in good)
+        shown = [frame for record in good for frame in record.get("frames", [record])]
+        videos = [record for record in good if "frames" in record]
+        frames = sum(len(record["frames"]) for record in videos)
+        what = _counted(len(good) - len(videos), videos)
         get_logger().info(
-            "%s: %s in %s, %d without any, %d unreadable",
+            "%s: %s in %s%s, %d without any, %d unreadable",
             out,
-            counted(count, "boxes"),
-            counted(len(good), "pictures"),
-            without,
+            counted(sum(len(record["boxes"]) for record in shown), "boxes"),
+            what,
+            f" ({counted(frames, 'frames')})" if videos else "",
+            sum(not record["boxes"] for record in shown),
             len(broken),
         )
-        # pictures that could not be read are tried again by the next run
+        # what could not be read is tried again by the next run
         shutil.rmtree(parts)
         return out
+
+
+@contextmanager
+def _progress(what: str, total: int, rank: int) -> Iterator[Callable[[int], None]]:
+    """Shows how far the work is; yields what tells of more that is done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=rank != 0) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.update(task, advance=count)
+
+
+def _rule(node: FrameSampling | Mapping[str, Any]) -> FrameSampling:
+    found = build(node) if is_node(node) else node
+    return found if isinstance(found, FrameSampling) else FrameSampling(**found)
+
+
+def _picture_key(name: str) -> _Key:
+    return _Key("image", name)
+
+
+def _video_key(name: str) -> _Key:
+    return _Key("video", name)
+
+
+def _key(record: Mapping[str, Any]) -> _Key:
+    return _Key("video", record["video"]) if "video" in record else _Key("image", record["image"])
+
+
+def _counted(pictures: int, videos: Sequence[Any]) -> str:
+    parts = [counted(pictures, "pictures")] if pictures or not videos else []
+    return " and ".join([*parts, *([counted(len(videos), "videos")] if videos else [])])
 
 
 class _Pictures(Dataset):
@@ -220,9 +304,7 @@ def _record(loaded: _Loaded, found: PictureBoxes) -> dict[str, Any]:
     assert loaded.picture is not None
     return {
         "image": loaded.key,
-        "boxes": [[round(number, 2) for number in box] for box in found.boxes.tolist()],
-        "labels": list(found.labels),
-        "scores": [round(score, 4) for score in found.scores.tolist()],
+        **box_fields(found),
         "width": loaded.picture.width,
         "height": loaded.picture.height,
     }

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from mg_llava.videos.folders import StoredFrames
 from mg_llava.videos.open import open_video
 from mg_llava.videos.places import SCHEME, FramePlace, read_frame_place
-from xtuner.data.pictures.files import PictureFiles
-from xtuner.errors import SampleError
+from xtuner.data.pictures.files import ArchivePictures, FolderPictures, PictureFiles
+from xtuner.errors import SampleError, XTunerError
 
 OpenPicture = Callable[["str | io.BytesIO"], Image.Image]
+
+
+class KeptFrames(Protocol):
+    """Pictures of frames by their places."""
+
+    def open(self, place: str) -> io.BytesIO:
+        """Returns the bytes of a frame's picture."""
+        ...
+
+    def holds(self, place: str) -> bool:
+        """Says whether a frame is there."""
+        ...
+
+    def missing(self, places: pa.StringArray) -> list[str]:
+        """Returns those of `places` that are not there."""
+        ...
 
 
 class FrameFiles:
@@ -23,10 +42,10 @@ class FrameFiles:
 
     Args:
         stored: pictures and videos by their paths.
-        cached: frames that were decoded before, by their places; None = none were.
+        cached: frames that were decoded before; what is not among them is decoded. None = none were.
     """
 
-    def __init__(self, stored: PictureFiles, cached: PictureFiles | None = None) -> None:
+    def __init__(self, stored: PictureFiles, cached: KeptFrames | None = None) -> None:
         self.stored = stored
         self.cached = cached
 
@@ -52,16 +71,32 @@ class FrameFiles:
             else:
                 yield from (open_picture(self.stored.open(path)) for path in run)
 
-    def video(self, path: str) -> str | io.BytesIO:
-        """Returns the path of a video's file or folder, or its bytes.
+    def video(self, path: str) -> str | io.BytesIO | StoredFrames:
+        """Returns the path of a video's file or folder, or its bytes; of a folder of frames in an archive its pictures.
 
         Raises:
             SampleError: it lies outside the folder, where that is refused, or is in none of the archives.
         """
-        return self.stored.open(path)
+        return self._frames_in_archive(path) or self.stored.open(path)
+
+    def has_video(self, path: str) -> bool:
+        """Says whether a video's file is there, or its folder of frames."""
+        if isinstance(self.stored, FolderPictures):
+            return os.path.exists(os.path.join(self.stored.folder, path))
+        return self.stored.holds(path) or self._frames_in_archive(path) is not None
+
+    def stamp(self, path: str) -> str:
+        """Returns size and time of a video's file, by which changes show; "" where it is absent or in an archive."""
+        if not isinstance(self.stored, FolderPictures):
+            return ""
+        try:
+            state = os.stat(self.stored.open(path))
+        except (OSError, ValueError, XTunerError):
+            return ""
+        return f"{state.st_size} {state.st_mtime_ns}"
 
     def open(self, path: str) -> str | io.BytesIO:
-        """Returns the path of a picture's file, or the bytes of a picture or of a frame (as PNG)."""
+        """Returns the path of a picture's file, or the bytes of a picture or a frame (as PNG where it is decoded)."""
         place = read_frame_place(path)
         if place is None:
             return self.stored.open(path)
@@ -73,26 +108,41 @@ class FrameFiles:
         return content
 
     def holds(self, path: str) -> bool:
-        """Says whether a picture, or the video of a frame, is there."""
+        """Says whether a picture, or a frame or its video, is there."""
         place = read_frame_place(path)
-        return self.stored.holds(path if place is None else place.video)
+        if place is None:
+            return self.stored.holds(path)
+        return (self.cached is not None and self.cached.holds(path)) or self.stored.holds(place.video)
 
     def missing(self, paths: pa.StringArray) -> list[str]:
         """Returns those of `paths` that are not there; of a video's frames the first."""
         is_frame = pc.starts_with(paths, SCHEME)
         if not pc.any(is_frame).as_py():
             return self.stored.missing(paths)
+        frames = paths.filter(is_frame)
         first: dict[str, str] = {}
-        for text in paths.filter(is_frame).to_pylist():
+        for text in frames.to_pylist() if self.cached is None else self.cached.missing(frames):
             place = read_frame_place(text)
             first.setdefault(text if place is None else place.video, text)
         videos = self.stored.missing(pa.array(first, pa.string()))
         return self.stored.missing(paths.filter(pc.invert(is_frame))) + [first[video] for video in videos]
 
+    def not_kept(self, paths: Sequence[str]) -> int:
+        """Returns how many of the frames among `paths` are decoded though frames are kept."""
+        if self.cached is None:
+            return 0
+        frames = [path for path in paths if (place := read_frame_place(path)) is not None and not place.is_unread]
+        return sum(not self.cached.holds(path) for path in frames)
+
     def outside(self, path: str) -> str | None:
         """Says how a path leads out of where the pictures lie; None where it does not."""
         place = read_frame_place(path)
         return self.stored.outside(path if place is None else place.video)
+
+    def _frames_in_archive(self, path: str) -> StoredFrames | None:
+        if not isinstance(self.stored, ArchivePictures) or self.stored.holds(path):
+            return None
+        return StoredFrames.of(path, self.stored.below(path), self.stored.open)
 
     def _frames(self, places: Sequence[FramePlace], open_picture: OpenPicture) -> Iterator[Image.Image]:
         names = list(map(str, places))

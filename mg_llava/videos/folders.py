@@ -1,10 +1,12 @@
-"""A folder of pictures, one a frame, as a video."""
+"""A folder of pictures, one a frame, as a video; on the disk or in an archive."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from xtuner.errors import SampleError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 FPS = 1.0
-"""Frames per second of a folder, which does not say: frame i is shown from second i on."""
+"""Frames per second of a folder, which does not say, unless whoever asks knows better: frame i is shown from second i
+on.
+"""
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -40,12 +44,36 @@ def frame_names(folder: str) -> list[str]:
     return sorted(names, key=_natural)
 
 
+@dataclass(frozen=True)
+class StoredFrames:
+    """A folder of frames that is no folder of the disk.
+
+    Attributes:
+        folder: its path, as it is stored.
+        paths: of its pictures, in the order of the numbers in their names.
+        open: returns a picture's file or its bytes.
+    """
+
+    folder: str
+    paths: tuple[str, ...]
+    open: Callable[[str], str | io.BytesIO] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, folder: str, members: Iterable[str], open_member: Callable[[str], str | io.BytesIO]
+    ) -> StoredFrames | None:
+        """Returns the folder of those of `members` that are pictures; None where none is."""
+        pictures = [name for name in members if name.lower().endswith(SUFFIXES)]
+        return cls(folder, tuple(sorted(pictures, key=_natural)), open_member) if pictures else None
+
+
 class FolderVideo:
-    """Pictures of a folder, a second each.
+    """Pictures of a folder, as long each.
 
     Args:
-        folder: its path.
+        folder: its path, or a stored one.
         max_pixels: most pixels of a frame.
+        fps: frames per second.
 
     Raises:
         SampleError: it holds no pictures.
@@ -53,13 +81,17 @@ class FolderVideo:
 
     codec = "pictures"
 
-    def __init__(self, folder: str, max_pixels: int | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | StoredFrames, max_pixels: int | None = None, fps: float = FPS) -> None:
         self.max_pixels = max_pixels
-        self.names = frame_names(folder)
-        self.times = np.arange(len(self.names)) / FPS
-        self.duration = len(self.names) / FPS
-        self.size = picture_size(os.path.join(folder, self.names[0]))
+        if isinstance(folder, StoredFrames):
+            self.folder, self._open = folder.folder, folder.open
+            self._paths = list(folder.paths)
+        else:
+            self.folder, self._open = folder, str
+            self._paths = [os.path.join(folder, name) for name in frame_names(folder)]
+        self.times = np.arange(len(self._paths)) / fps
+        self.duration = len(self._paths) / fps
+        self.size = picture_size(self._open(self._paths[0]))
 
     def __enter__(self) -> FolderVideo:
         return self
@@ -74,7 +106,7 @@ class FolderVideo:
     def frames(self, places: Sequence[FramePlace]) -> Iterator[Image.Image]:
         """Yields frames, see `mg_llava.videos.open.Video.frames`."""
         for place in places:
-            yield open_picture(os.path.join(self.folder, self.names[place.number]), max_pixels=self.max_pixels)
+            yield open_picture(self._open(self._paths[place.number]), max_pixels=self.max_pixels)
 
 
 def _natural(name: str) -> tuple[list[tuple[int, int | str]], str]:

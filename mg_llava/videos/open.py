@@ -13,11 +13,11 @@ from PIL import Image
 from mg_llava.pictures.open import check_file
 from mg_llava.videos.animations import AnimatedVideo
 from mg_llava.videos.containers import ContainerVideo
-from mg_llava.videos.folders import FolderVideo
+from mg_llava.videos.folders import FPS, FolderVideo, StoredFrames
 from mg_llava.videos.places import FramePlace
 from xtuner.errors import SampleError
 
-VideoSource: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
+VideoSource: TypeAlias = "str | os.PathLike[str] | IO[bytes] | StoredFrames"
 
 NAMES = "MP4, MOV, WebM, Matroska, AVI, GIF or WebP"
 _HEAD = 64
@@ -59,7 +59,11 @@ class Video(Protocol):
 
 
 def open_video(
-    source: VideoSource, max_pixels: int | None = None, listed: bool = True, name: str | None = None
+    source: VideoSource,
+    max_pixels: int | None = None,
+    listed: bool = True,
+    name: str | None = None,
+    folder_fps: float = FPS,
 ) -> AbstractContextManager[Video]:
     """Opens a video file: only its container is looked at, and of every frame the time.
 
@@ -69,15 +73,18 @@ def open_video(
         max_pixels: most pixels of a frame; None = no bound but `mg_llava.pictures.open.MAX_MEMORY`.
         listed: whether `Video.times` are wanted; without, only what frames at known places need is read.
         name: of the video, for messages, where `source` is its bytes.
+        folder_fps: frames per second of a folder of pictures.
 
     Raises:
         SampleError: the file is missing, is no regular file, no video, holds no frames, or needs more than is allowed.
         XTunerError: its frames have more than `max_pixels`.
     """
+    if isinstance(source, StoredFrames):
+        return FolderVideo(source, max_pixels, folder_fps)
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         if os.path.isdir(path):
-            return FolderVideo(path, max_pixels)
+            return FolderVideo(path, max_pixels, folder_fps)
         check_file(path, "video")
         called = f"video '{path if name is None else name}'"
         with open(path, "rb") as file:

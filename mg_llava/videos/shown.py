@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.videos.folders import FPS
 from mg_llava.videos.open import VideoSource, open_video
 from mg_llava.videos.places import FramePlace, read_video_name
 from mg_llava.videos.sampling import FrameSampling
@@ -60,6 +61,7 @@ def read_frames(
     sampling: FrameSampling | None = None,
     max_pixels: int | None = None,
     name: str | None = None,
+    folder_fps: float = FPS,
 ) -> VideoFrames:
     """Reads the chosen frames of a video.
 
@@ -68,6 +70,7 @@ def read_frames(
         sampling: which frames; None = 8, spread evenly.
         max_pixels: most pixels of a frame.
         name: of the video, for messages, where `source` is its bytes.
+        folder_fps: frames per second of a folder of pictures.
 
     Raises:
         SampleError: it cannot be read, or has no frames in the range.
@@ -77,7 +80,7 @@ def read_frames(
     if isinstance(source, str):
         source, start, end = read_video_name(source)
         rule = rule.within(start, end)
-    with open_video(source, max_pixels, name=name) as video:
+    with open_video(source, max_pixels, name=name, folder_fps=folder_fps) as video:
         sampled = rule.choose(video.times, video.duration)
         places = tuple(video.place(number) for number in sampled.numbers)
         return VideoFrames(tuple(video.frames(places)), places, video.duration, sampled.repeats)

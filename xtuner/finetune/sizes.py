@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+_FRAMES, _MOST_FRAMES = 8, 64
+"""Of a video, unless the config says more."""
 _TEMPLATE_TOKENS = 24
 """Roughly what a template writes around a turn."""
 _ANSWER_ROOM = 8
@@ -42,6 +44,18 @@ def longest(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenize
     return record, min(answer + _ANSWER_ROOM, _LONGEST_ANSWER)
 
 
+def most_pictures(conversations: Sequence[Conversation], sampling: Mapping[str, Any] | None) -> int:
+    """Returns the most pictures of a record, at least 1: each frame of a video is one.
+
+    Args:
+        conversations: all.
+        sampling: ``frame_sampling`` of the config; None = the usual 8 frames.
+    """
+    rule = sampling or {}
+    frames = rule.get("max_frames", _MOST_FRAMES) if rule.get("fps") else rule.get("num_frames") or _FRAMES
+    return max((len(one.images) + frames * len(one.videos) for one in conversations), default=1) or 1
+
+
 def free_memory() -> float:
     """Returns the bytes that are free on the device that trains: the GPU's, else the machine's."""
     if torch.cuda.is_available():
@@ -57,16 +71,23 @@ class Sizes:
         tokens: of the longest record's text.
         adapters: config node of the adapters, for estimates with them.
         settings: overrides of the config.
+        pictures: of a record, frames of videos among them.
     """
 
     def __init__(
-        self, config: Path, tokens: int, adapters: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+        self,
+        config: Path,
+        tokens: int,
+        adapters: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+        pictures: int = 1,
     ) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config
         self.adapters = dict(adapters)
         self.settings = {**(settings or {}), "precision": resolve_precision("auto", device).name}
         self.tokens = tokens
+        self.pictures = pictures
         self.parts = cache(self._parts)
 
     def _load(self, lora: bool, **settings: Any) -> Any:
@@ -82,7 +103,7 @@ class Sizes:
     def memory(self, lora: bool, micro_batch: int, recompute: bool) -> float:
         """Returns the estimated bytes of a step on one device."""
         cfg = self._load(lora, activation_checkpointing=recompute)
-        return estimate(cfg, self.parts(lora), None, 1, micro_batch).total
+        return estimate(cfg, self.parts(lora), None, 1, micro_batch, self.pictures).total
 
     def llm_size(self) -> int:
         """Returns the parameters of the language model."""

@@ -1,8 +1,9 @@
-"""Own records, a share of them held out: whole pictures, so that none is both trained on and asked about."""
+"""Own records, a share of them held out: whole pictures and videos, so that none is both trained on and asked about."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from xtuner.data.pictures.windows import windows_advice
+from xtuner.data.records.messages import without_range
 from xtuner.data.records.records import Record
 from xtuner.data.sources import open_pictures, open_source
 from xtuner.data.text.conversations import Conversation, RecordError, parse_record
@@ -29,6 +31,11 @@ class OwnRecord:
 
     value: Any
     conversation: Conversation
+
+    @property
+    def files(self) -> list[str]:
+        """The paths (or places) of its pictures and videos, ranges of time left out."""
+        return [*self.conversation.images, *map(without_range, self.conversation.videos)]
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def read_own_records(path: str, columns: Mapping[str, str] | None = None) -> lis
             problems.append(record)
             continue
         try:
-            found.append(OwnRecord(record.value, parse_record(record.value, record.index)))
+            found.append(OwnRecord(record.value, parse_record(record.value, record.index, videos=True)))
         except RecordError as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -72,28 +79,37 @@ def read_own_records(path: str, columns: Mapping[str, str] | None = None) -> lis
 
 
 def check_pictures(records: Sequence[OwnRecord], image_folder: str) -> None:
-    """Refuses paths that no picture can be found by, in one sentence; single missing pictures are check-dataset's.
+    """Refuses paths that no picture or video can be found by, in one sentence; single missing ones are check-dataset's.
 
     Raises:
-        XTunerError: none of the pictures is there, or paths are written as on Windows.
+        XTunerError: none of them is there, or paths are written as on Windows.
     """
-    names = list(dict.fromkeys(name for record in records for name in record.conversation.images))
+    names = list(dict.fromkeys(name for record in records for name in record.files))
     files = open_pictures(image_folder)
     missing = files.missing(pa.array(names, pa.string())) if names else []
+    # a folder of frames is a video, too
+    missing = [name for name in missing if not os.path.isdir(os.path.join(image_folder, name))]
     advice = windows_advice(missing, len(names), files.holds)
     if advice is not None:
         raise XTunerError(advice)
     if names and len(missing) == len(names):
         raise XTunerError(
-            f"none of the {len(names)} pictures that the records name is in '{image_folder}', the first is "
+            f"none of the {len(names)} {_what(records)} that the records name is in '{image_folder}', the first is "
             f"'{names[0]}': --images must be the folder that these paths start from."
         )
+
+
+def _what(records: Sequence[OwnRecord]) -> str:
+    kinds = {"pictures": "images", "videos": "videos"}
+    return " and ".join(
+        what for what, name in kinds.items() if any(getattr(record.conversation, name) for record in records)
+    )
 
 
 def split_records(records: Sequence[OwnRecord], share: float, seed: int) -> Split:
     """Holds out about `share` of the records, chosen by `seed`.
 
-    Records that share a picture stay together, on one side.
+    Records that share a picture or a video stay together, on one side.
 
     Args:
         records: to split.
@@ -118,8 +134,8 @@ def split_records(records: Sequence[OwnRecord], share: float, seed: int) -> Spli
     groups = _groups(records)
     if len(groups) == 1:
         raise XTunerError(
-            f"all {len(records)} records share pictures with each other, so none can be held out: train on all with "
-            "--held-out 0."
+            f"all {len(records)} records share pictures or videos with each other, so none can be held out: train on "
+            "all with --held-out 0."
         )
     random.Random(seed).shuffle(groups)
     wanted = max(1, round(share * len(records)))
@@ -163,7 +179,7 @@ def write_records(records: Sequence[OwnRecord], path: Path) -> bool:
 
 
 def _groups(records: Sequence[OwnRecord]) -> list[list[int]]:
-    """Places of records that share pictures, directly or through others, in the order of their first."""
+    """Places of records that share pictures or videos, directly or through others, in the order of their first."""
     first: list[int] = list(range(len(records)))
     holder: dict[str, int] = {}
 
@@ -174,7 +190,7 @@ def _groups(records: Sequence[OwnRecord]) -> list[list[int]]:
         return place
 
     for place, record in enumerate(records):
-        for name in record.conversation.images:
+        for name in record.files:
             low, high = sorted((root(holder.setdefault(name, place)), root(place)))
             first[high] = low
     groups: dict[int, list[int]] = {}

@@ -113,11 +113,13 @@ class _Work:
         args = self.args
         columns = self.overrides.get("data_columns", self.given[-1].get("data_columns") if self.given else None)
         records = read_own_records(self.data, columns)
-        if any(read_place(name) for record in records for name in record.conversation.images):
-            # the pictures stand in the data itself
+        if any(read_place(name) for record in records for name in record.files):
+            # the pictures or videos stand in the data itself
             self.images = f"{SCHEME}{place_of(self.data)}"
         elif self.images is None:
-            raise XTunerError("--images is missing: name the folder that the records' picture paths start from.")
+            raise XTunerError(
+                "--images is missing: name the folder that the records' picture and video paths start from."
+            )
         check_pictures(records, str(self.images))
         self.records = split_records(records, args.held_out, args.seed)
         training, held_out = self.records.training, self.records.held_out
@@ -177,7 +179,7 @@ class _Work:
         """Writes the configs in the words of `xtuner new`, with settings for so many records under their reasons."""
         from xtuner.config import load_config
         from xtuner.finetune.recipe import STAGES, adapters_setting, choose_plan, choose_settings, settings_text
-        from xtuner.finetune.sizes import Sizes, free_memory, longest
+        from xtuner.finetune.sizes import Sizes, free_memory, longest, most_pictures
         from xtuner.registry import build
 
         # 1. the model, to know its sizes
@@ -187,10 +189,12 @@ class _Work:
             probe.write_text(self._text("sft", lora=False, lines=self._override_lines()), encoding="utf-8")
             cfg = load_config(probe)
             records = self.records.training + self.records.held_out
-            tokens, self.answer_tokens = longest([one.conversation for one in records], build(cfg.tokenizer))
+            talks = [one.conversation for one in records]
+            tokens, self.answer_tokens = longest(talks, build(cfg.tokenizer))
+            pictures = most_pictures(talks, cfg.get("frame_sampling"))
             # reads what the encoders' folders say, as the training does an hour later
             build(cfg.train_dataset["image_processor"])
-            sizes = Sizes(probe, tokens, _LORA)
+            sizes = Sizes(probe, tokens, _LORA, pictures=pictures)
             plan = choose_plan(sizes.memory, free_memory(), self.processes, True if self.args.lora else None)
             self.needed = sizes.disk(plan.lora)
             benchmark = self._benchmark(cfg)
@@ -247,7 +251,11 @@ class _Work:
             "image_folder": "${image_folder}",
             "box_json_path": "${box_json_path}",
             "max_new_tokens": self.answer_tokens,
+            **({"frame_sampling": "${frame_sampling}"} if self._has_videos() and cfg.get("frame_sampling") else {}),
         }
+
+    def _has_videos(self) -> bool:
+        return any(one.conversation.videos for one in self.records.training + self.records.held_out)
 
     answer_tokens: int = 0
 
@@ -306,7 +314,7 @@ class _Work:
         lines = (
             f"all {len(rows)} answers: {folder / 'report.html'} (with pictures), {folder / 'answers.csv'}",
             f"the model: {self.out / 'model'}",
-            f"ask it: xtuner chat {self.out / 'model'} --image PICTURE",
+            f"ask it: xtuner chat {self.out / 'model'} {'--video VIDEO' if self._has_videos() else '--image PICTURE'}",
         )
         sys.stdout.write("".join(f"{line}\n" for line in lines))
 

@@ -209,7 +209,7 @@ def _look_at_data(path: str) -> None:
         raise XTunerError(f"'{path}' holds no record: expected some, as `xtuner list-dataset-format` shows.")
     if isinstance(first, str):
         raise XTunerError(first)
-    parse_record(first.value, first.index)
+    parse_record(first.value, first.index, videos=True)
 
 
 def _look_at_pictures(path: str) -> None:

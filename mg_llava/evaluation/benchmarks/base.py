@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from abc import ABC, abstractmethod
@@ -18,7 +19,9 @@ from mg_llava.evaluation.benchmarks.pictures import pictures_first
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.benchmarks.requests import AS_IN_FILE, SHORT_ANSWER_REQUEST, Requests, find_request
 from mg_llava.evaluation.benchmarks.units import first_units
-from mg_llava.videos import FrameSampling
+from mg_llava.videos import FrameFiles, FrameSampling
+from mg_llava.videos.folders import FPS
+from xtuner.data.pictures.files import picture_files
 from xtuner.errors import ProblemsError, XTunerError
 from xtuner.log import get_logger
 from xtuner.registry import build
@@ -42,7 +45,8 @@ class Benchmark(ABC):
         name: folder of its results, and what ``--benchmarks`` takes.
         data_file: the authors' file, or files, relative to `data_root`.
         data_root: folder that paths are relative to.
-        image_folder: folder of the pictures, or None where the file holds them.
+        image_folder: folder of the pictures, or None where the file holds them; of videos also archives, see
+            `xtuner.data.pictures.files.picture_files`.
         box_json_path: box file, relative to `data_root`; None = no object tokens, unless there is a `box_folder`.
         box_folder: folder of ``<name>.json`` box files, for a table of benchmarks; None = none.
         max_new_tokens: answers are cut there; choose what the benchmark's answers need.
@@ -120,7 +124,7 @@ class Benchmark(ABC):
 
     def missing_files(self) -> list[str]:
         """Returns those of `files` that do not exist."""
-        return [path for path in self.files() if not os.path.exists(path)]
+        return [path for path in self.files() if not (os.path.exists(path) or glob.glob(path))]
 
     @cached_property
     def _questions(self) -> list[Question]:
@@ -248,10 +252,26 @@ class Benchmark(ABC):
         name = str(name)
         return Picture(key=name, path=os.path.join(self.path(self.image_folder or ""), name))
 
-    def clip(self, name: str, start: float | None = None, end: float | None = None) -> Clip:
-        """Returns the video of that name in the picture folder, or what lies between two seconds of it."""
-        path = os.path.join(self.path(self.image_folder or ""), name)
-        return Clip(name, path, sampling=self.sampling.within(start, end), shuffle=self.shuffle_frames)
+    @cached_property
+    def videos(self) -> FrameFiles:
+        """The folder or the archives of the videos."""
+        return FrameFiles(picture_files(self.path(self.image_folder or "")))
+
+    def clip(
+        self, name: str, start: float | None = None, end: float | None = None, folder_fps: float | None = None
+    ) -> Clip:
+        """Returns the video of that name, or what lies between two seconds of it.
+
+        Args:
+            name: below the picture folder, or of a member of its archives; a folder of frames is a video, too.
+            start, end: seconds; None = those of `frame_sampling`.
+            folder_fps: frames per second of a folder of frames; None = one.
+        """
+        rule = self.sampling.within(start, end)
+        rate = FPS if folder_fps is None else folder_fps
+        return Clip(
+            name, None, sampling=rule, shuffle=self.shuffle_frames, files=self.videos, stored=name, folder_fps=rate
+        )
 
 
 def mean_by_groups(hits: Iterable[tuple[Mapping[str, str], float]]) -> dict[str, Any]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mg_llava.boxes.store import BoxRecord, BoxStore
+from mg_llava.boxes.selection import BoxSelection
+from mg_llava.boxes.store import BoxRecord, BoxStore, nearest_frame
 from mg_llava.evaluation.benchmarks.records import Picture, Question
+from mg_llava.videos.places import read_frame_place
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.errors import XTunerError, counted
 
+_TOLERANCE = BoxSelection().frame_tolerance
 _NUMBERED = re.compile(r"<image\s+(\d+)>")
 """How MMMU's questions and options name the place of a picture, numbered from 1."""
 
@@ -45,7 +48,8 @@ def pictures_in_place(words: str, pictures: Sequence[Picture]) -> tuple[str, lis
 def find_boxes(store: BoxStore | None, question: Question, picture: Picture) -> BoxRecord | None:
     """Returns the boxes of one of a question's pictures, None where the box file does not know it or there is none.
 
-    Those that its record gives win. Else they are looked up by the picture's path, then by
+    Those that its record gives win. Of a frame of a video they are those of the nearest frame that the file knows of
+    this video, within `BoxSelection.frame_tolerance`. Else they are looked up by the picture's path, then by
     the question's id if this is its only picture, then by `Picture.box_ids`.
 
     Raises:
@@ -53,6 +57,8 @@ def find_boxes(store: BoxStore | None, question: Question, picture: Picture) -> 
     """
     if picture.boxes is not None or store is None:
         return picture.boxes
+    if (frame := read_frame_place(picture.key)) is not None:
+        return nearest_frame(store.frames_of(frame.video), frame.number, frame.time, _TOLERANCE)
     ids = [question.box_id] if len(question.pictures) == 1 else []
     for sample_id in (*ids, *picture.box_ids) or (None,):
         record = store.find(picture.key or None, sample_id)

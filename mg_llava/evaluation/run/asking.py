@@ -191,8 +191,7 @@ class Prompts(Dataset):
         if shown.error is not None:
             return question, shown.words, shown.error
         try:
-            turns = question.turns or [Turn(shown.words)]
-            return question, shown.words, self.maker.prepare(turns, shown.opened, shown.found)
+            return question, shown.words, self.maker.prepare(shown.turns, shown.opened, shown.found)
         except SampleError as error:
             # its text cannot be asked; the other questions can
             return question, shown.words, str(error)

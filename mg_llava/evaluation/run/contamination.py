@@ -37,7 +37,7 @@ def note_contamination(benchmark: Benchmark, folder: str | Path, train_images: S
     for question, _ in benchmark.pairs(predictions):
         of_question[question.id] = []
         for picture in question.pictures:
-            name = picture.path or picture.encoded or ""
+            name = picture.path or picture.encoded or picture.key
             try:
                 marks[name] = marks[name] if name in marks else picture_mark(picture.content())
             except XTunerError:

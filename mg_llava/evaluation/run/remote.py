@@ -94,7 +94,7 @@ class EndpointAsker:
         shown = show(benchmark, question, self.image_processor)
         if shown.error is not None:
             return unanswered(question, shown.words, shown.error)
-        messages = self._messages(question.turns or [Turn(shown.words)], shown)
+        messages = self._messages(shown.turns, shown)
         settings = self.settings if self.boxes is None else {**self.settings, "detect_boxes": False}
         try:
             output = self.endpoint.complete(messages, benchmark.max_new_tokens, **settings)

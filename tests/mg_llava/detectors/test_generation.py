@@ -21,6 +21,7 @@ from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.boxes.store import BoxStore
 from mg_llava.data.box_columns import find_boxes
 from mg_llava.detectors.generation import BoxGeneration
+from tests.clips import write_clip, write_frames
 from tests.source_files import as_rows, write_source, write_tar
 from tests.tiny_assistant import save_picture
 from tests.tiny_detectors import NAMES, tiny_owlv2
@@ -288,3 +289,80 @@ class TestCommand:
         assert 3 <= standing < 10 and not (tmp_path / "boxes.json").exists()
         subprocess.run([sys.executable, str(tmp_path / "run.py")], env=environment, check=True)
         assert len(BoxStore(str(tmp_path / "boxes.json"))) == 10
+
+
+class TestVideos:
+    """Sampled frames of videos: a record a video, which training finds."""
+
+    @pytest.fixture
+    def videos(self, folder: Path) -> Path:
+        write_clip(folder / "v" / "a.mp4", count=16)
+        write_clip(folder / "v" / "b.mkv", count=3)
+        write_frames(folder / "v" / "frames", count=4)
+        (folder / "v" / "bad.mp4").write_bytes(b"no video")
+        return folder
+
+    def data(self, tmp_path: Path, *videos: str, picture: str | None = None) -> str:
+        talk = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
+        records: list[dict[str, Any]] = [{"video": name, "conversations": talk} for name in videos]
+        if picture:
+            asked = [{**talk[0], "value": "<image>\nWhat?"}, talk[1]]
+            records.append({"image": picture, "conversations": asked})
+        (tmp_path / "data.json").write_text(json.dumps(records))
+        return str(tmp_path / "data.json")
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_pictures_and_videos_of_records(
+        self, videos: Path, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        names = ("v/a.mp4", "v/a.mp4#t=1,1.5", "v/b.mkv", "v/frames", "v/bad.mp4", "v/b.mkv#t=x", "v/b.mkv#t=8,9")
+        path = self.data(tmp_path, *names, picture="train/5.png")
+        run = generation(videos, data_path=path, frame_sampling={"num_frames": 2}, num_workers=workers)
+        assert run.keys == ["train/5.png", "v/frames/1.png", "v/frames/4.png"]
+        assert run.videos == ["v/a.mp4", "v/b.mkv", "v/bad.mp4"]
+        store = BoxStore(str(run.run(tmp_path / "boxes.json", draw=1)))
+        # of both ranges together: 0 and 15, 8 and 11
+        frames = store.frames_of("v/a.mp4")
+        assert [(record.frame, record.time) for record in frames] == [(0, 0.0), (8, 1.0), (11, 1.375), (15, 1.875)]
+        assert frames[0].found.boxes.tolist() == [[0, 0, 32, 24]] and frames[0].size == (32, 24)
+        assert [record.frame for record in store.frames_of("v/b.mkv")] == [0, 2]
+        assert store.lookup("v/frames/4.png").labels == ("all",)
+        error = " ".join(capsys.readouterr().err.split())
+        assert "9 boxes in 3 pictures and 2 videos (6 frames), 0 without any, 1 unreadable" in error
+        drawn = sorted(path.name for path in (tmp_path / "boxes.json.drawn").iterdir())
+        assert drawn == ["train_5.png.png", *(f"v_a.mp4_frame{i}.png" for i in (0, 11, 15, 8))]
+
+    def test_every_video_of_a_folder(self, videos: Path, tmp_path: Path) -> None:
+        run = generation(videos, frame_sampling={"fps": 2, "max_frames": 3})
+        assert run.keys == [] and run.videos == ["v/a.mp4", "v/b.mkv", "v/bad.mp4"]
+        store = BoxStore(str(run.run(tmp_path / "boxes.json", limit=1)))
+        assert [record.frame for record in store.frames_of("v/a.mp4")] == [0, 4, 12]
+
+    def test_goes_on_where_it_was(self, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_clip(videos / "v" / "c.mp4", count=16)
+        path = self.data(tmp_path, "v/a.mp4", "v/c.mp4")
+        monkeypatch.setattr(Whole, "breaks_after", 10)
+        with pytest.raises(KeyboardInterrupt):
+            generation(videos, data_path=path, frame_sampling={}).run(tmp_path / "boxes.json")
+        monkeypatch.setattr(Whole, "breaks_after", 10**9)
+        Whole.calls.clear()
+        other = generation(videos, data_path=path, frame_sampling={"num_frames": 3})
+        with pytest.raises(XTunerError, match="holds boxes of another detector or of other pictures"):
+            other.run(tmp_path / "boxes.json")
+        out = generation(videos, data_path=path, frame_sampling={}).run(tmp_path / "boxes.json")
+        # three at a time, the second video from its beginning
+        assert Whole.calls == [3, 3, 2]
+        assert [len(BoxStore(str(out)).frames_of(f"v/{name}.mp4")) for name in "ac"] == [8, 8]
+
+    def test_command(self, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "whole.py").write_text(
+            "from mg_llava.detectors import BoxGeneration\n"
+            f"box_generation = dict(type=BoxGeneration, detector=dict(type='{Whole.__module__}.Whole'))\n"
+        )
+        path, out = self.data(tmp_path, "v/a.mp4"), tmp_path / "boxes.json"
+        command = ["preprocess", "boxes", "--config", str(tmp_path / "whole.py"), "--image-folder", str(videos)]
+        command += ["--data", path, "--out", str(out), "--num-workers", "0", "--num-frames", "2"]
+        assert main(command) == 1
+        assert "which frames of videos are taken is of use with --video" in capsys.readouterr().err
+        assert main([*command, "--video"]) == 0
+        assert [record.frame for record in BoxStore(str(out)).frames_of("v/a.mp4")] == [0, 15]

@@ -130,3 +130,27 @@ class TestPictures:
 
     def test_text_alone_needs_no_picture(self, tmp_path: Path):
         check_pictures(own(row(1)), str(tmp_path))
+
+
+class TestVideos:
+    @staticmethod
+    def clip(name: Any, video: str) -> dict[str, Any]:
+        """A record with this video."""
+        turns = [{"from": "human", "value": "<video>\nwhat"}, {"from": "gpt", "value": "red"}]
+        return {"id": name, "video": video, "conversations": turns}
+
+    def test_parts_of_a_video_stay_together(self, tmp_path: Path) -> None:
+        rows = [self.clip(place, f"v/{place // 3}.mp4#t={place % 3},{place % 3 + 1}") for place in range(30)]
+        (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        split = split_records(read_own_records(str(tmp_path / "data.jsonl")), 0.3, 1)
+        held = {name for record in split.held_out for name in record.files}
+        assert held and not held & {name for record in split.training for name in record.files}
+        assert all(name.endswith(".mp4") for name in held) and len(split.held_out) == 3 * len(held)
+
+    def test_where_they_lie(self, tmp_path: Path) -> None:
+        (tmp_path / "frames").mkdir()
+        (tmp_path / "data.jsonl").write_text(json.dumps(self.clip("a", "frames#t=1")))
+        records = read_own_records(str(tmp_path / "data.jsonl"))
+        check_pictures(records, str(tmp_path))
+        with pytest.raises(XTunerError, match="none of the 1 videos that the records name is in .* first is 'frames'"):
+            check_pictures(records, str(tmp_path / "frames"))

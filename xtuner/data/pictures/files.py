@@ -210,6 +210,13 @@ class ArchivePictures:
         # others may be members under another writing of their name
         return [path for path in paths.filter(pc.invert(found)).to_pylist() if not self.holds(path)]
 
+    def below(self, folder: str) -> list[str]:
+        """Returns the names of the members in `folder`, those of its own folders left out; all names are looked at."""
+        names = self._rows.column("name")
+        start = f"{posixpath.normpath(folder)}/"
+        found = names.filter(pc.starts_with(names, start)) if len(names) else names
+        return [name for name in dict.fromkeys(found.to_pylist()) if "/" not in name[len(start) :]]
+
     def outside(self, path: str) -> str | None:
         """Returns None: names are looked up among the members and nowhere else."""
         return None

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from xtuner.constants import IMAGE_TOKEN, VIDEO_TOKEN
-from xtuner.data.records.messages import Message, check_text, picture_address, read_loss, read_message
+from xtuner.data.records.messages import Message, check_text, is_video, picture_address, read_loss, read_message
 from xtuner.errors import SampleError
 
 
@@ -157,6 +157,17 @@ def read_record(record: Mapping[str, Any], videos: bool = False) -> RecordConten
     content = RecordContent(tuple(messages), tuple(images), places_in_text, tuple(dict.fromkeys(notes)), suspect)
     videos_in_text = not has_parts and any(name in record for name in _VIDEOS)
     return replace(content, videos=tuple(clips), videos_in_text=videos_in_text)
+
+
+def names_video(record: Any) -> bool:
+    """Says whether a record names a video: a quick look, for records that may be faulty."""
+    if not isinstance(record, Mapping):
+        return False
+    talks = (record.get(name) for name in ("conversations", "messages"))
+    said = [message for talk in talks if isinstance(talk, list) for message in talk if isinstance(message, Mapping)]
+    contents = [message.get(name) for message in said for name in ("value", "content")]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(map(record.get, _VIDEOS)) or any(isinstance(part, Mapping) and is_video(part) for part in parts)
 
 
 def own_boxes(record: Mapping[str, Any]) -> dict[str, Any] | None:

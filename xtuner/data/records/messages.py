@@ -6,6 +6,7 @@ with one part. What is not understood is refused by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -31,6 +32,7 @@ _KNOWN = frozenset({"from", "role", "value", "content", "loss", "weight"})
 _TEXT_KNOWN = frozenset({"type", "text"})
 _PICTURE_KNOWN = frozenset({"type", *_IMAGE_FIELDS})
 _VIDEO_KNOWN = frozenset({"type", *_VIDEO_FIELDS})
+_RANGE = re.compile(r"(?<=.)#t=[^#]*$", re.S)
 _SAYS_MORE = frozenset(
     {
         "audio", "audios", "function_call", "functions", "image", "images", "reasoning", "reasoning_content", "refusal",
@@ -195,6 +197,11 @@ def picture_address(part: Mapping[str, Any]) -> Any:
         if value is not None:
             return value.get("url") if isinstance(value, Mapping) else value
     return None
+
+
+def without_range(video: str) -> str:
+    """Returns the path of a video without the part that is meant (``clip.mp4#t=3,12``)."""
+    return _RANGE.sub("", video)
 
 
 def check_text(text: str, where: str) -> None:

@@ -58,7 +58,7 @@ def choose_columns(where: str, found: Sequence[str], given: Mapping[str, str]) -
     taken = {*given, *given.values()}
     chosen = {name: name for name in FIELDS if name in found and name not in taken}
     chosen |= given
-    for pair, what in ((TALKS, "what is said"), (PICTURES, "the pictures")):
+    for pair, what in ((TALKS, "what is said"), (PICTURES, "the pictures"), (VIDEOS, "the videos")):
         both = [field for field in pair if field in chosen]
         wanted = [field for field in both if field in given]
         if len(both) > 1 and len(wanted) != 1:

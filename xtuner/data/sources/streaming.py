@@ -21,11 +21,13 @@ from xtuner.data.sources.locate import SourceFiles, expand_braces, locate, of_on
 from xtuner.data.sources.pictures import SourcePictures
 from xtuner.data.sources.places import Place, bytes_spot, read_place, without_name
 from xtuner.data.sources.table import TableSource
-from xtuner.data.sources.webdataset import PICTURE_SUFFIXES, TEXT_SUFFIXES, Sample, record_of, split_name
+from xtuner.data.sources.webdataset import TEXT_SUFFIXES, Sample, record_of, split_name
 from xtuner.errors import SampleError, XTunerError, reason_of
 
 Item: TypeAlias = "tuple[Record | str, dict[str, bytes]]"
-"""A record, or a sentence that says what is wrong with it, and its pictures' bytes by their places without names."""
+"""A record, or a sentence that says what is wrong with it, and the bytes of its pictures and videos by their places
+without names.
+"""
 
 
 class StreamShards:
@@ -132,7 +134,8 @@ def _content(pictures: SourcePictures, place: str) -> bytes:
 
 def _places(value: Any) -> list[str]:
     try:
-        return [path for path in read_record(value).images if read_place(path) is not None]
+        found = read_record(value, videos=True)
+        return [path for path in (*found.images, *found.videos) if read_place(path) is not None]
     except SampleError:
         # named when the record is encoded
         return []
@@ -156,8 +159,8 @@ def _tar_samples(one: SourceFiles) -> Iterator[tuple[Sample, dict[str, bytes]]]:
             # else the list grows by every member
             tar.members = []  # type: ignore[attr-defined]  # missing in the stubs
             key, suffix = split_name(member.name)
-            kind = suffix.rpartition(".")[2]
-            if not member.isfile() or kind not in (*PICTURE_SUFFIXES, *TEXT_SUFFIXES):
+            is_text = suffix.rpartition(".")[2] in TEXT_SUFFIXES
+            if not member.isfile() or not (is_text or Sample(key).held(suffix) is not None):
                 continue
             if sample is None or sample.key != key:
                 if sample is not None:
@@ -165,11 +168,12 @@ def _tar_samples(one: SourceFiles) -> Iterator[tuple[Sample, dict[str, bytes]]]:
                 sample, contents = Sample(key), {}
             opened = tar.extractfile(member)
             content = opened.read(MOST_BYTES + 1) if opened is not None else b""
-            if kind in TEXT_SUFFIXES:
+            held = sample.held(suffix)
+            if held is None:
                 sample.texts[suffix] = content
                 continue
             place = str(Place(one.names[0], bytes_spot(member.offset_data, member.size), member.name))
-            sample.pictures.append((suffix, member.name, place))
+            held.append((suffix, member.name, place))
             if len(content) <= MOST_BYTES:
                 contents[without_name(place)] = content
     if sample is not None:

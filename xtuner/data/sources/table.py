@@ -1,21 +1,21 @@
-"""Records of Parquet and Arrow files: rows without their pictures, which are named by their places."""
+"""Records of Parquet and Arrow files: rows without their pictures and videos, which are named by their places."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from xtuner.data.records.records import Record
-from xtuner.data.sources.columns import PICTURES, TALKS, as_messages, check_talk_type, choose_columns
+from xtuner.data.sources.columns import PICTURES, TALKS, VIDEOS, as_messages, check_talk_type, choose_columns
 from xtuner.data.sources.locate import SourceFiles
 from xtuner.data.sources.places import Place, bytes_spot, cell_spot
 from xtuner.data.store.cache import remembered_of
 from xtuner.data.tables.arrow import ArrowTable
-from xtuner.data.tables.cells import PictureCells, is_picture_type
+from xtuner.data.tables.cells import PictureCells, holds_bytes, is_picture_type
 from xtuner.data.tables.parquet import MOST_PICTURE_BYTES, ParquetTable, large_row_group
 from xtuner.errors import XTunerError
 
@@ -38,7 +38,7 @@ class TableSource:
     Args:
         found: the files.
         columns: the column of a field, where its name is not the field's.
-        random_access: pictures will be read one by one, in any order.
+        random_access: pictures and videos will be read one by one, in any order.
     """
 
     def __init__(self, found: SourceFiles, columns: Mapping[str, str], random_access: bool = True) -> None:
@@ -48,7 +48,8 @@ class TableSource:
         self.random_access = random_access
 
     def records(self, on_bytes: Callable[[int], None] | None = None) -> Iterator[Record | str]:
-        """Yields a record per row; its pictures are named by the places of their bytes where these can be read alone.
+        """Yields a record per row; its pictures and videos are named by the places of their bytes where these can be
+        read alone.
 
         Raises:
             XTunerError: a file is damaged or lacks a column, or a column is of another type.
@@ -60,44 +61,54 @@ class TableSource:
         for path, name in zip(self.found.files, self.found.names, strict=True):
             table = open_table(path, self.found.kind)
             chosen = self._choose(table)
-            texts = {field: column for field, column in chosen.items() if field not in PICTURES}
-            pictures = next((chosen[field] for field in PICTURES if field in chosen), None)
+            texts = _texts(table, chosen)
+            pictures, videos = (_column(chosen, fields) for fields in (PICTURES, VIDEOS))
             rest = {column: None for column in table.schema.names if column not in chosen.values()}
             row, size = 0, table.text_bytes(list(texts.values()))
+            clips = None
+            if videos is not None and videos not in texts.values():
+                clips = _videos(table, name, videos, next(iter(texts.values())), spots)
             for batch, cells in table.batches(list(texts.values()), pictures, spots):
                 values = self._values(path, batch, texts)
-                images = iter(()) if cells is None else _images(cells, name, str(pictures), row)
+                images = None if cells is None else _held(cells, name, str(pictures), row)
                 for number in range(len(batch)):
                     value = {**rest, **{field: column[number] for field, column in values.items()}}
-                    image = next(images, None)
                     where = first + row + number
-                    if isinstance(image, _Fault):
-                        yield f"bad picture: record number {where + 1} of '{self.data_path}': {image}."
-                        continue
-                    if cells is not None:
-                        value["image"] = image
-                    yield Record(value, where)
+                    found = {"image": next(images, None)} if images is not None else {}
+                    if clips is not None:
+                        found["video"] = next(clips, None)
+                    faults = [(field, one) for field, one in found.items() if isinstance(one, _Fault)]
+                    if faults:
+                        what = "picture" if faults[0][0] == "image" else "video"
+                        yield f"bad {what}: record number {where + 1} of '{self.data_path}': {faults[0][1]}."
+                    else:
+                        yield Record({**value, **found}, where)
                 row += len(batch)
                 if on_bytes is not None:
                     on_bytes(read + size * row // max(1, len(table)))
             first, read = first + row, read + size
 
     def size(self) -> int:
-        """Returns the bytes of what is said, pictures left out."""
+        """Returns the bytes of what is said, pictures and videos left out."""
         tables = (open_table(path, self.found.kind) for path in self.found.files)
-        return sum(table.text_bytes(_texts(self._choose(table))) for table in tables)
+        return sum(table.text_bytes(list(_texts(table, self._choose(table)).values())) for table in tables)
 
     def cost_note(self) -> str | None:
-        """Says how much is read for a picture of the first file where that is more than the picture."""
+        """Says how much is read for a picture or video of the first file where that is more than itself."""
         table = open_table(self.found.files[0], self.found.kind)
         chosen = self._choose(table)
-        column = next((chosen[field] for field in PICTURES if field in chosen), None)
-        if column is None or not isinstance(table, ParquetTable) or not (cost := table.bytes_per_picture(column)):
+        if not isinstance(table, ParquetTable):
             return None
-        return (
-            f"'{self.data_path}' compresses its pictures, so that training reads and unpacks a row group of "
-            f"{cost / 1e6:,.1f} MB for each: `xtuner convert dataset` writes the data so that each is read alone."
-        )
+        for fields, what in ((PICTURES, "pictures"), (VIDEOS, "videos")):
+            column = _column(chosen, fields)
+            cost = 0 if column is None else table.bytes_per_picture(column)
+            if cost:
+                return (
+                    f"'{self.data_path}' compresses its {what}, so that training reads and unpacks a row group of "
+                    f"{cost / 1e6:,.1f} MB for each: `xtuner convert dataset` writes the data so that each is read "
+                    "alone."
+                )
+        return None
 
     def identity(self) -> dict[str, Any]:
         """Returns path, number of records and digest of what they say; pictures count by their places."""
@@ -117,7 +128,13 @@ class TableSource:
                     "paths, an Image feature (a struct of bytes and path), or lists of these. If another column holds "
                     "them, set data_columns=dict(image='COLUMN')."
                 )
-            if field in PICTURES and self.random_access and isinstance(table, ParquetTable):
+            if field in VIDEOS and not (is_picture_type(kind) or pa.types.is_null(kind)):
+                raise XTunerError(
+                    f"column '{column}' of '{table.path}' is of type {kind}, and holds no videos: expected bytes, "
+                    "paths, a Video feature (a struct of bytes and path), or lists of these. If another column holds "
+                    "them, set data_columns=dict(video='COLUMN')."
+                )
+            if field in (*PICTURES, *VIDEOS) and self.random_access and isinstance(table, ParquetTable):
                 largest = table.largest_group(column)
                 if largest > MOST_PICTURE_BYTES:
                     raise large_row_group(table.path, largest)
@@ -132,15 +149,33 @@ class TableSource:
 
 
 class _Fault(str):
-    """What is wrong with a row's pictures."""
+    """What is wrong with a row's pictures, or its videos."""
 
 
-def _texts(chosen: Mapping[str, str]) -> list[str]:
-    return [column for field, column in chosen.items() if field not in PICTURES]
+def _texts(table: ParquetTable | ArrowTable, chosen: Mapping[str, str]) -> dict[str, str]:
+    """The columns that are read as they are: paths of videos among them."""
+    return {
+        field: column
+        for field, column in chosen.items()
+        if field not in PICTURES and not (field in VIDEOS and holds_bytes(table.schema.field(column).type))
+    }
 
 
-def _images(cells: PictureCells, file: str, column: str, first: int) -> Iterator[Any]:
-    """Yields what each row's record has as ``image``: places or paths, None, or a `_Fault`."""
+def _column(chosen: Mapping[str, str], fields: Sequence[str]) -> str | None:
+    return next((chosen[field] for field in fields if field in chosen), None)
+
+
+def _videos(table: ParquetTable | ArrowTable, file: str, column: str, beside: str, spots: bool) -> Iterator[Any]:
+    """Yields what each row's record has as ``video``, see `_held`; `beside` is a column of words, which is small."""
+    row = 0
+    for batch, cells in table.batches([beside], column, spots):
+        assert cells is not None
+        yield from _held(cells, file, column, row, "video")
+        row += len(batch)
+
+
+def _held(cells: PictureCells, file: str, column: str, first: int, what: str = "picture") -> Iterator[Any]:
+    """Yields what each row's record has as ``image`` or ``video``: places or paths, None, or a `_Fault`."""
     start = 0
     for row, count in enumerate(cells.counts, start=first):
         found: list[str] = []
@@ -155,7 +190,7 @@ def _images(cells: PictureCells, file: str, column: str, first: int) -> Iterator
                 fault = fault or _path_fault(path, column)
                 found.append(path)
             elif cells.in_lists:
-                fault = _Fault(f"picture {number + 1} of column '{column}' is null: it has neither bytes nor a path")
+                fault = _Fault(f"{what} {number + 1} of column '{column}' is null: it has neither bytes nor a path")
         start += count or 0
         yield fault or (found if cells.in_lists and count is not None else found[0] if found else None)
 
@@ -165,7 +200,7 @@ def _path_fault(path: str, column: str) -> _Fault | None:
         return None
     return _Fault(
         f"column '{column}' holds the text {path[:60]!r}..., expected a path relative to image_folder; pictures "
-        "themselves stand in columns of bytes or of Image features"
+        "and videos themselves stand in columns of bytes, or of Image and Video features"
     )
 
 

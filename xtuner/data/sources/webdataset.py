@@ -1,4 +1,6 @@
-"""Records of WebDataset shards: members of one key, of which a JSON one says the record and others are its pictures."""
+"""Records of WebDataset shards: members of one key, of which a JSON one says the record and others are its pictures and
+videos.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any
 
 from xtuner.data.pictures.index import picture_index
 from xtuner.data.records.records import Record
-from xtuner.data.sources.columns import PICTURES, TALKS, as_messages, choose_columns
+from xtuner.data.sources.columns import PICTURES, TALKS, VIDEOS, as_messages, choose_columns
 from xtuner.data.sources.locate import SourceFiles
 from xtuner.data.sources.places import Place, bytes_spot
 from xtuner.data.sources.table import records_digest
@@ -22,6 +24,7 @@ from xtuner.errors import XTunerError
 from xtuner.json_values import JSONFault, parse_json
 
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+VIDEO_SUFFIXES = ("mp4", "m4v", "mov", "webm", "mkv", "avi")
 TEXT_SUFFIXES = ("json", "txt")
 _LARGEST_TEXT = 64 << 20
 
@@ -33,19 +36,26 @@ class Sample:
     Attributes:
         key: what their names begin with.
         pictures: suffix, member's name and place of each picture, in the shard's order.
+        videos: the same of each video.
         texts: suffix and content of each text.
     """
 
     key: str
     pictures: list[tuple[str, str, str]] = field(default_factory=list)
+    videos: list[tuple[str, str, str]] = field(default_factory=list)
     texts: dict[str, bytes] = field(default_factory=dict)
+
+    def held(self, suffix: str) -> list[tuple[str, str, str]] | None:
+        """Returns the list that a member with this suffix belongs to; None for a text or another file."""
+        kind = suffix.rpartition(".")[2]
+        return self.pictures if kind in PICTURE_SUFFIXES else self.videos if kind in VIDEO_SUFFIXES else None
 
 
 class WebDatasetSource:
     """Records of tar shards. Each member is read at its place; nothing is unpacked.
 
     A record's fields are those of the key's ``.json`` member, and its other texts by their suffix; its pictures are the
-    key's members with a picture's suffix, of whichever formats, in the shard's order.
+    key's members with a picture's suffix, of whichever formats, in the shard's order, and so are its videos.
 
     Args:
         found: the shards.
@@ -95,14 +105,13 @@ class WebDatasetSource:
                     sample = Sample(key)
                     for _, name, offset, size in group:
                         suffix = split_name(name)[1]
-                        kind = suffix.rpartition(".")[2]
-                        if kind in PICTURE_SUFFIXES:
+                        if (held := sample.held(suffix)) is not None:
                             place = Place(self.found.names[number], bytes_spot(offset, size), name)
-                            sample.pictures.append((suffix, name, str(place)))
-                        elif kind in TEXT_SUFFIXES:
+                            held.append((suffix, name, str(place)))
+                        elif suffix.rpartition(".")[2] in TEXT_SUFFIXES:
                             within = min(size, _LARGEST_TEXT + 1)
                             sample.texts[suffix] = os.pread(shard.fileno(), within, offset)
-                    if sample.pictures or sample.texts:
+                    if sample.pictures or sample.videos or sample.texts:
                         yield sample
 
 
@@ -133,11 +142,19 @@ def record_of(
         except JSONFault as error:
             return f"malformed JSON: {where}: its .{suffix}: {error}."
         fields |= value if suffix == "json" and isinstance(value, dict) else {suffix: value}
-    suffixes = list(dict.fromkeys(suffix for suffix, _, _ in sample.pictures))
-    given = {name: column for name, column in columns.items() if not (name in PICTURES and column in suffixes)}
-    named = [column for name, column in columns.items() if name in PICTURES and column in suffixes]
+    held = {PICTURES: sample.pictures, VIDEOS: sample.videos}
+    suffixes = {names: list(dict.fromkeys(suffix for suffix, _, _ in found)) for names, found in held.items()}
+    wanted = {
+        names: [columns[name] for name in names if columns.get(name) in found] for names, found in suffixes.items()
+    }
+    given = {
+        name: column
+        for name, column in columns.items()
+        if not any(name in names and column in found for names, found in suffixes.items())
+    }
+    there = [suffix for found in suffixes.values() for suffix in found if suffix not in fields]
     try:
-        chosen = choose_columns(data_path, [*fields, *(s for s in suffixes if s not in fields)], given)
+        chosen = choose_columns(data_path, [*fields, *there], given)
     except XTunerError as error:
         if is_first:
             raise
@@ -145,19 +162,21 @@ def record_of(
     record: dict[str, Any] = dict.fromkeys(name for name in fields if name not in chosen.values())
     record |= {name: fields.get(column) for name, column in chosen.items()}
     record |= {name: as_messages(record[name]) for name in TALKS if name in record}
-    pictures = [entry for entry in sample.pictures if not named or entry[0] in named]
-    return _with_pictures(record, sample.key, pictures)
-
-
-def _with_pictures(record: dict[str, Any], key: str, pictures: list[tuple[str, str, str]]) -> dict[str, Any]:
-    record.setdefault("id", key)
-    own = next((record[name] for name in PICTURES if record.get(name) is not None), None)
-    names = own if isinstance(own, list) else [own]
-    places = [place for _, _, place in pictures]
-    if own is not None and len(names) == len(places) and all(isinstance(name, str) for name in names):
-        # box files know the pictures by the names that the record gives
-        places = [place.partition("@")[0] + f"@{name}" for place, name in zip(places, names, strict=True)]
-    if places:
-        record.pop("images", None)
-        record["image"] = places
+    record.setdefault("id", sample.key)
+    for names, found in held.items():
+        _set_places(record, names, [entry for entry in found if not wanted[names] or entry[0] in wanted[names]])
     return record
+
+
+def _set_places(record: dict[str, Any], names: tuple[str, str], members: list[tuple[str, str, str]]) -> None:
+    """Names a record's pictures, or its videos, by the places of the members that hold them."""
+    own = next((record[name] for name in names if record.get(name) is not None), None)
+    given = own if isinstance(own, list) else [own]
+    places = [place for _, _, place in members]
+    if own is not None and len(given) == len(places) and all(isinstance(name, str) for name in given):
+        # box files know them by the names that the record gives
+        places = [place.partition("@")[0] + f"@{name}" for place, name in zip(places, given, strict=True)]
+    if places:
+        one, several = names
+        record.pop(several, None)
+        record[one] = places

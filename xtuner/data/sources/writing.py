@@ -1,4 +1,4 @@
-"""Rows of conversations, pictures and boxes into Parquet shards with the features of `datasets`."""
+"""Rows of conversations, pictures, videos and boxes into Parquet shards with the features of `datasets`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ Row: TypeAlias = "dict[str, Any]"
 
 _MOST_ROWS = 1000
 """Of a row group: text alone takes little room."""
-_PICTURE_BYTES = "images.list.element.bytes"
+_STORED = ("images.list.element.bytes", "videos.list.element.bytes")
+"""Written without compression, so that each picture and each video can be read alone."""
 
 
-def row_schema() -> pa.Schema:
-    """Returns the columns of a row, as `datasets` describes them in the files."""
-    from datasets import Features, Image, List, Value
+def row_schema(videos: bool = False) -> pa.Schema:
+    """Returns the columns of a row, as `datasets` describes them in the files; with `videos` a column of these.
+
+    `datasets` hands videos over as bytes and path: decoding them itself takes another package.
+    """
+    from datasets import Features, Image, List, Value, Video
 
     features = {
         "id": Value("string"),
         "source": Value("string"),
         "images": List(Image()),
+        **({"videos": List(Video(decode=False))} if videos else {}),
         "conversations": List({"from": Value("string"), "value": Value("string"), "loss": Value("bool")}),
         "boxes": List(List(List(Value("float32")))),
         "labels": List(List(Value("string"))),
@@ -42,23 +47,26 @@ def row_schema() -> pa.Schema:
 class RowWriter:
     """Writes ``data/train-00000-of-00003.parquet``, ... into a folder that appears when `finish` was called.
 
-    Pictures are stored as they are, without compression: so each can be read alone.
+    Pictures and videos are stored as they are, without compression: so each can be read alone.
 
     Args:
         folder: new or empty.
         shard_bytes: about the size of a file.
-        group_bytes: about the size of the pictures of a row group.
+        group_bytes: about the size of the pictures and videos of a row group.
+        videos: rows have videos.
 
     Raises:
         XTunerError: the folder holds something.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], shard_bytes: int, group_bytes: int) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], shard_bytes: int, group_bytes: int, videos: bool = False
+    ) -> None:
         self.folder = Path(os.path.abspath(folder))
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise XTunerError(f"'{self.folder}' exists and is not empty: choose a new folder. Nothing was overwritten.")
         self.shard_bytes, self.group_bytes = shard_bytes, group_bytes
-        self.schema = row_schema()
+        self.schema = row_schema(videos)
         self._unfinished = unfinished_name(self.folder)
         self._files: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
@@ -81,7 +89,7 @@ class RowWriter:
     def write(self, row: Row) -> None:
         """Adds a row: of each column of `row_schema` a value."""
         self._rows.append(row)
-        self._bytes += sum(len(picture["bytes"]) for picture in row["images"])
+        self._bytes += sum(len(held["bytes"]) for held in (*row["images"], *row.get("videos", ())))
         if self._bytes >= self.group_bytes or len(self._rows) >= _MOST_ROWS:
             self._write_group()
 
@@ -109,14 +117,13 @@ class RowWriter:
         if self._writer is None:
             file = self._unfinished / "data" / f"{len(self._files)}.parquet"
             file.parent.mkdir(parents=True, exist_ok=True)
-            texts = [name for name in self.schema.names if name != "images"]
+            texts = [name for name in self.schema.names if name not in ("images", "videos")]
             self._writer = pq.ParquetWriter(
                 file,
                 self.schema,
                 use_dictionary=_leaves(self.schema, texts),
                 compression={
-                    leaf: "none" if leaf == _PICTURE_BYTES else "zstd"
-                    for leaf in _leaves(self.schema, self.schema.names)
+                    leaf: "none" if leaf in _STORED else "zstd" for leaf in _leaves(self.schema, self.schema.names)
                 },
                 write_page_index=True,
             )

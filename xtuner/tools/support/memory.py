@@ -48,13 +48,13 @@ def count_parameters(part: nn.Module) -> tuple[int, int]:
 
 
 def estimate(
-    cfg: Config, parts: Mapping[str, nn.Module], deepspeed: str | None, gpus: int, batch: int
+    cfg: Config, parts: Mapping[str, nn.Module], deepspeed: str | None, gpus: int, batch: int, pictures: int = 1
 ) -> MemoryEstimate:
     """Estimates the memory of training, by the formulas of `xtuner.memory_estimate`.
 
     A sample counts as its longest: ``max_length`` text tokens, `SUPERVISED_SHARE` of them with a label, and
-    one picture (the parts' ``num_tokens``, and what a trained encoder keeps of it). The precision ``auto`` counts as
-    bf16.
+    `pictures` (of each the parts' ``num_tokens``, and what a trained encoder keeps of it). The precision ``auto``
+    counts as bf16.
     """
     from xtuner.engine.strategies.deepspeed_settings import read_deepspeed
     from xtuner.memory_estimate import estimate_activations, estimate_memory, read_decoder, read_zero
@@ -67,7 +67,7 @@ def estimate(
     decoders = [part.config for part in parts.values() if hasattr(getattr(part, "config", None), "vocab_size")]
     if decoders and trained:
         text = cfg.get("train_dataset", {}).get("max_length", 2048)
-        tokens = text + sum(getattr(part, "num_tokens", 0) for part in parts.values())
+        tokens = text + pictures * sum(getattr(part, "num_tokens", 0) for part in parts.values())
         activations = estimate_activations(
             read_decoder(decoders[0]),
             tokens=batch * tokens,
@@ -75,7 +75,7 @@ def estimate(
             compute_bytes=compute_bytes,
             checkpointing=cfg.model.get("activation_checkpointing", False),
         )
-    activations += batch * sum(_kept_of_picture(part, compute_bytes) for part in parts.values())
+    activations += batch * pictures * sum(_kept_of_picture(part, compute_bytes) for part in parts.values())
     return estimate_memory(frozen, trained, zero, gpus, compute_bytes, activations)
 
 

@@ -14,15 +14,17 @@ from typing import Any
 
 from mg_llava.boxes.records import BoxRecord, parse_own_boxes
 from mg_llava.evaluation.benchmarks.base import Benchmark, mean_by_groups, unique_ids
+from mg_llava.evaluation.benchmarks.clips import Clip
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.reading.answers import short_answer
 from mg_llava.evaluation.reading.metrics import similarity
+from mg_llava.videos.files import FrameFiles
+from mg_llava.videos.places import read_video_name
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.pictures.files import PictureFiles
 from xtuner.data.sources import open_pictures, open_source
 from xtuner.data.sources.places import SCHEME, picture_name
 from xtuner.data.text.conversations import Conversation, iter_conversations
-from xtuner.data.text.templates import Turn
+from xtuner.data.text.templates import Place, Turn
 from xtuner.errors import ProblemsError, SampleError
 
 _ALIKE = 0.8
@@ -59,12 +61,12 @@ class OwnRecords(Benchmark):
         Raises:
             ProblemsError: with every record that cannot be read.
         """
-        files = open_pictures(self.path(self.image_folder or ""))
+        files = FrameFiles(open_pictures(self.path(self.image_folder or "")))
         problems: list[str] = []
         found = [
             question
             for part, path in zip(self.parts, self.data_paths, strict=True)
-            for conversation in iter_conversations(open_source(path).records(), problems)
+            for conversation in iter_conversations(open_source(path).records(), problems, videos=True)
             for question in self._questions_of(conversation, part, files)
         ]
         if problems:
@@ -72,20 +74,18 @@ class OwnRecords(Benchmark):
         ids = unique_ids(question.id for question in found)
         return [replace(question, id=key) for question, key in zip(found, ids, strict=True)]
 
-    def _questions_of(self, conversation: Conversation, part: str, files: PictureFiles) -> list[Question]:
+    def _questions_of(self, conversation: Conversation, part: str, files: FrameFiles) -> list[Question]:
         questions, shown = [], 0
-        own = self._own_boxes(conversation)
+        pictures = self._pictures(conversation, files)
         for number, turn in enumerate(conversation.turns):
-            shown += turn.num_pictures
+            shown += turn.num_pictures + turn.num_videos
             if not turn.supervised or not turn.output:
                 continue
             place = f"#turn{number + 1}" if len(conversation.turns) > 1 else ""
             question = Question(
                 id=f"{part}/{conversation.id}{place}",
                 text="".join(piece if isinstance(piece, str) else IMAGE_TOKEN for piece in turn.parts),
-                pictures=tuple(
-                    self._picture(*one, files) for one in zip(conversation.images[:shown], own, strict=False)
-                ),
+                pictures=tuple(pictures[:shown]),
                 box_id=conversation.id,
                 answer=turn.output,
                 groups={"part": part},
@@ -94,12 +94,27 @@ class OwnRecords(Benchmark):
             questions.append(question)
         return questions
 
+    def _pictures(self, conversation: Conversation, files: FrameFiles) -> list[Picture]:
+        """The pictures and videos of a record, in the order of their places."""
+        images = zip(conversation.images, self._own_boxes(conversation), strict=True)
+        videos = iter(conversation.videos)
+        places = (part for turn in conversation.turns for part in turn.parts if isinstance(part, Place))
+        return [
+            self._clip(next(videos), files) if place is Place.VIDEO else self._picture(*next(images), files)
+            for place in places
+        ]
+
+    def _clip(self, name: str, files: FrameFiles) -> Clip:
+        path, start, end = read_video_name(name)
+        rule = self.sampling.within(start, end)
+        return Clip(picture_name(path), sampling=rule, shuffle=self.shuffle_frames, files=files, stored=path)
+
     def _own_boxes(self, conversation: Conversation) -> Sequence[BoxRecord | None]:
         if not conversation.boxes or self.box_json_path == "":
             return [None] * len(conversation.images)
         return parse_own_boxes(conversation.boxes, conversation.images, conversation.where)
 
-    def _picture(self, name: str, boxes: BoxRecord | None, files: PictureFiles) -> Picture:
+    def _picture(self, name: str, boxes: BoxRecord | None, files: FrameFiles) -> Picture:
         key = picture_name(name)
         try:
             found = files.open(name)

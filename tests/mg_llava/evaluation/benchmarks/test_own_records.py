@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from mg_llava.evaluation import EvaluationRunner, OwnRecords
 from mg_llava.evaluation.benchmarks.records import Prediction
 from mg_llava.evaluation.results.report import write_report
+from mg_llava.evaluation.run.showing import show
+from mg_llava.videos import FrameSampling
+from tests.clips import number_of, write_clip
 from tests.mg_llava.evaluation.world import runner, seeded_assistant
 from tests.tiny_assistant import box_record, save_picture
 from xtuner.errors import ProblemsError
@@ -158,3 +162,42 @@ def test_the_second_turn_is_asked_as_it_was_trained(tmp_path):
     red = asking.assistant.tokenizer("red", add_special_tokens=False)["input_ids"]
     assert asking.assistant.tokenizer.eos_token_id in longest
     assert longest[longest.index(asking.assistant.tokenizer.eos_token_id) - 1 :][: len(red)] == red
+
+
+class TestVideos:
+    def test_frames_stand_where_the_record_has_the_video(self, tmp_path: Path) -> None:
+        save_picture(tmp_path / "images" / "a.png")
+        write_clip(tmp_path / "images" / "v.mp4", count=16)
+        turns = [
+            *({"from": "human", "value": "what <video> and <image>"}, {"from": "gpt", "value": "red"}),
+            *({"from": "human", "value": "<video>\nwhat w1"}, {"from": "gpt", "value": "a dog"}),
+        ]
+        row = {"id": "a", "image": "a.png", "video": ["v.mp4", "v.mp4#t=1"], "conversations": turns}
+        own = replace(bench(tmp_path, [row], []), frame_sampling=FrameSampling(num_frames=2))
+        first, second = own.questions()
+        assert [picture.key for picture in second.pictures] == ["v.mp4", "a.png", "v.mp4"]
+        processor = seeded_assistant(tmp_path).image_processor
+        shown = show(own, first, processor)
+        assert shown.error is None and shown.words == "what <image><image> and <image>"
+        assert [number_of(picture) for picture in shown.opened[:2]] == [0, 15]
+        shown = show(own, second, processor)
+        assert shown.words == "<image><image>\nwhat w1"
+        assert [turn.num_pictures for turn in shown.turns] == [3, 2] and len(shown.opened) == 5
+        assert [number_of(picture) for picture in shown.opened[3:]] == [8, 15]
+
+    def test_asked_and_reported(self, tmp_path: Path) -> None:
+        write_clip(tmp_path / "images" / "v.mp4", count=16)
+        rows = [
+            {"id": name, "video": name, "conversations": [
+                {"from": "human", "value": "<video>\nwhat"}, {"from": "gpt", "value": "red"},
+            ]}
+            for name in ("v.mp4", "none.mp4")
+        ]  # fmt: skip
+        own, assistant = bench(tmp_path, rows, []), seeded_assistant(tmp_path)
+        metrics = runner(assistant).run(own, tmp_path / "out", {"config": "tiny"}, progress=False)
+        assert (metrics["num_questions"], metrics["num_failed"]) == (2, 1)
+        with (tmp_path / "out" / "answers.csv").open(newline="") as file:
+            given = {row["picture"]: row["given"] for row in csv.DictReader(file)}
+        assert "none.mp4' does not exist" in given["none.mp4"] and "not asked" not in given["v.mp4"]
+        page = write_report(own, tmp_path / "out", assistant.image_processor)
+        assert page.read_text().count("report_images/") == 8

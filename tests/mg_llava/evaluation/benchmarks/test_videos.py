@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from mg_llava.evaluation.benchmarks.clips import Clip
 from mg_llava.evaluation.results.report import write_report
 from mg_llava.evaluation.run.showing import show
 from mg_llava.videos import FrameSampling
-from tests.clips import number_of, write_clip
+from tests.clips import number_of, write_clip, write_frames
 from tests.mg_llava.evaluation.world import runner, seeded_assistant
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.errors import XTunerError
@@ -172,3 +174,58 @@ def test_an_evaluation_of_videos(tmp_path: Path) -> None:
     assert "b.mp4" in next(row["error"] for row in rows if row["id"] == "b")
     page = write_report(bench, tmp_path / "out", assistant.image_processor)
     assert page.read_text().count("report_images/") == 4
+
+
+class TestWhereVideosLie:
+    """Folders of frames and archives, and the boxes of frames."""
+
+    HEADER = TestChoices.MV
+
+    def bench(self, folder: Path, images: str = "videos") -> MVBench:
+        rows = (
+            "0\tEpisodic Reasoning\t./video/tvqa/\tframe\tTrue\t1\t3\tclip_1\tWhat?\tup\t['down', 'up']",
+            "1\tAction Count\t./video/perception/\tvideo\tTrue\t0.5\t1\tB\tHow many?\t3\t['3', '2']",
+        )
+        found = choices(MVBench, folder, self.HEADER, *rows, frame_sampling=FrameSampling(num_frames=3))
+        return replace(found, image_folder=images)  # type: ignore[type-var,return-value]
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        write_frames(tmp_path / "videos" / "tvqa" / "clip_1", count=12)
+        write_clip(tmp_path / "videos" / "perception" / "B.mp4", count=16)
+        return tmp_path
+
+    @pytest.mark.parametrize("images", ["videos", "all.zip", "part-*.zip"])
+    def test_frames_of_a_folder_are_three_a_second(self, folder: Path, images: str) -> None:
+        names = {"all.zip": ["all.zip"], "part-*.zip": ["part-1.zip", "part-2.zip"]}.get(images, [])
+        files = [path for path in sorted((folder / "videos").rglob("*")) if path.is_file()]
+        for number, name in enumerate(names):
+            with zipfile.ZipFile(folder / name, "w") as archive:
+                for path in files[number :: len(names)] if len(names) > 1 else files:
+                    archive.write(path, str(path.relative_to(folder / "videos")))
+        bench = self.bench(folder, images)
+        assert bench.missing_files() == []
+        processor = seeded_assistant(folder).image_processor
+        first, second = (show(bench, question, processor) for question in bench.questions())
+        assert first.error is None and second.error is None
+        # from second 1 to 3 of three a second: 3 to 8
+        assert [number_of(picture) for picture in first.opened] == [3, 5, 8]
+        assert [number_of(picture) for picture in second.opened] == [4, 5, 7]
+        assert bench.questions()[1].pictures[0].key == "perception/B.mp4"
+
+    def test_what_is_absent_is_named_when_it_is_asked(self, folder: Path) -> None:
+        with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+            archive.writestr("other.txt", "")
+        bench = self.bench(folder, "all.zip")
+        processor = seeded_assistant(folder).image_processor
+        assert "'tvqa/clip_1.mp4' is in none of the archives" in str(show(bench, bench.questions()[0], processor).error)
+        assert self.bench(folder, "none.zip").missing_files() == [str(folder / "none.zip")]
+
+    def test_boxes_of_frames(self, tmp_path: Path) -> None:
+        boxes = {"boxes": [[0, 0, 8, 8]], "labels": ["dog"], "scores": [0.5]}
+        frames = [{"time": 0.0, **boxes}, {"time": 1.3, **boxes}, {"time": 1.6, **boxes}]
+        (tmp_path / "boxes.json").write_text(json.dumps([{"video": "a.mp4", "frames": frames}]))
+        bench = clips(tmp_path, box_json_path="boxes.json")
+        shown = show(bench, bench.questions()[0], seeded_assistant(tmp_path).image_processor)
+        # frames at 0, 0.625, 1.25 and 1.875 s
+        assert [len(found.labels) for found in shown.found] == [1, 0, 1, 0]

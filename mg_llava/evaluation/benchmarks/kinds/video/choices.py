@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
 import string
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ from mg_llava.evaluation.benchmarks.labels import read_list
 from mg_llava.evaluation.benchmarks.records import Question
 from xtuner.errors import XTunerError
 
+_TVQA_FPS = 3.0
+"""Of the folders of frames (``data_type`` frame) among MVBench's videos."""
 _LETTERS = string.ascii_uppercase
 
 
@@ -43,14 +45,15 @@ class _VideoChoices(ChoiceFile):
 
     def video(self, *names: str) -> str:
         """Returns the path of the video of one of these names, below the folder of videos."""
-        return find_video(self.path(self.image_folder or ""), *names)
+        return find_video(self.videos, *names)
 
 
 class MVBench(_VideoChoices):
     """VLMEvalKit's ``MVBench.tsv``: ``task_type, prefix, start?, end?, video, question, answer, candidates``.
 
     ``overall`` is the accuracy over all questions; by task in ``groups.task``. Videos stand in
-    `image_folder`, in the folders that `prefix` ends with: ``star/C_480`` of ``…/video/star/C_480``.
+    `image_folder`, in the folders that `prefix` ends with: ``star/C_480`` of ``…/video/star/C_480``. TVQA's are folders
+    of frames, three a second.
     """
 
     needed = ("task_type", "prefix", "video", "question", "answer", "candidates")
@@ -61,10 +64,11 @@ class MVBench(_VideoChoices):
         right = next((letter for letter, text in options.items() if text == row["answer"]), row["answer"])
         folder = row["prefix"].replace("\\", "/").rpartition("video/")[2].strip("/")
         start, end = (float(row[key]) if key in row else None for key in ("start", "end"))
+        rate = _TVQA_FPS if row.get("data_type") == "frame" else None
         return Question(
             id=unique_id,
             text=row["question"],
-            pictures=(self.clip(self.video(os.path.join(folder, row["video"])), start, end),),
+            pictures=(self.clip(self.video(posixpath.join(folder, row["video"])), start, end, rate),),
             box_id=unique_id,
             answer=right,
             options=options,

@@ -47,14 +47,13 @@ class VideoQA(JudgedBenchmark):
         """Reads questions and answers; a record without its fields, or without its answer, is named."""
         rows = read_records(self.data_path, ("video_name", "question", "question_id"))
         answers = self._answers([id_text(row["question_id"]) for row in rows])
-        folder = self.path(self.image_folder or "")
         ids = unique_ids(row["question_id"] for row in rows)
         return [
             Question(
                 id=unique_id,
                 text=str(row["question"]),
                 # ActivityNet's videos are called v_<name>
-                pictures=(self.clip(find_video(folder, str(row["video_name"]), f"v_{row['video_name']}")),),
+                pictures=(self.clip(find_video(self.videos, str(row["video_name"]), f"v_{row['video_name']}")),),
                 box_id=id_text(row["question_id"]),
                 answer=None if is_nothing(answer.get("answer")) else str(answer["answer"]),
                 groups={} if is_nothing(answer.get("type")) else {"type": id_text(answer["type"])},
