@@ -12,6 +12,8 @@ import argparse
 import json
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +79,10 @@ def make_data(folder: Path, seed: int, scenes: int, console: Console) -> dict[st
     (folder / "images").mkdir(parents=True)
     made = _scenes(seed, scenes)
     everything = [*made["train"], *made["test"]]
-    for scene in track(everything, description="drawing", console=console):
-        save_picture(scene, folder)
+    with ProcessPoolExecutor() as processes:
+        drawn = processes.map(save_picture, everything, repeat(folder), chunksize=50)
+        for _ in track(drawn, description="drawing", total=len(everything), console=console):
+            pass
     _write_json(folder / "pretrain.json", [pretrain_record(scene) for scene in made["train"]])
     _write_json(folder / "sft.json", sft_records(made["train"], seed))
     _write_json(folder / "boxes.json", [detect(s, Dice(*s.noise_keys, _BOX_STREAM)) for s in everything])

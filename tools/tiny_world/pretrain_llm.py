@@ -24,11 +24,12 @@ from transformers import LlamaForCausalLM
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.tiny_world.parts import SHIPPED, make_llm, ship_part  # noqa: E402
+from tools.tiny_world.parts import SHIPPED, ship_part  # noqa: E402
 from tools.tiny_world.questions import KINDS  # noqa: E402
 from tools.tiny_world.reading import Reader, Row, join  # noqa: E402
 from tools.tiny_world.scenes import Scene, make_scene  # noqa: E402
 from tools.tiny_world.tokenizer import build_tokenizer  # noqa: E402
+from tools.tiny_world.untrained import make_llm  # noqa: E402
 from xtuner.constants import IGNORE_INDEX  # noqa: E402
 
 _HELD_OUT_SEED = 2_000_000

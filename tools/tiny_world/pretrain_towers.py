@@ -29,16 +29,7 @@ from mg_llava.model.encoders import HighResEncoder, LowResEncoder  # noqa: E402
 from mg_llava.model.objects import pool_boxes  # noqa: E402
 from tools.tiny_world.dice import Dice  # noqa: E402
 from tools.tiny_world.drawing import draw  # noqa: E402
-from tools.tiny_world.parts import (  # noqa: E402
-    CLIP_MEAN,
-    CLIP_STD,
-    HIGH_RES_SIZE,
-    LOW_RES_SIZE,
-    SHIPPED,
-    make_clip,
-    make_convnext,
-    ship_part,
-)
+from tools.tiny_world.parts import SHIPPED, ship_part  # noqa: E402
 from tools.tiny_world.scenes import (  # noqa: E402
     BAR_SIZES,
     CELL,
@@ -51,6 +42,14 @@ from tools.tiny_world.scenes import (  # noqa: E402
     Scene,
     Thing,
     make_scene,
+)
+from tools.tiny_world.untrained import (  # noqa: E402
+    CLIP_MEAN,
+    CLIP_STD,
+    HIGH_RES_SIZE,
+    LOW_RES_SIZE,
+    make_clip,
+    make_convnext,
 )
 
 _KINDS = ("ground", *SHAPES, *LETTERS, "bar")
