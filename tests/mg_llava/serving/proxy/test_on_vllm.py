@@ -38,7 +38,17 @@ pytestmark = pytest.mark.slow
 PICTURE = {"type": "image"}
 BOXES: list[Any] = [[[2, 3, 20, 25], [10, 5, 38, 28], [0, 0, 40, 30]], None, [[5, 5, 15, 15]]]
 TOKENS = 12
-OPTIONS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "200", "--max-num-seqs", "4", "--gpu-memory-utilization", "0.2")
+OPTIONS = (
+    "--dtype",
+    "float32",
+    "--enforce-eager",
+    "--max-model-len",
+    "200",
+    "--max-num-seqs",
+    "4",
+    "--gpu-memory-utilization",
+    "0.2",
+)
 
 
 def text(words: str) -> dict[str, str]:
