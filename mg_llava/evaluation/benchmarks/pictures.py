@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mg_llava.boxes.selection import BoxSelection
 from mg_llava.boxes.store import BoxRecord, BoxStore, nearest_frame
+from mg_llava.evaluation.benchmarks.clips import Clip
 from mg_llava.evaluation.benchmarks.records import Picture, Question
 from mg_llava.videos.places import read_frame_place
 from xtuner.constants import IMAGE_TOKEN
@@ -49,7 +50,7 @@ def find_boxes(store: BoxStore | None, question: Question, picture: Picture) -> 
     """Returns the boxes of one of a question's pictures, None where the box file does not know it or there is none.
 
     Those that its record gives win. Of a frame of a video they are those of the nearest frame that the file knows of
-    this video, within `BoxSelection.frame_tolerance`. Else they are looked up by the picture's path, then by
+    this video, within `BoxSelection.frame_tolerance`, of a whole video those of any of its frames. Else they are looked up by the picture's path, then by
     the question's id if this is its only picture, then by `Picture.box_ids`.
 
     Raises:
@@ -57,6 +58,8 @@ def find_boxes(store: BoxStore | None, question: Question, picture: Picture) -> 
     """
     if picture.boxes is not None or store is None:
         return picture.boxes
+    if isinstance(picture, Clip):
+        return next(iter(store.frames_of(picture.key)), None)
     if (frame := read_frame_place(picture.key)) is not None:
         return nearest_frame(store.frames_of(frame.video), frame.number, frame.time, _TOLERANCE)
     ids = [question.box_id] if len(question.pictures) == 1 else []

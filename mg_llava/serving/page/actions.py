@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,21 +20,21 @@ from mg_llava.boxes.drawing import draw_boxes
 from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from mg_llava.inference.chat import Detector
 from mg_llava.inference.history import History, boxes_as_json, history_text, read_history
-from mg_llava.inference.messages import IMAGE_PART, Conversation, read_messages
+from mg_llava.inference.messages import IMAGE_PART, VIDEO_PART, Conversation, read_messages
 from mg_llava.inference.prompts import as_picture_boxes, check_finite
 from mg_llava.pictures.open import num_frames, open_picture
 from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.generation.sampling import Sampling
 from mg_llava.serving.generation.text import TextAssembler
+from mg_llava.serving.page.figures import Figure, boxed_frames, data_url, figures_of
 from mg_llava.serving.requests.body import check_boxes, check_size
 from mg_llava.serving.requests.chat import read_sampling
 from mg_llava.serving.requests.fields import read_fields
 from mg_llava.serving.requests.settings import Limits
+from mg_llava.videos.shown import VideoFrames
 from xtuner.errors import XTunerError, counted
 from xtuner.json_values import JSONFault, parse_json
 
-_SHOWN_SIDE = 1600
-"""Pixels; a larger picture is shown reduced, whatever the model is given."""
 Turns = list[list[str]]
 """Questions and answers of a conversation."""
 
@@ -51,6 +49,7 @@ class Given:
         use_boxes: boxes become object tokens.
         temperature: 0 = the likeliest token each time.
         max_tokens: of the answer; None = the server's limit.
+        video: path of a video's file, which then counts instead of the picture; None = no video.
     """
 
     path: str | None = None
@@ -58,6 +57,7 @@ class Given:
     use_boxes: bool = True
     temperature: float = 0.0
     max_tokens: int | None = None
+    video: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,17 @@ class Page:
         self.detector = detector
         self.folder = folder
 
-    def show(self, given: Given) -> tuple[dict[str, Any] | None, str]:
-        """Returns the picture with its boxes drawn, if they are used, and a line about it.
+    def show(self, given: Given) -> tuple[dict[str, Any] | None, str, list[Figure]]:
+        """Returns the picture with its boxes drawn, if they are used, a line about it, and the frames of a video.
 
         The picture is ``{"src", "alt", "width", "height"}``: a data URL, a text for those who do not see it, and the
-        size in pixels that boxes are given in.
+        size in pixels that boxes are given in. It is None where a video is shown, else there are no frames.
         """
+        if given.video:
+            frames, outside = self._frames(given)
+            return None, *figures_of(frames, outside, given.typed)
         if not given.path:
-            return None, "no picture"
+            return None, "no picture", []
         picture, found, outside = self._open(given)
         count = counted(0 if found is None else len(found.boxes), "boxes")
         notes = [f"{picture.width} x {picture.height} px", count]
@@ -103,8 +106,8 @@ class Page:
             notes.append(f"an animation of {frames} frames: the first is shown")
         # a small picture is enlarged, with boxes or without
         drawn = draw_boxes(picture, no_boxes() if found is None else found)
-        shown = {"src": _data_url(drawn), "alt": f"the picture with {count}"}
-        return {**shown, "width": picture.width, "height": picture.height}, ", ".join(notes)
+        shown = {"src": data_url(drawn), "alt": f"the picture with {count}"}
+        return {**shown, "width": picture.width, "height": picture.height}, ", ".join(notes), []
 
     def add_box(self, given: Given, corners: Sequence[Any]) -> str:
         """Returns the visitor's boxes, as JSON, with one more.
@@ -116,7 +119,7 @@ class Page:
         Raises:
             XTunerError: there is no picture, or the corners make no box in it.
         """
-        if not given.path:
+        if given.video or not given.path:
             raise XTunerError("there is no picture to draw a box on: choose one first.")
         box = [_number(corner) for corner in corners]
         if len(box) != 4 or not all(map(math.isfinite, box)):
@@ -165,7 +168,7 @@ class Page:
     def compare(self, given: Given, question: str) -> Iterator[tuple[str, str]]:
         """Yields the answers with and without objects while they come."""
         sampling = self._sampling(given)
-        both = [Given(given.path, given.typed, boxes) for boxes in (True, False)]
+        both = [replace(given, use_boxes=boxes) for boxes in (True, False)]
         streams = [self._stream(self._prompt(one, [], question)[0], sampling) for one in both]
         texts = ["", ""]
         for number, stream in enumerate(streams):
@@ -177,7 +180,9 @@ class Page:
         """Returns the answer, the picture with its boxes coloured, and a table of label and weight."""
         if self.engine.unexplained:
             raise XTunerError(self.engine.unexplained)
-        given = Given(given.path, given.typed, True, given.temperature, given.max_tokens)
+        if given.video:
+            raise XTunerError("which regions mattered is shown for pictures, not for videos: choose a picture.")
+        given = replace(given, use_boxes=True)
         prompt, found = self._prompt(given, [], question)
         answer = ""
         for text, _ in self._stream(prompt, self._sampling(given)):
@@ -192,7 +197,13 @@ class Page:
         return answer, draw_boxes(picture, found, weights), [[label, round(weight, 3)] for label, weight in rows]
 
     def save(self, given: Given, turns: Turns) -> str:
-        """Returns the conversation with its picture and boxes as the text of a file, see `history_text`."""
+        """Returns the conversation with its picture and boxes as the text of a file, see `history_text`.
+
+        Raises:
+            XTunerError: it is about a video, or has no answer yet.
+        """
+        if given.video:
+            raise XTunerError("a chat about a video cannot be saved, only chats about pictures can.")
         asked = self._conversation(given, turns, None)
         pictures = []
         if given.path:
@@ -238,6 +249,13 @@ class Page:
             return picture, None, 0
         return picture, *maker.boxes.choose(found, picture.size)
 
+    def _frames(self, given: Given) -> tuple[VideoFrames, int]:
+        """The frames that are shown, with the boxes that become object tokens, and how many lie outside."""
+        if self.engine.no_videos:
+            raise XTunerError(self.engine.no_videos)
+        detector = self.detector if given.use_boxes else None
+        return boxed_frames(given.video or "", self.limits, detector, self.engine.maker.boxes)
+
     def _read_boxes(self, typed: str) -> PictureBoxes | None:
         content = typed.encode("utf-8", "replace")
         check_size(content, self.limits)
@@ -274,16 +292,17 @@ class Page:
             for turn in said
             for role, words in zip(("user", "assistant"), turn, strict=False)
         ]
-        if given.path:
-            messages[0]["content"].insert(0, IMAGE_PART)
-        return read_messages(messages, lambda _: self._open(given)[:2])
+        if given.video or given.path:
+            messages[0]["content"].insert(0, VIDEO_PART if given.video else IMAGE_PART)
+        return read_messages(messages, lambda _: self._open(given)[:2], open_video=lambda _: self._frames(given)[0])
 
     def _prompt(self, given: Given, turns: Turns, question: str) -> tuple[Any, PictureBoxes | None]:
         if not question.strip():
             raise XTunerError("the question is empty: say something.")
         self._check_text([*turns, [question]])
         asked = self._conversation(given, turns, question)
-        prompt = self.engine.prepare(asked, [Path(given.path).read_bytes()] if given.path else [])
+        files = [Path(given.path).read_bytes()] if given.path and not given.video else []
+        prompt = self.engine.prepare(asked, files)
         return prompt, asked.found[0] if asked.found else None
 
     def _stream(self, prompt: Any, sampling: Sampling) -> Iterator[tuple[str, str]]:
@@ -310,7 +329,7 @@ def cut_note(count: int) -> str:
 
 
 def digest(path: str | None) -> str:
-    """Returns what tells pictures apart by their files' bytes; "" for none."""
+    """Returns what tells pictures and videos apart by their files' bytes; "" for none."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
@@ -324,11 +343,3 @@ def _axes(box: Sequence[float], size: tuple[int, int]) -> list[tuple[list[float]
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-
-
-def _data_url(picture: Image.Image) -> str:
-    picture = picture.copy()
-    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=92, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""The picture on which boxes are drawn by hand: a small component of our own, since Gradio has none for boxes."""
+"""The picture on which boxes are drawn by hand, and the frames of a video in a row: small components of our own."""
 
 from __future__ import annotations
 
@@ -61,6 +61,26 @@ element.addEventListener('pointerup', (event) => {
   trigger('select', {box});
 });
 """
+
+_STRIP_HTML = """
+<div role="group" aria-label="Frames of the video">
+  {{#each value}}<figure><img src="{{this.src}}" alt="{{this.alt}}"><figcaption>{{this.caption}}</figcaption></figure>
+  {{/each}}
+</div>
+"""
+_STRIP_CSS = """
+div { display: grid; grid-template-columns: repeat(auto-fill, minmax(max(80px, 22%), 1fr)); gap: 4px }
+figure { margin: 0 }
+img { width: 100%; max-height: 40vh; object-fit: contain }
+figcaption { font-size: .8rem; text-align: center }
+"""
+
+
+def make_strip() -> Any:
+    """Returns the component that shows the frames of a video; its value is a list of `figures.Figure`."""
+    import gradio
+
+    return gradio.HTML([], html_template=_STRIP_HTML, css_template=_STRIP_CSS, label="Frames", elem_id="strip")
 
 
 def make_canvas() -> Any:

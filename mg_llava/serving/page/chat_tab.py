@@ -51,11 +51,11 @@ def add_chat_tab(page: Page, fields: Fields) -> None:
         with errors_on_the_page():
             found: Loaded = page.load(path)
             said = (found.turns, messages(found.turns), "", digest(found.path))
-            return *said, found.path, found.typed, found.use_boxes
+            return *said, found.path, found.typed, found.use_boxes, None
 
-    def follow(path: str | None, now: Turns, of: str) -> tuple[Any, ...]:
-        """Forgets the chat where another picture came; a chat that was loaded brings its own."""
-        came = digest(path)
+    def follow(path: str | None, video: str | None, now: Turns, of: str) -> tuple[Any, ...]:
+        """Forgets the chat where another picture or video came; a chat that was loaded brings its own."""
+        came = digest(video or path)
         return (now, messages(now), gr.skip(), of) if came == of else ([], [], "", came)
 
     shows = [turns, chat, cut]
@@ -69,9 +69,10 @@ def add_chat_tab(page: Page, fields: Fields) -> None:
     stop.click(lambda: _STOPPED, None, cut, cancels=running)
     forget.click(lambda: ([], [], ""), None, shows)
     chat.clear(lambda: ([], ""), None, [turns, cut])
-    fields.picture.change(follow, [fields.picture, turns, about], [*shows, about])
+    seen = [fields.picture, fields.video]
+    gr.on([field.change for field in seen], follow, [*seen, turns, about], [*shows, about])
     save.click(shown(page.save), given, text).success(None, text, None, js=_DOWNLOAD)
-    load.upload(take, load, [*shows, about, fields.picture, fields.typed, fields.use_boxes])
+    load.upload(take, load, [*shows, about, fields.picture, fields.typed, fields.use_boxes, fields.video])
 
 
 def _asking(page: Page) -> tuple[Callable[..., Iterator[Any]], ...]:

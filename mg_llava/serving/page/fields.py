@@ -21,11 +21,12 @@ class Fields:
     use_boxes: Any
     temperature: Any
     max_tokens: Any
+    video: Any
 
     @property
     def all(self) -> list[Any]:
         """The components, as the first inputs of a function that `shown` or `streamed` wraps."""
-        return [self.picture, self.typed, self.use_boxes, self.temperature, self.max_tokens]
+        return [self.picture, self.typed, self.use_boxes, self.temperature, self.max_tokens, self.video]
 
 
 _COUNT = len(Given.__dataclass_fields__)

@@ -15,7 +15,7 @@ from mg_llava.inference.chat import Detector
 from mg_llava.serving.access.page_routes import PageRoutes
 from mg_llava.serving.generation.engine import Engine
 from mg_llava.serving.page.actions import Page
-from mg_llava.serving.page.canvas import HEIGHT, make_canvas
+from mg_llava.serving.page.canvas import HEIGHT, make_canvas, make_strip
 from mg_llava.serving.page.chat_tab import add_chat_tab
 from mg_llava.serving.page.fields import Fields, shown, streamed, with_event
 from mg_llava.serving.requests.settings import Limits
@@ -24,6 +24,8 @@ from xtuner.constants import HOTTEST
 CLEAN_SECONDS = 600
 """After which files of visitors go."""
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp")
+"""That a browser's dialogue offers; what a file is, its content tells."""
 _CSS = """
 footer {visibility: hidden}
 #corners {flex-wrap: nowrap} #corners > * {min-width: 0 !important}
@@ -71,7 +73,7 @@ def _build(page: Page, model_name: str, examples: str | None) -> Any:
 
     name = model_name.replace("`", "'")
     with gr.Blocks(title="MG-LLaVA", delete_cache=(CLEAN_SECONDS, CLEAN_SECONDS)) as blocks:
-        gr.Markdown("# MG-LLaVA\nA picture in low and in high resolution, and its objects one by one.")
+        gr.Markdown("# MG-LLaVA\nA picture or a video in low and in high resolution, and its objects one by one.")
         gr.Markdown(f"Model: `{name}`", elem_id="model")
         with gr.Row():
             with gr.Column(scale=2):
@@ -103,8 +105,16 @@ def _fields(page: Page, examples: str | None) -> Fields:
     if examples:
         files = sorted(str(path) for path in Path(examples).iterdir() if path.suffix.lower() in _SUFFIXES)
         gr.Examples([[file] for file in files], inputs=[picture], elem_id="examples")
+    video = gr.File(
+        file_types=list(_VIDEO_SUFFIXES),
+        label=f"Video: {page.limits.max_frames} frames of it are shown",
+        elem_id="video",
+        height=120,
+        visible=not page.engine.no_videos,
+    )
     note = gr.Markdown("no picture", elem_id="note")
     drawn = make_canvas()
+    strip = make_strip()
     use_boxes = gr.Checkbox(True, label="Object tokens", elem_id="use_boxes")
     gr.Markdown("Draw a box on the picture, or give its corners in pixels: the model is then given your boxes alone.")
     with gr.Row(elem_id="corners"):
@@ -120,7 +130,7 @@ def _fields(page: Page, examples: str | None) -> Fields:
         )
         most = page.limits.max_new_tokens
         max_tokens = gr.Slider(1, most, most, step=1, label="Most tokens of an answer", elem_id="max_tokens")
-    fields = Fields(picture, typed, use_boxes, temperature, max_tokens)
+    fields = Fields(picture, typed, use_boxes, temperature, max_tokens, video)
 
     def drawn_by_hand(event: Any, *values: Any) -> tuple[Any, ...]:
         box = list(getattr(event, "box", ()))
@@ -130,9 +140,11 @@ def _fields(page: Page, examples: str | None) -> Fields:
     drawn.select(with_event(drawn_by_hand, gr.EventData), fields.all, [typed, *corners])
     add.click(shown(lambda given, *box: page.add_box(given, box)), [*fields.all, *corners], typed)
     forget.click(lambda: "", None, typed)
-    gr.on(
-        [picture.change, typed.change, use_boxes.change], shown(page.show), fields.all, [drawn, note], api_name="show"
-    )
+    # the one of both that came last takes the other away
+    video.upload(lambda: (None, ""), None, [picture, typed], show_progress="hidden")
+    picture.change(lambda path: None if path else gr.skip(), picture, video, show_progress="hidden")
+    changes = [picture.change, typed.change, use_boxes.change, video.change]
+    gr.on(changes, shown(page.show), fields.all, [drawn, note, strip], api_name="show")
     return fields
 
 

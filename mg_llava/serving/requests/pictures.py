@@ -6,7 +6,7 @@ import base64
 import binascii
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -84,7 +84,21 @@ def read_video_url(url: Any, limits: Limits, check: Callable[[], None]) -> Video
     content = _decode(url, "video", "video")
     if not content:
         raise XTunerError("the video is empty, 0 bytes.")
-    with open_video(io.BytesIO(content), limits.max_pixels) as video:
+    return read_video(io.BytesIO(content), limits, check)
+
+
+def read_video(file: IO[bytes], limits: Limits, check: Callable[[], None]) -> VideoFrames:
+    """Returns the frames of a video's file that are shown.
+
+    Args:
+        file: of the video, open.
+        limits: of the server.
+        check: see `read_video_url`.
+
+    Raises:
+        XTunerError: not a video, or too large.
+    """
+    with open_video(file, limits.max_pixels) as video:
         sampled = FrameSampling(num_frames=limits.max_frames).choose(video.times, video.duration)
         places = tuple(video.place(number) for number in sampled.numbers)
         pictures = []

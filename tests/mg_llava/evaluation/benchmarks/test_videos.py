@@ -165,6 +165,23 @@ def test_a_video_is_asked_as_its_frames_in_order_and_shuffled(tmp_path: Path) ->
     assert shuffled == shown_numbers(clips(tmp_path, shuffle_frames=True), tmp_path)
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_each_frame_has_its_own_boxes(tmp_path: Path, shuffled: bool) -> None:
+    """Frame i has a box of width i + 1; frame 10 has no record, and frame 9, an eighth of a second before, is taken."""
+    frames = [
+        {"index": number, "boxes": [[1, 1, 2 + number, 9]], "labels": ["x"], "scores": [0.5]}
+        for number in (0, 5, 9, 15)
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps([{"video": "a.mp4", "width": 32, "height": 24, "frames": frames}]))
+    bench = clips(tmp_path, box_json_path="boxes.json", shuffle_frames=shuffled)
+    shown = show(bench, bench.questions()[0], seeded_assistant(tmp_path).image_processor)
+    widths = {0: 1, 5: 6, 10: 10, 15: 16}
+    expected = [widths[number_of(picture)] for picture in shown.opened]
+    assert [found.boxes[0][2] - found.boxes[0][0] for found in shown.found] == expected
+    metrics = runner(seeded_assistant(tmp_path)).run(bench, tmp_path / "out", {"config": "tiny"}, progress=False)
+    assert metrics["num_without_boxes"] == 1
+
+
 def test_an_evaluation_of_videos(tmp_path: Path) -> None:
     """The clip is answered, the broken one named and wrong; the report shows the four frames."""
     bench, assistant = clips(tmp_path), seeded_assistant(tmp_path)

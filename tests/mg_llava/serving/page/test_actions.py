@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +16,19 @@ from PIL import Image
 
 from mg_llava.inference.assistant import Assistant
 from mg_llava.serving.generation.batch_engine import BatchEngine
-from mg_llava.serving.requests.settings import Limits
-from tests.mg_llava.serving.conftest import endless, found_cup, noise
+from mg_llava.serving.generation.tickets import Place
+from mg_llava.serving.requests.chat import RequestReader
+from mg_llava.serving.requests.detecting import SharedDetector
+from tests.clips import write_clip
+from tests.mg_llava.serving.conftest import endless, found_cup
+from tests.mg_llava.serving.page.visiting import LIMITS
 from xtuner.errors import XTunerError
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[serve]'")
 from mg_llava.serving.page import Page  # noqa: E402
 from mg_llava.serving.page.actions import Given, Turns  # noqa: E402
 
-LIMITS = Limits(max_new_tokens=6, max_pixels=1_000_000)
 BOX = "[[2.0, 3.0, 20.0, 25.0]]"
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("page") / "noise.png"
-    noise().save(path)
-    return str(path)
 
 
 @pytest.fixture
@@ -47,12 +45,12 @@ def last(steps: Iterator[Any]) -> Any:
 
 class TestButtons:
     def test_boxes_are_found_drawn_and_counted(self, page: Page, picture: str) -> None:
-        drawn, note = page.show(Given(picture))
+        drawn, note, _ = page.show(Given(picture))
         assert drawn is not None and (drawn["width"], drawn["height"]) == (40, 30) and note == "40 x 30 px, 1 box"
         assert drawn["alt"] == "the picture with 1 box" and drawn["src"].startswith("data:image/jpeg;base64,")
         assert page.show(Given(picture, "[[1, 1, 9, 9], [2, 2, 30, 20]]"))[1] == "40 x 30 px, 2 boxes"
         assert page.show(Given(picture, use_boxes=False))[1] == "40 x 30 px, 0 boxes"
-        assert page.show(Given()) == (None, "no picture")
+        assert page.show(Given()) == (None, "no picture", [])
 
     def test_answers_stream_and_go_on(self, page: Page, picture: str) -> None:
         turns, _ = last(page.answer(Given(picture), [], "Is it red"))
@@ -221,3 +219,80 @@ class TestSaved:
         (tmp_path / "chat.json").write_text(json.dumps(body))
         with pytest.raises(XTunerError, match="go on with `xtuner chat FOLDER --load FILE`"):
             page.load(str(tmp_path / "chat.json"))
+
+
+class TestVideos:
+    def test_the_frames_that_the_model_is_given_are_shown(self, page: Page, picture: str, video: str) -> None:
+        """A video counts instead of the picture that stands beside it."""
+        drawn, note, frames = page.show(Given(picture, video=video))
+        assert drawn is None and note == "8 frames of 40 x 30 px out of 2.0 s, 8 boxes"
+        # of 16 frames at 8 a second, linspace(0, 15, 8) cut to whole numbers
+        seconds = ["0.00", "0.25", "0.50", "0.75", "1.00", "1.25", "1.50", "1.88"]
+        assert [frame["caption"] for frame in frames] == [f"{second} s" for second in seconds]
+        assert frames[-1]["alt"] == "frame 15 of the video, at 1.88 s, with 1 box"
+        assert all(frame["src"].startswith("data:image/jpeg;base64,") for frame in frames)
+        assert page.show(Given(video=video, use_boxes=False))[1].endswith("2.0 s, 0 boxes")
+        assert page.show(Given(video=video, typed=BOX))[1].endswith(
+            "8 boxes, your own boxes are for pictures and not used"
+        )
+
+    def test_it_is_asked_as_the_endpoint_asks(self, page: Page, picture: str, video: str) -> None:
+        given = Given(picture, BOX, video=video)
+        prompt, _ = page._prompt(given, [], "what")
+        content = base64.b64encode(Path(video).read_bytes()).decode()
+        parts = [
+            {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{content}"}},
+            {"type": "text", "text": "what"},
+        ]
+        body = json.dumps({"messages": [{"role": "user", "content": parts}]}).encode()
+        reader = RequestReader(page.engine, "tiny", LIMITS, SharedDetector(found_cup))
+        asked = reader.read(body, Place(float("inf"))).prompt
+        assert prompt.input_ids == asked.input_ids and torch.equal(prompt.pixel_values, asked.pixel_values)
+        assert len(prompt.boxes) == 8 and all(map(torch.equal, prompt.boxes, asked.boxes))
+        turns, _ = last(page.answer(given, [], "Is it red"))
+        turns, _ = last(page.answer(given, turns, "what"))
+        assert len(turns) == 2 and all(answer for _, answer in turns)
+        with_objects, without = last(page.compare(given, "Is it red"))
+        assert with_objects and without
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("picture.mp4", "it is a PNG picture"),
+            ("empty.mp4", "0 bytes"),
+            ("cut.mp4", "damaged or cut off"),
+            ("large.mp4", "megapixels"),
+        ],
+    )
+    def test_what_is_no_video(
+        self, page: Page, picture: str, video: str, tmp_path: Path, name: str, message: str
+    ) -> None:
+        path = tmp_path / name
+        if name == "large.mp4":
+            write_clip(path, count=2, size=(1280, 800))
+        else:
+            whole = Path(picture if name == "picture.mp4" else video).read_bytes()
+            path.write_bytes({"picture.mp4": whole, "empty.mp4": b"", "cut.mp4": whole[:200]}[name])
+        for ask in (lambda given: page.show(given), lambda given: list(page.answer(given, [], "what"))):
+            with pytest.raises(XTunerError, match=message):
+                ask(Given(video=str(path)))
+
+    def test_reading_ends_in_time(self, page: Page, video: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(page, "limits", replace(LIMITS, max_read=-1.0))
+        with pytest.raises(XTunerError, match="takes too long to read"):
+            page.show(Given(video=video))
+
+    def test_what_videos_are_not_taken_for(self, page: Page, picture: str, video: str) -> None:
+        given = Given(picture, video=video)
+        with pytest.raises(XTunerError, match="for pictures, not for videos"):
+            page.explain(given, "what")
+        with pytest.raises(XTunerError, match="a chat about a video cannot be saved"):
+            page.save(given, [["what", "a"]])
+        with pytest.raises(XTunerError, match="no picture to draw a box on"):
+            page.add_box(given, (1, 2, 3, 4))
+
+    def test_an_engine_that_takes_none(self, page: Page, video: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(page.engine, "no_videos", "send pictures.", raising=False)
+        for ask in (lambda given: page.show(given), lambda given: list(page.answer(given, [], "what"))):
+            with pytest.raises(XTunerError, match="send pictures"):
+                ask(Given(video=video))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,50 +13,10 @@ import pytest
 
 from mg_llava.inference.assistant import Assistant
 from mg_llava.serving.generation.batch import RowBatch
-from mg_llava.serving.requests.settings import Limits
-from tests.mg_llava.serving.conftest import endless, found_cup, noise, serve
+from tests.mg_llava.serving.conftest import found_cup, noise, serve
+from tests.mg_llava.serving.page.visiting import LIMITS, Visitor, browser, until
 
 LOAD = "input[type=file][accept*=json]"
-LIMITS = Limits(max_new_tokens=6, max_pixels=1_000_000)
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("page") / "noise.png"
-    noise().save(path)
-    return str(path)
-
-
-@pytest.fixture
-def shots(tmp_path: Path) -> Path:
-    """The folder of screenshots: that of the variable PAGE_SHOTS where it is set."""
-    return Path(os.environ.get("PAGE_SHOTS", tmp_path))
-
-
-@pytest.fixture(autouse=True)
-def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uploads stand where pytest cleans up: of several servers in one process Gradio takes the first one's folder."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-
-def browser(downloads: Path | None = None) -> Any:
-    """A headless Chromium, or a skip that says what is missing."""
-    if importlib.util.find_spec("gradio") is None:
-        pytest.skip("gradio is not installed: pip install '.[serve]'")
-    if importlib.util.find_spec("selenium") is None:
-        pytest.skip("selenium is not installed: pip install selenium")
-    chrome, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chrome is None or driver is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chrome
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1100"):
-        options.add_argument(argument)
-    if downloads is not None:
-        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
 @pytest.mark.slow
@@ -75,31 +31,31 @@ def test_in_a_browser(assistant: Assistant, picture: str, shots: Path) -> None:
             driver.get(url)
 
             def find(css: str) -> Any:
-                return _until(lambda: driver.find_element("css selector", css))
+                return until(lambda: driver.find_element("css selector", css))
 
             find("#picture input[type=file]").send_keys(picture)
-            _until(lambda: find("#note").text == "40 x 30 px, 1 box")
-            assert _until(lambda: driver.find_element("css selector", "#drawn img").get_attribute("src"))
+            until(lambda: find("#note").text == "40 x 30 px, 1 box")
+            assert until(lambda: driver.find_element("css selector", "#drawn img").get_attribute("src"))
             find("#question textarea").send_keys("Is it red")
             find("#ask").click()
-            answer = _until(lambda: driver.find_element("css selector", "#chat .bot").text.strip())
+            answer = until(lambda: driver.find_element("css selector", "#chat .bot").text.strip())
             assert answer
             driver.save_screenshot(str(shots / "chat.png"))
             # boxes off and on again, and a second turn
             find("#use_boxes input").click()
-            _until(lambda: find("#note").text == "40 x 30 px, 0 boxes")
+            until(lambda: find("#note").text == "40 x 30 px, 0 boxes")
             find("#question textarea").send_keys("what")
             find("#ask").click()
-            _until(lambda: len(driver.find_elements("css selector", "#chat .bot")) >= 2)
+            until(lambda: len(driver.find_elements("css selector", "#chat .bot")) >= 2)
             _tab(driver, "With and without objects")
             find("#question_both textarea").send_keys("Is it red")
             find("#ask_both").click()
-            _until(lambda: find("#without_objects textarea").get_attribute("value"))
+            until(lambda: find("#without_objects textarea").get_attribute("value"))
             driver.save_screenshot(str(shots / "both.png"))
             _tab(driver, "Which regions mattered")
             find("#question_why textarea").send_keys("Is it red")
             find("#ask_why").click()
-            _until(lambda: driver.find_element("css selector", "#regions img").get_attribute("src"))
+            until(lambda: driver.find_element("css selector", "#regions img").get_attribute("src"))
             driver.save_screenshot(str(shots / "regions.png"))
     finally:
         driver.quit()
@@ -128,72 +84,16 @@ def test_examples_and_what_visitors_leave(
             def note() -> str:
                 return driver.find_element("css selector", "#note").text
 
-            _until(lambda: driver.find_element("css selector", "#examples img").is_displayed())
+            until(lambda: driver.find_element("css selector", "#examples img").is_displayed())
             (shown,) = driver.find_elements("css selector", "#examples img")
             shown.click()
-            _until(lambda: note() == "50 x 20 px, 1 box")
+            until(lambda: note() == "50 x 20 px, 1 box")
             driver.get(url)
-            _until(lambda: driver.find_element("css selector", "#picture input[type=file]")).send_keys(picture)
-            _until(lambda: note() == "40 x 30 px, 1 box")
+            until(lambda: driver.find_element("css selector", "#picture input[type=file]")).send_keys(picture)
+            until(lambda: note() == "40 x 30 px, 1 box")
             assert any(file.name == "noise.png" for file in uploads.rglob("*"))
-            _until(lambda: not any(file.name == "noise.png" for file in uploads.rglob("*")))
+            until(lambda: not any(file.name == "noise.png" for file in uploads.rglob("*")))
             assert {file.name for file in examples.iterdir()} == {"a.png", "readme.txt"}
-    finally:
-        driver.quit()
-
-
-class Visitor:
-    """Somebody at the page: what is there, what is pressed."""
-
-    def __init__(self, driver: Any, url: str) -> None:
-        self.driver = driver
-        driver.get(url)
-        self.find("#question textarea")
-
-    def find(self, css: str) -> Any:
-        return _until(lambda: self.driver.find_element("css selector", css))
-
-    def text(self, css: str) -> str:
-        return str(self.driver.find_element("css selector", css).text).strip()
-
-    def value(self, css: str) -> str:
-        return str(self.find(css).get_attribute("value"))
-
-    def bots(self) -> list[str]:
-        return [bot.text.strip() for bot in self.driver.find_elements("css selector", "#chat .bot")]
-
-    def upload(self, picture: str) -> None:
-        self.find("#picture input[type=file]").send_keys(picture)
-        _until(lambda: self.text("#note") == "40 x 30 px, 1 box")
-        _until(lambda: self.driver.find_element("css selector", "#drawn img").size["height"] > 100)
-
-    def ask(self, question: str) -> None:
-        count = len(self.bots())
-        self.find("#question textarea").send_keys(question)
-        self.find("#ask").click()
-        _until(lambda: len(self.bots()) == count + 1 and self.text("#cut"))
-
-    def press(self, css: str, key: str) -> None:
-        """By the keyboard alone: focus comes as from a Tab."""
-        element = self.find(css)
-        self.driver.execute_script("arguments[0].focus()", element)
-        element.send_keys(key)
-
-    def toast(self) -> str:
-        return str(_until(lambda: self.text(".toast-body")))
-
-
-@pytest.fixture
-def visitor(assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
-    """Answers are always cut after six tokens, so their end is seen."""
-    driver = browser(tmp_path)
-    from mg_llava.serving.app import make_app
-    from mg_llava.serving.page import add_page
-
-    monkeypatch.setattr(assistant, "stop_ids", endless(assistant))
-    try:
-        with serve(make_app(assistant, LIMITS, "tiny", found_cup, add_page)) as url:
-            yield Visitor(driver, url)
     finally:
         driver.quit()
 
@@ -209,19 +109,19 @@ def test_a_box_by_hand_and_by_the_keyboard(visitor: Visitor, picture: str, shots
     width, height = image.size["width"], image.size["height"]
     drag = ActionChains(visitor.driver).move_to_element_with_offset(image, -width // 4, -height // 4)
     drag.click_and_hold().move_by_offset(width // 2, height // 2).release().perform()
-    (drawn,) = json.loads(_until(lambda: visitor.value("#typed textarea, #typed input")))
+    (drawn,) = json.loads(until(lambda: visitor.value("#typed textarea, #typed input")))
     assert drawn == pytest.approx([10, 7.5, 30, 22.5], abs=0.5)
-    _until(lambda: visitor.value("#left input") == str(drawn[0]).removesuffix(".0"))
+    until(lambda: visitor.value("#left input") == str(drawn[0]).removesuffix(".0"))
     visitor.driver.save_screenshot(str(shots / "drawn.png"))
     visitor.ask("Is it red")
     visitor.press("#forget_boxes", Keys.SPACE)
-    _until(lambda: visitor.value("#typed textarea, #typed input") == "")
+    until(lambda: visitor.value("#typed textarea, #typed input") == "")
     for name, value in zip(("left", "top", "right", "bottom"), (10, 7, 30, 22), strict=True):
         visitor.press(f"#{name} input", Keys.CONTROL + "a")
         visitor.find(f"#{name} input").send_keys(str(value))
     visitor.press("#add_box", Keys.ENTER)
-    _until(lambda: visitor.value("#typed textarea, #typed input") == "[[10.0, 7.0, 30.0, 22.0]]")
-    _until(lambda: visitor.text("#note") == "40 x 30 px, 1 box")
+    until(lambda: visitor.value("#typed textarea, #typed input") == "[[10.0, 7.0, 30.0, 22.0]]")
+    until(lambda: visitor.text("#note") == "40 x 30 px, 1 box")
     # a click is no box
     image.click()
     assert visitor.value("#typed textarea, #typed input") == "[[10.0, 7.0, 30.0, 22.0]]"
@@ -234,13 +134,13 @@ def test_keyboard_and_screen_reader(visitor: Visitor, picture: str) -> None:
 
     visitor.upload(picture)
     visitor.find("#question textarea").send_keys("Is it red", Keys.ENTER)
-    _until(lambda: visitor.text("#cut").startswith("The answer was cut after 6 tokens"))
+    until(lambda: visitor.text("#cut").startswith("The answer was cut after 6 tokens"))
     first = visitor.bots()
     visitor.press("#again", Keys.SPACE)
     time.sleep(1)
-    _until(lambda: visitor.bots() == first)
+    until(lambda: visitor.bots() == first)
     visitor.press("#settings button", Keys.ENTER)
-    _until(lambda: visitor.find("#temperature input").is_displayed())
+    until(lambda: visitor.find("#temperature input").is_displayed())
     # what Tab comes to, from the top
     visitor.driver.execute_script("document.body.tabIndex = -1; document.body.focus(); window.scrollTo(0, 0)")
     names: list[str] = []
@@ -274,19 +174,19 @@ def test_edit_save_and_load(visitor: Visitor, picture: str, tmp_path: Path) -> N
     field.clear()
     field.send_keys("Is it blue")
     visitor.find("#chat button[aria-label=Submit], #chat button[title=Submit]").click()
-    _until(lambda: len(visitor.bots()) == 1)
+    until(lambda: len(visitor.bots()) == 1)
     assert "Is it blue" in visitor.text("#chat") and "what" not in visitor.text("#chat")
-    _until(lambda: visitor.text("#cut"))
+    until(lambda: visitor.text("#cut"))
     answered = visitor.bots()
     visitor.find("#save").click()
     saved = tmp_path / "chat.json"
-    _until(saved.is_file)
+    until(saved.is_file)
     body = json.loads(saved.read_text())
     assert [message["role"] for message in body["messages"]] == ["user", "assistant"]
     visitor.driver.get(visitor.driver.current_url)
     visitor.find(LOAD).send_keys(str(saved))
-    _until(lambda: visitor.bots() == answered)
-    _until(lambda: visitor.text("#note") == "40 x 30 px, 1 box")
+    until(lambda: visitor.bots() == answered)
+    until(lambda: visitor.text("#note") == "40 x 30 px, 1 box")
     assert "cup" in visitor.value("#typed textarea, #typed input")
     time.sleep(1)
     assert visitor.bots() == answered
@@ -307,7 +207,7 @@ def test_saved_chats_of_others(visitor: Visitor, tmp_path: Path) -> None:
         file.truncate(100_000_000)
     field = visitor.find(LOAD)
     field.send_keys(str(tmp_path / "evil.json"))
-    _until(lambda: visitor.bots() and visitor.bots()[0].endswith("the end"))
+    until(lambda: visitor.bots() and visitor.bots()[0].endswith("the end"))
     time.sleep(1)
     assert visitor.driver.execute_script("return window.forged") is None
     links = visitor.driver.find_elements("css selector", "#chat a")
@@ -317,9 +217,9 @@ def test_saved_chats_of_others(visitor: Visitor, tmp_path: Path) -> None:
     time.sleep(1)
     assert visitor.driver.execute_script("return window.forged") is None
     visitor.find(LOAD).send_keys(str(tmp_path / "forged.json"))
-    _until(lambda: "is of role 'system', expected 'user'" in visitor.driver.find_element("css selector", "body").text)
+    until(lambda: "is of role 'system', expected 'user'" in visitor.driver.find_element("css selector", "body").text)
     visitor.find(LOAD).send_keys(str(tmp_path / "large.json"))
-    _until(lambda: "exceed the maximum allowed size" in visitor.driver.find_element("css selector", "body").text)
+    until(lambda: "exceed the maximum allowed size" in visitor.driver.find_element("css selector", "body").text)
     assert visitor.bots()[0].endswith("the end")
 
 
@@ -334,9 +234,9 @@ def test_stop(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RowBatch, "step", slow)
     visitor.find("#question textarea").send_keys("what")
     visitor.find("#ask").click()
-    _until(lambda: visitor.bots() and visitor.bots()[0])
+    until(lambda: visitor.bots() and visitor.bots()[0])
     visitor.find("#stop").click()
-    _until(lambda: visitor.text("#cut") == "You stopped the answer.")
+    until(lambda: visitor.text("#cut") == "You stopped the answer.")
     stopped = visitor.bots()
     time.sleep(3)
     assert visitor.bots() == stopped and visitor.text("#cut") == "You stopped the answer."
@@ -371,7 +271,7 @@ def test_a_phone(visitor: Visitor, picture: str, shots: Path) -> None:
             {"x": frame["left"] + share * frame["width"], "y": frame["top"] + share * frame["height"]}
         ]  # fmt: skip
         visitor.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": where})
-    (drawn,) = json.loads(_until(lambda: visitor.value("#typed textarea, #typed input")))
+    (drawn,) = json.loads(until(lambda: visitor.value("#typed textarea, #typed input")))
     assert drawn == pytest.approx([10, 7.5, 30, 22.5], abs=0.5)
     visitor.driver.save_screenshot(str(shots / "phone_drawn.png"))
 
@@ -379,20 +279,3 @@ def test_a_phone(visitor: Visitor, picture: str, shots: Path) -> None:
 def _tab(driver: Any, name: str) -> None:
     tabs = driver.find_elements("css selector", "button[role=tab]")
     next(tab for tab in tabs if tab.text == name).click()
-
-
-def _until(condition: Any, seconds: float = 60) -> Any:
-    """Waits for something true; errors while the page is being built count as not yet."""
-    from selenium.common.exceptions import WebDriverException
-
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if value := condition():
-                return value
-            error: Exception | None = None
-        except WebDriverException as found:
-            error = found
-        if time.monotonic() > deadline:
-            raise AssertionError("the page did not come to it in time") from error
-        time.sleep(0.1)
