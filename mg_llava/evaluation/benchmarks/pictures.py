@@ -50,8 +50,8 @@ def find_boxes(store: BoxStore | None, question: Question, picture: Picture) -> 
     """Returns the boxes of one of a question's pictures, None where the box file does not know it or there is none.
 
     Those that its record gives win. Of a frame of a video they are those of the nearest frame that the file knows of
-    this video, within `BoxSelection.frame_tolerance`, of a whole video those of any of its frames. Else they are looked up by the picture's path, then by
-    the question's id if this is its only picture, then by `Picture.box_ids`.
+    this video, within `BoxSelection.frame_tolerance`; of a whole video those of any of its frames. Else they are looked
+    up by the picture's path, then by the question's id if this is its only picture, then by `Picture.box_ids`.
 
     Raises:
         XTunerError: the id that fits stands for several records with different boxes.
