@@ -93,8 +93,8 @@ class Page:
         size in pixels that boxes are given in. It is None where a video is shown, else there are no frames.
         """
         if given.video:
-            frames, outside = self._frames(given)
-            return None, *figures_of(frames, outside, given.typed)
+            video, beyond = self._frames(given)
+            return None, *figures_of(video, beyond, given.typed)
         if not given.path:
             return None, "no picture", []
         picture, found, outside = self._open(given)
