@@ -25,6 +25,7 @@ WAYS = {
         "mg_llava.serving.access",
         "mg_llava.serving.generation",
         "mg_llava.serving.requests",
+        "mg_llava.videos",
     },
     "mg_llava.hf.llava": {
         "mg_llava.hf",
