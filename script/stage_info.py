@@ -4,9 +4,9 @@ python script/stage_info.py [--need-files] CONFIG [k=v ...]
 
 Prints the config's name and its `deepspeed` setting, one per line. With --need-files, it exits with 1 if training
 files are missing.
-"""
 
-from __future__ import annotations
+Old versions of Python must be able to read this file: importing xtuner refuses them.
+"""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ from xtuner.engine.preflight import missing_training_files  # noqa: E402
 from xtuner.errors import ProblemsError, XTunerError  # noqa: E402
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Check a config, print its name and DeepSpeed setting.")
     parser.add_argument("--need-files", action="store_true")

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if (reason := disk_reason(error)) is None:
             raise
-        sys.stderr.write(f"xtuner {command}: {reason}. Free some disk space, or choose a place that you may use.\n")
+        sys.stderr.write(f"xtuner {command}: {reason}; free some disk space, or choose a place that you may use.\n")
         return 1
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

@@ -83,6 +83,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def perhaps(name: str, choices: Iterable[str]) -> str:
+    """Returns what `nearest` does within a sentence: ``" (did you mean 'x'?)"``."""
+    hint = nearest(name, choices)
+    return f" (d{hint[2:]})" if hint else ""
+
+
 def counted(count: int, noun: str) -> str:
     """Returns a number with what it counts: ``3 pictures without boxes``, ``1 picture without boxes``.
 

@@ -130,22 +130,22 @@ def read_json(path: str | Path, expected: type | tuple[type, ...] = object, advi
     Args:
         path: of the file.
         expected: what it must be, e.g. `dict`.
-        advice: what to do where it is something else; a sentence.
+        advice: what to do where it is something else; what a sentence goes on with, full stop included.
 
     Raises:
         XTunerError: it cannot be read, is not JSON (see `parse_json`), or something else than `expected`.
     """
-    advice = advice or "Mend it, or put the original back."
+    advice = advice or "mend it, or put the original back."
     try:
         value = parse_json(Path(path).read_bytes())
     except JSONFault as error:
-        raise XTunerError(f"'{path}' is not JSON: {error}. {advice}") from error
+        raise XTunerError(f"'{path}' is not JSON: {error}; {advice}") from error
     except (OSError, ValueError) as error:
-        raise XTunerError(f"'{path}' cannot be read: {error}. {advice}") from error
+        raise XTunerError(f"'{path}' cannot be read: {error}; {advice}") from error
     if not isinstance(value, expected):
         kinds = expected if isinstance(expected, tuple) else (expected,)
         names = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
-        raise XTunerError(f"'{path}' holds {_KINDS.get(type(value), 'null')}: expected {names}. {advice}")
+        raise XTunerError(f"'{path}' holds {_KINDS.get(type(value), 'null')}: expected {names}; {advice}")
     return value
 
 

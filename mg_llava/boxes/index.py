@@ -87,8 +87,8 @@ def _build(path: str, folder: Path) -> None:
         publish(unfinished, folder)
     except OSError as error:
         raise XTunerError(
-            f"the index of box file '{path}' cannot be written to '{folder.parent}': {error}. "
-            "Free space, or set XTUNER_CACHE to another folder."
+            f"the index of box file '{path}' cannot be written to '{folder.parent}': {error}; "
+            "free space, or set XTUNER_CACHE to another folder."
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

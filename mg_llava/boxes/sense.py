@@ -82,8 +82,8 @@ def refuse_odd(counts: Mapping[str, int], total: int, path: str, records: Iterab
                 example = f" ({record.where}, box number {number + 1} is {record.found.boxes[number].tolist()})"
                 break
         raise XTunerError(
-            f"box file '{path}' has {count:,} {kind.removesuffix(' left out')} among {total:,}{example}: {advice}. "
-            "Set allow_odd_boxes=True to train with them anyway."
+            f"box file '{path}' has {count:,} {kind.removesuffix(' left out')} among {total:,}{example}: {advice}; "
+            "set allow_odd_boxes=True to train with them anyway."
         )
 
 

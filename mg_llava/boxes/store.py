@@ -178,6 +178,6 @@ def no_match_message(box_path: str, num_pictures: int) -> str:
     """Says that a box file knows none of the pictures."""
     return (
         f"box file '{box_path}' has no record for any of the {counted(num_pictures, 'pictures')}, by path or id: it "
-        "probably belongs to another data set. Set box_json_path to the right one, or to None to train without "
+        "probably belongs to another data set: set box_json_path to the right one, or to None to train without "
         "object tokens."
     )

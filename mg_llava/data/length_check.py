@@ -101,6 +101,6 @@ def _what_fits(maker: SampleMaker, num_ids: int, num_images: int) -> str:
     words, each = num_ids - num_images, maker.processor.num_image_tokens
     room = max(0, (maker.context_length or 0) - words) // each
     return (
-        f"Beside its {counted(words, 'tokens')} of text {counted(room, 'pictures')} or frames of {each:,} would fit, "
+        f"beside its {counted(words, 'tokens')} of text {counted(room, 'pictures')} or frames of {each:,} would fit, "
         f"it has {num_images:,}: take fewer (of a video: lower frame_sampling.num_frames), or a longer context."
     )

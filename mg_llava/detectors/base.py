@@ -84,7 +84,7 @@ def load(kind: Any, path: str, **arguments: Any) -> Any:
             return kind.from_pretrained(path, **arguments)
     except _UNREADABLE as error:
         raise XTunerError(
-            f"the detector's checkpoint '{path}' cannot be read: {reason_of(error)}. Download it and name its folder "
+            f"the detector's checkpoint '{path}' cannot be read: {reason_of(error)}; download it and name its folder "
             f"(detector_path)."
         ) from error
 
@@ -102,7 +102,7 @@ def load_model(kind: Any, path: str, dtype: str, device: torch.device | str | No
     if absent > _MOST_ABSENT * total:
         raise XTunerError(
             f"the detector's checkpoint '{path}' lacks {absent} of the {total} weights of {type(model).__name__}: it "
-            "belongs to another kind of model. Name the folder of a detector of this kind (detector_path)."
+            "belongs to another kind of model: name the folder of a detector of this kind (detector_path)."
         )
     return model.to(device or "cpu").eval()
 

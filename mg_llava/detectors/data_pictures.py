@@ -85,7 +85,7 @@ def _existing(image_folder: str | None) -> str:
     if image_folder is None or not os.path.isdir(image_folder):
         wanted = "name --image-folder or --data" if image_folder is None else "check --image-folder"
         raise XTunerError(
-            f"the image folder '{image_folder or ''}' does not exist: {wanted}. Pictures in archives are found by "
+            f"the image folder '{image_folder or ''}' does not exist: {wanted}; pictures in archives are found by "
             "their records (--data)."
         )
     return image_folder

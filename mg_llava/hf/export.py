@@ -146,7 +146,7 @@ def check_target(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() and model_type(folder) != MODEL_TYPE:
-        raise XTunerError(f"'{folder}' exists and is not an earlier export: name a new folder. Nothing is overwritten.")
+        raise XTunerError(f"'{folder}' exists and is not an earlier export: name a new folder, nothing is overwritten.")
 
 
 def model_type(folder: Path) -> str | None:

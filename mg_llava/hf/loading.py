@@ -60,8 +60,8 @@ def load_model(folder: str | Path, **kwargs: Any) -> Any:
             return MGLLaVAForConditionalGeneration.from_pretrained(str(folder), **kwargs)
     except OSError as error:
         raise XTunerError(
-            f"'{folder}' cannot be read: {reason_of(error)}. "
-            "Copy the whole folder again, or convert the checkpoint again."
+            f"'{folder}' cannot be read: {reason_of(error)}; "
+            "copy the whole folder again, or convert the checkpoint again."
         ) from error
 
 

@@ -58,7 +58,7 @@ def quantize_folder(folder: str | Path, target: str | Path, scheme: str = SCHEME
     if quantization_of(folder) is not None:
         raise XTunerError(f"'{folder}' is quantised already: quantise the folder that it was made from.")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise XTunerError(f"'{target}' exists: name a new folder. Nothing is overwritten.")
+        raise XTunerError(f"'{target}' exists: name a new folder, nothing is overwritten.")
     check_library(f"quantising '{folder}'")
     with disk_errors(target):
         return _write(folder, target, config, scheme)

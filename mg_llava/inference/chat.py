@@ -294,7 +294,7 @@ class ChatSession:
             unfinished.replace(path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise XTunerError(f"the chat cannot be saved as '{path}': {error}. Give another path.") from error
+            raise XTunerError(f"the chat cannot be saved as '{path}': {error}; give another path.") from error
 
     def load(self, path: str | Path) -> None:
         """Goes on with a saved conversation in the place of this one; where that fails, this one stays.
@@ -352,7 +352,7 @@ class ChatSession:
             drawn.save(path)
         except (ValueError, OSError) as error:
             raise XTunerError(
-                f"the picture cannot be saved as '{path}': {error}. Give a path that ends in .png."
+                f"the picture cannot be saved as '{path}': {error}; give a path that ends in .png."
             ) from error
 
     def describe(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ MAX_BOXES = 1000
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8": "jpeg", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
 _OTHER_KIND = "tiff"
 _HEAD = "data:image/"
-_ADVICE = "Load a file that a chat was saved to."
+_ADVICE = "load a file that a chat was saved to."
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def read_history(
     messages = _messages(_read(Path(path), max_bytes))
     read = [_read_message(message, number) for number, message in enumerate(messages, start=1)]
     if (count := sum(len(text) for message in read for text in message.texts)) > MAX_TEXT:
-        raise XTunerError(f"the saved chat has {count:,} characters, at most {MAX_TEXT:,} are taken. {_ADVICE}")
+        raise XTunerError(f"the saved chat has {count:,} characters, at most {MAX_TEXT:,} are taken; {_ADVICE}")
     dialogue = read_turns(read)
     if len(dialogue.pictures) > MAX_PICTURES:
         raise XTunerError(f"the saved chat has {len(dialogue.pictures)} pictures, at most {MAX_PICTURES} are taken.")
@@ -160,28 +160,28 @@ def _read(path: Path, max_bytes: int) -> Any:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise XTunerError(f"'{path.name}' is no regular file. {_ADVICE}")
+            raise XTunerError(f"'{path.name}' is no regular file; {_ADVICE}")
         if facts.st_size > max_bytes:
             raise XTunerError(
-                f"'{path.name}' has {facts.st_size / 1e6:.1f} MB, at most {max_bytes / 1e6:.0f} MB are taken. {_ADVICE}"
+                f"'{path.name}' has {facts.st_size / 1e6:.1f} MB, at most {max_bytes / 1e6:.0f} MB are taken; {_ADVICE}"
             )
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise XTunerError(f"'{path.name}' cannot be read: {error}. {_ADVICE}") from error
+        raise XTunerError(f"'{path.name}' cannot be read: {error}; {_ADVICE}") from error
     if (values := count_values(content)) > MAX_VALUES:
-        raise XTunerError(f"'{path.name}' holds {values:,} values, at most {MAX_VALUES:,} are taken. {_ADVICE}")
+        raise XTunerError(f"'{path.name}' holds {values:,} values, at most {MAX_VALUES:,} are taken; {_ADVICE}")
     try:
         return parse_json(content)
     except JSONFault as error:
-        raise XTunerError(f"'{path.name}' is not JSON: {error}. {_ADVICE}") from error
+        raise XTunerError(f"'{path.name}' is not JSON: {error}; {_ADVICE}") from error
 
 
 def _messages(value: Any) -> list[Any]:
     messages = value.get("messages") if isinstance(value, Mapping) else None
     if not isinstance(messages, list) or not messages:
-        raise XTunerError(f"the file is no saved chat: expected an object with a list 'messages'. {_ADVICE}")
+        raise XTunerError(f"the file is no saved chat: expected an object with a list 'messages'; {_ADVICE}")
     if len(messages) % 2:
-        raise XTunerError(f"the saved chat ends with a question: expected an answer after each of them. {_ADVICE}")
+        raise XTunerError(f"the saved chat ends with a question: expected an answer after each of them; {_ADVICE}")
     return messages
 
 
@@ -193,10 +193,10 @@ def _read_message(value: Any, number: int) -> Message:
     if said != expected:
         raise XTunerError(
             f"message {number} of the saved chat is of role {str(said)[:40]!r}, expected {expected!r}: questions of "
-            f"the user and answers of the assistant in turn. {_ADVICE}"
+            f"the user and answers of the assistant in turn; {_ADVICE}"
         )
     if expected == "user" and not message.pictures and not "".join(message.texts).strip():
-        raise XTunerError(f"message {number} of the saved chat is an empty question. {_ADVICE}")
+        raise XTunerError(f"message {number} of the saved chat is an empty question; {_ADVICE}")
     return message
 
 
@@ -204,7 +204,7 @@ def _open(part: Mapping[str, Any], apply_exif_orientation: bool, max_pixels: int
     url = picture_address(part)
     head, _, text = url.partition(",") if isinstance(url, str) else ("", "", "")
     if not (head.startswith(_HEAD) and head.endswith(";base64")):
-        raise XTunerError(f"a picture of the saved chat is not in the file: expected {_HEAD}...;base64,... {_ADVICE}")
+        raise XTunerError(f"a picture of the saved chat is not in the file: expected {_HEAD}...;base64,..; {_ADVICE}")
     picture = open_base64(text, apply_exif_orientation, max_pixels, strict=True)
     found = as_picture_boxes(part.get("boxes"))
     if found is not None:

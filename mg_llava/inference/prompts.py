@@ -66,7 +66,7 @@ def room_in(context: int, texts: int, pictures: int, image_tokens: int, objects:
         raise XTunerError(
             f"the prompt has {used} tokens ({counted(pictures, 'pictures')} of {image_tokens}, "
             f"{counted(objects, 'boxes')}, {texts} of text), but the model's context is {context}: "
-            f"{used - context + 1} too many. Shorten the question, show fewer pictures or start again (/reset)."
+            f"{used - context + 1} too many: shorten the question, show fewer pictures or start again (/reset)."
         )
     return context - used
 

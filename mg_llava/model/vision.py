@@ -188,7 +188,7 @@ def check_parts(low: Any, high: Any, fusion: Any, object_encoder: Any) -> None:
         sizes = [f"{part.grid[0]}x{part.grid[1]} ({size_words(part.image_size)} px" for part in (low, high)]
         raise XTunerError(
             f"the encoders' grids differ: low resolution {sizes[0]}), high resolution {sizes[1]} at stride "
-            f"{high.strides[-1]}). Set image_size_aux to {_fitting_size(low.grid, high.strides[-1])}."
+            f"{high.strides[-1]}): set image_size_aux to {_fitting_size(low.grid, high.strides[-1])}."
         )
 
 

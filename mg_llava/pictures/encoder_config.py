@@ -86,7 +86,7 @@ def read_encoder_config(
         values = PretrainedConfig.get_config_dict(name)[0]
     except (OSError, ValueError) as error:
         raise XTunerError(
-            f"the {role} encoder '{name}' cannot be read: {reason_of(error)}. Give a folder with config.json"
+            f"the {role} encoder '{name}' cannot be read: {reason_of(error)}; give a folder with config.json"
             f"{' or ' + OPEN_CLIP_FILE if role == HIGH else ''}, or a hub name and network access "
             f"({'visual_encoder_aux_path' if role == HIGH else 'visual_encoder_name_or_path'})."
         ) from error
@@ -162,7 +162,7 @@ def token_grid(config: EncoderConfig, image_size: FrameSize | None = None) -> tu
     if not (isinstance(own, int) and isinstance(patch, int)):
         raise XTunerError(
             f"{config.described}: expected a vision transformer for square pictures, found image_size={own}, "
-            f"patch_size={patch}. Name one as visual_encoder_name_or_path; a network of stages (ConvNeXt, Swin, ...) "
+            f"patch_size={patch}: name one as visual_encoder_name_or_path; a network of stages (ConvNeXt, Swin, ...) "
             "belongs to visual_encoder_aux_path."
         )
     size = own if image_size is None else frame_size(image_size)

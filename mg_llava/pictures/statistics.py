@@ -76,7 +76,7 @@ def read_preprocessing(name_or_path: str) -> dict[str, Any]:
         if other is not None:
             return other
         raise XTunerError(
-            f"the image preprocessing of '{name_or_path}' cannot be read: {reason_of(error)}. Expected a folder with "
+            f"the image preprocessing of '{name_or_path}' cannot be read: {reason_of(error)}; expected a folder with "
             "preprocessor_config.json (or open_clip's or timm's config), or a hub name and network access "
             "(visual_encoder_name_or_path, visual_encoder_aux_path)."
         ) from error

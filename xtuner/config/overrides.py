@@ -89,8 +89,8 @@ def apply_overrides(root: dict[str, Any], overrides: Mapping[str, Any], problems
             problems.append(f"'{parts[0]}' is not in this config.{nearest(parts[0], root)}")
         elif root.get(RESOLVED_FROM) and not isinstance(root.get(parts[0]), (dict, list, tuple)):
             problems.append(
-                f"'{key}' would have no effect: this config is resolved (from '{root[RESOLVED_FROM]}'). "
-                "Override the setting "
+                f"'{key}' would have no effect: this config is resolved (from '{root[RESOLVED_FROM]}'): "
+                "override the setting "
                 f"where it is used, e.g. optimizer.{parts[0]}, or use the unresolved config."
             )
         else:

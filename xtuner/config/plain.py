@@ -81,8 +81,8 @@ def _is_importable(name: str, value: Any) -> bool:
 def _describe(value: Any) -> str:
     if isinstance(value, (LazyObject, LazyAttr)):
         return (
-            f"the imported object {value.module}.{value}: a dumped config would turn it into text. "
-            f"Only `type` may hold an object; write its name in quotes, e.g. '{value}', or a dict(type=…)."
+            f"the imported object {value.module}.{value}: a dumped config would turn it into text; "
+            f"only `type` may hold an object; write its name in quotes, e.g. '{value}', or a dict(type=…)."
         )
     if isinstance(value, PurePath):
         return f"a {type(value).__name__}, which a dumped config cannot hold: write it as text, '{value}'."

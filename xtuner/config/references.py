@@ -83,7 +83,7 @@ class _Resolver:
         if name in self.open:
             circle = " → ".join([*self.open[self.open.index(name) :], name])
             self.problems.append(
-                f"{where}: these settings refer to each other in a circle: {circle}. Set one of them to a value."
+                f"{where}: these settings refer to each other in a circle: {circle}; set one of them to a value."
             )
             return False, None
         self.open.append(name)

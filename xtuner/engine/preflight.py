@@ -51,7 +51,7 @@ def missing_files(settings: Mapping[str, Any], is_source: bool = False) -> list[
                 # a base's, which nothing asks for
                 continue
             if not Path(path).expanduser().exists() and not is_there(path):
-                problems.append(f"{key}: '{path}' does not exist. Set it in the config or with --cfg-options {key}=...")
+                problems.append(f"{key}: '{path}' does not exist: set it in the config or with --cfg-options {key}=...")
     return problems
 
 
@@ -103,7 +103,7 @@ def preflight(
     problems += _absent_visualizers(cfg)
     for node in ("model", "train_dataset", "train_dataloader", "optimizer", "schedule", "runtime"):
         if node not in cfg:
-            problems.append(f"{node}: missing. A training config needs it: use configs/_base_ as its base.")
+            problems.append(f"{node}: missing; a training config needs it: use configs/_base_ as its base.")
         elif node in ("schedule", "runtime"):
             problems += _complaint(lambda node=node: build(cfg[node]))  # type: ignore[misc]
     precision = (cfg.get("optimizer") or {}).get("precision", "auto")
@@ -143,7 +143,7 @@ def _absent_visualizers(cfg: Mapping[str, Any]) -> list[str]:
     """One sentence for each service of curves whose package is not installed."""
     names = (cfg.get("runtime") or {}).get("visualizers", cfg.get("visualizers")) or ()
     return [
-        f"visualizers: '{name}' is not installed. Run 'pip install {name}', or remove {name} from visualizers."
+        f"visualizers: '{name}' is not installed: run 'pip install {name}', or remove {name} from visualizers."
         for name in ([names] if isinstance(names, str) else names)
         if name in VISUALIZERS and not _is_installed(name)
     ]

@@ -316,7 +316,7 @@ class TrainingMixin:
         loop.dataloader.batch_sampler.continue_at(places[self.collective.rank % len(places)])
         damage = [found for found in self.collective.gather(check_bytes(path, trainer, self.collective.rank)) if found]
         if damage:
-            raise XTunerError(f"{path} is damaged: {'; '.join(damage)}. Resume an older checkpoint with --resume PATH.")
+            raise XTunerError(f"{path} is damaged: {'; '.join(damage)}; resume an older checkpoint with --resume PATH.")
         self.backend.load(path)
         self.backend.optimizer.keep_settings()
         self.checkpoints.adopt(path, trainer["iter"])

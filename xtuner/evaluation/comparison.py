@@ -112,7 +112,7 @@ def _read_clusters(*folders: Path) -> dict[str, str]:
     for folder in folders:
         path = folder / _CLUSTERS
         if path.exists():
-            lists = read_json(path, list, "Run `xtuner test` again.")
+            lists = read_json(path, list, "run `xtuner test` again.")
             return {key: f"shared {number}" for number, keys in enumerate(lists) for key in keys}
     return {}
 
@@ -125,7 +125,7 @@ def _compare(name: str, first: Path, second: Path) -> BenchmarkComparison:
         for key in shared
         if None not in (a[key]["hit"], b[key]["hit"]) and a[key]["hit"] != b[key]["hit"]
     ]
-    metrics = [read_json(folder / "metrics.json", dict, "Run `xtuner test` again.") for folder in (first, second)]
+    metrics = [read_json(folder / "metrics.json", dict, "run `xtuner test` again.") for folder in (first, second)]
     scores = [one.get("overall") for one in metrics]
     scored = [key for key in shared if None not in (a[key]["hit"], b[key]["hit"])]
     differences = [b[key]["hit"] - a[key]["hit"] for key in scored]

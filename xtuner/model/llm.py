@@ -55,8 +55,8 @@ def read_llm_config(name_or_path: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         raise XTunerError(
-            f"the language model '{name_or_path}' cannot be read: {reason_of(error)}. "
-            "Pass a folder with config.json, or a name on the Hugging Face hub with network access."
+            f"the language model '{name_or_path}' cannot be read: {reason_of(error)}; "
+            "pass a folder with config.json, or a name on the Hugging Face hub with network access."
         ) from error
 
 
@@ -82,7 +82,7 @@ def layout_advice(attn_implementation: str, pack: bool) -> str | None:
         return f"{attention} supports packed samples: pack=True removes the padding and keeps the loss."
     if pack and not variable:
         return (
-            f"pack=True with {attention} attention: each row costs the square of all its tokens. Set "
+            f"pack=True with {attention} attention: each row costs the square of all its tokens: set "
             "attn_implementation=flash_attention_2 (pip install flash-attn), or pack=False."
         )
     return None
@@ -171,8 +171,8 @@ def build_llm(
             )
     except OSError as error:
         raise XTunerError(
-            f"the weights of '{name_or_path}' cannot be read: {reason_of(error)}. "
-            "Download all of its files (config.json, *.safetensors)."
+            f"the weights of '{name_or_path}' cannot be read: {reason_of(error)}; "
+            "download all of its files (config.json, *.safetensors)."
         ) from error
     llm, info = loaded
     _check_complete(info, name_or_path)

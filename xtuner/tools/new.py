@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import XTunerError, nearest, reason_of
+from xtuner.errors import XTunerError, perhaps, reason_of
 from xtuner.tools.support.arguments import refuse
 
 HELP = "Write the configs of both stages for your own data into the current folder."
@@ -259,6 +259,6 @@ def base_of(model: str | None) -> str | None:
             found[match[1]] = f"xtuner.configs.{inner.replace('_pretrain_', '_{stage}_')}"
     if model not in found:
         raise XTunerError(
-            f"--from {model}: no such model.{nearest(model, found)} There are {', '.join(sorted(found))}."
+            f"--from {model}: no such model{perhaps(model, found)}, expected one of {', '.join(sorted(found))}."
         )
     return found[model]

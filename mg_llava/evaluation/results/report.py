@@ -46,7 +46,7 @@ def write_report(benchmark: Benchmark, folder: str | Path, image_processor: Imag
     metrics_file = folder / "metrics.json"
     if not metrics_file.exists():
         raise XTunerError(f"'{folder}' holds no metrics.json to report on: evaluate first.")
-    metrics = read_json(metrics_file, dict, "Evaluate again.")
+    metrics = read_json(metrics_file, dict, "evaluate again.")
     pairs = benchmark.pairs(PredictionFiles(folder, {}).read().values())
     (folder / "report_images").mkdir(exist_ok=True)
     pictures = _Pictures(image_processor, folder)

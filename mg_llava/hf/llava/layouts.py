@@ -81,7 +81,7 @@ def _read_transformers(config: Mapping[str, Any], tower: str | None) -> tuple[La
         return None, ["config.json lacks text_config or vision_config. " + _FETCH]
     problems = []
     if tower is not None:
-        problems.append(f"--vision-tower {tower}: the folder holds its CLIP. Leave the option out")
+        problems.append(f"--vision-tower {tower}: the folder holds its CLIP, so leave the option out")
     if vision.get("model_type", _CLIP) != _CLIP:
         problems.append(f"vision_config is a {vision['model_type']!r}: expected CLIP ({_CLIP!r})")
     layer, layers = config.get("vision_feature_layer", _LAYER), vision.get("num_hidden_layers", 12)

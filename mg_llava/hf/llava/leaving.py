@@ -45,7 +45,7 @@ def to_llava(folder: str | Path, target: str | Path) -> Path:
     """
     folder, target = Path(folder), Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise XTunerError(f"'{target}' exists and is not empty: choose a new folder. Nothing was overwritten.")
+        raise XTunerError(f"'{target}' exists and is not empty: choose a new folder, nothing was overwritten.")
     config = MGLLaVAConfig.from_pretrained(folder)
     config.check(str(folder))
     _check_parts(folder, config)

@@ -60,7 +60,7 @@ def from_llava(
     """
     folder, target = Path(folder), Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise XTunerError(f"'{target}' exists and is not empty: choose a new folder. Nothing was overwritten.")
+        raise XTunerError(f"'{target}' exists and is not empty: choose a new folder, nothing was overwritten.")
     layout = read_layout(folder, vision_tower)
     llm_base = language_model_base(folder, layout, base)
     weights = open_parts(folder, layout, llm_base)

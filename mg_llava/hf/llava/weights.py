@@ -34,7 +34,7 @@ def language_model_base(folder: Path, layout: Layout, base: str | None) -> Path 
     """
     if not layout.own or not (_has_adapter(folder) or _is_projector(folder)):
         if base is not None:
-            raise XTunerError(f"--base {base}: '{folder}' holds its language model. Leave --base out.")
+            raise XTunerError(f"--base {base}: '{folder}' holds its language model, so leave --base out.")
         return None
     named = read_json(folder / _ADAPTER, dict).get("base_model_name_or_path") if _has_adapter(folder) else None
     place = base or named

@@ -48,7 +48,7 @@ def build_transformers(
     if model_class is None or isinstance(config.values, dict):
         raise XTunerError(
             f"{config.described}: the installed transformers {transformers.__version__} has no {class_name}, "
-            "which reads it. Install a newer one."
+            "which reads it: install a newer one."
         )
     if in_meta_init():
         for name, value in arguments.items():
@@ -94,7 +94,7 @@ def read_timm_weights(config: EncoderConfig) -> dict[str, torch.Tensor]:
             # transformers' wrapper of timm's models saves them one level down
             return {key.removeprefix(_WRAPPER): value for key, value in state.items()}
     raise XTunerError(
-        f"'{config.source}' holds no weights: expected one of {', '.join(_TIMM_WEIGHTS)} beside config.json. Download "
+        f"'{config.source}' holds no weights: expected one of {', '.join(_TIMM_WEIGHTS)} beside config.json; download "
         "the whole folder."
     )
 

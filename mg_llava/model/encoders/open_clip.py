@@ -96,7 +96,7 @@ class OpenClipConvNeXt(HighResEncoder):
         if not files:
             raise XTunerError(
                 f"the high-resolution encoder's folder '{path}' holds no weights: expected one of "
-                f"{', '.join(_OPEN_CLIP_WEIGHTS)}. Download the whole folder."
+                f"{', '.join(_OPEN_CLIP_WEIGHTS)}; download the whole folder."
             )
         state = read_state_dict(files[0], prefix=_TRUNK)
         wanted = self.state_dict()

@@ -122,7 +122,7 @@ class TestOwlv2:
         assert Owlv2Detector(owlv2, vocabulary)([]) == []
 
     def test_mistakes(self, owlv2: str, tmp_path: Path) -> None:
-        with pytest.raises(XTunerError, match="checkpoint '.*absent' cannot be read: .*Download it"):
+        with pytest.raises(XTunerError, match="checkpoint '.*absent' cannot be read: .*download it"):
             Owlv2Detector(str(tmp_path / "absent"))
         with pytest.raises(XTunerError, match=r"expected a text with \{\}"):
             Owlv2Detector(owlv2, prompt="a photo")
@@ -133,7 +133,7 @@ class TestCheckpoints:
         folder = Path(shutil.copytree(owlv2, tmp_path / "cut"))
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:5000])
-        with pytest.raises(XTunerError, match="cut' cannot be read: .*Download it"):
+        with pytest.raises(XTunerError, match="cut' cannot be read: .*download it"):
             Owlv2Detector(str(folder))
 
     def test_one_of_another_model(self, owlv2: str, tmp_path: Path) -> None:

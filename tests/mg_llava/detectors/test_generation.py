@@ -247,7 +247,7 @@ class TestCommand:
         words = ["--image-folder", str(folder), "--out", str(tmp_path / "boxes.json")]
         command = ["preprocess", "boxes", *words, "--cfg-options", f"detector_path={tmp_path / 'absent'}"]
         assert main(command) == 1
-        assert "Download it and name its folder (detector_path)" in capsys.readouterr().err
+        assert "download it and name its folder (detector_path)" in capsys.readouterr().err
         assert main(["preprocess", "boxes", "--config", "tiny_sft", *words]) == 1
         assert "has no box_generation" in capsys.readouterr().err
 

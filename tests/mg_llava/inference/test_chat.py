@@ -315,7 +315,7 @@ class TestBoxes:
         session.draw(tmp_path / "out.png")
         drawn = Image.open(tmp_path / "out.png")
         assert drawn.width % Image.open(picture).width == 0 and max(drawn.size) >= 640
-        with pytest.raises(XTunerError, match="cannot be saved as .*Give a path that ends in .png"):
+        with pytest.raises(XTunerError, match="cannot be saved as .*give a path that ends in .png"):
             session.draw(tmp_path / "out.nothing")
 
     def test_a_box_stands_where_it_is_said_to(self) -> None:

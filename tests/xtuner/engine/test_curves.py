@@ -138,7 +138,7 @@ def test_an_absent_package_is_one_sentence_before_anything_is_built(
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, name, raising=False)
     cfg = {"runtime": {"type": RuntimeSettings, "visualizers": [name]}}
-    with pytest.raises(ProblemsError, match=f"visualizers: '{name}' is not installed. Run 'pip install {name}'"):
+    with pytest.raises(ProblemsError, match=f"visualizers: '{name}' is not installed: run 'pip install {name}'"):
         preflight(cfg, "run")
 
 

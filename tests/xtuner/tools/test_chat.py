@@ -277,7 +277,7 @@ class TestMistakes:
         options = [option.replace("prompt_template=vicuna", "prompt_template=vicunna") for option in trained.options]
         # before the model is loaded: its checkpoint is absent too
         error = self.run(capsys, trained.config, "--checkpoint", "absent.pth", "--prompt", "what", *options)
-        assert "unknown prompt template 'vicunna'" in error and "Did you mean 'vicuna'?" in error
+        assert "unknown prompt template 'vicunna'" in error and "did you mean 'vicuna'?" in error
 
 
 def test_ctrl_c_in_an_answer_keeps_the_history(

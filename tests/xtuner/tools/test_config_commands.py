@@ -96,7 +96,7 @@ class TestCheckCfg:
     def test_unknown_template(self, capsys):
         assert cli.main(["check-cfg", "tiny_sft", "--cfg-options", "prompt_template=vicunna"]) == 1
         message = capsys.readouterr().err
-        assert "Did you mean 'vicuna'?" in message and "evaluation.prompt_template" in message, message
+        assert "did you mean 'vicuna'?" in message and "evaluation.prompt_template" in message, message
 
     def test_template_of_another_model(self, tmp_path):
         own = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="<|im_end|>")

@@ -85,7 +85,7 @@ class TestRefused:
 
     def test_unknown_model(self, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert new("--from", "vicuna") == 1
-        assert "Did you mean 'vicuna7b'?" in capsys.readouterr().err
+        assert "did you mean 'vicuna7b'?" in capsys.readouterr().err
 
     def test_a_language_model_without_a_chat_template(self, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
         llm = tiny_llm_folder(own)
@@ -98,7 +98,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("--template", "vicunna"), "--template: unknown prompt template 'vicunna'. Did you mean 'vicuna'?"),
+            (("--template", "vicunna"), "--template: unknown prompt template 'vicunna' (did you mean 'vicuna'?)"),
             (("--boxes", "data.json"), "--boxes: 'data.json' is no box file: "),
             (("--boxes", "pictures"), "--boxes: box file 'pictures' cannot be read (Is a directory)"),
             (("--boxes", "words.txt"), "--boxes: box file 'words.txt' is not valid JSON: "),

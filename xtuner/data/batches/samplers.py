@@ -219,7 +219,7 @@ class ShuffledBatchSampler:
             pieces = pieces if rows else f"batch_size {each} x {pieces}"
             raise XTunerError(
                 f"an optimizer step takes {needed} {what} ({pieces}), but the training data holds {found}: every step "
-                f"would use some of them twice. Lower {size} or accumulative_counts, or start fewer processes."
+                f"would use some of them twice; lower {size} or accumulative_counts, or start fewer processes."
             )
 
     def epoch_order(self, epoch: int) -> np.ndarray:

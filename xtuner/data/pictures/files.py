@@ -189,7 +189,7 @@ class ArchivePictures:
                 raise zlib.error("the compressed data is cut off")
             return io.BytesIO(unpacked)
         except zlib.error as error:
-            message = f"picture '{path}' in '{self.files[file]}' cannot be unpacked ({error}). Copy the archive again."
+            message = f"picture '{path}' in '{self.files[file]}' cannot be unpacked ({error}): copy the archive again."
             raise SampleError("picture does not decode", message) from error
 
     def _cell(self, file: int, column: str, row: int, path: str) -> bytes:
@@ -256,7 +256,7 @@ class FilePlaces:
             # at a place of its own: processes that share the handle do not move each other
             content = os.pread(self._handles[file], size, offset)
         except (OSError, ValueError, OverflowError) as error:
-            message = f"picture '{path}' in '{file}' cannot be read ({error}). Copy the archive again."
+            message = f"picture '{path}' in '{file}' cannot be read ({error}): copy the archive again."
             raise SampleError("picture does not decode", message) from error
         if len(content) < size:
             message = f"picture '{path}': the archive '{file}' is truncated; copy it again."

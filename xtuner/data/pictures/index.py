@@ -82,7 +82,7 @@ def _build(files: list[str], folder: Path) -> None:
         )
     except OSError as error:
         raise XTunerError(
-            f"the index of '{files[0]}' cannot be written to '{folder.parent}': {error}. Free some space, or set "
+            f"the index of '{files[0]}' cannot be written to '{folder.parent}': {error}; free some space, or set "
             "XTUNER_CACHE to another folder."
         ) from error
     finally:

@@ -72,7 +72,7 @@ def choose_columns(where: str, found: Sequence[str], given: Mapping[str, str]) -
                 del chosen[field]
     if not any(field in chosen for field in TALKS):
         raise XTunerError(
-            f"{there}: expected 'conversations' or 'messages', and 'image' or 'images' where there are pictures. If "
+            f"{there}: expected 'conversations' or 'messages', and 'image' or 'images' where there are pictures; if "
             "they have other names, set data_columns=dict(conversations='COLUMN', image='COLUMN')."
         )
     return chosen

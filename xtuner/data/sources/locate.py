@@ -119,7 +119,7 @@ def _files_of_pattern(pattern: str) -> list[str]:
     for expanded in expand_braces(pattern):
         found = sorted(glob.glob(expanded, recursive=True))
         if not found:
-            raise XTunerError(f"data_path '{pattern}': no file fits '{expanded}'. Expected {_TAKEN}.")
+            raise XTunerError(f"data_path '{pattern}': no file fits '{expanded}': expected {_TAKEN}.")
         files += [file for file in found if os.path.isfile(file)]
     return list(dict.fromkeys(files))
 
@@ -155,7 +155,7 @@ def _files_of_folder(folder: str) -> list[str]:
     files = [file for file in found if _kind_of_name(file) != "json"]
     if not files:
         names = ", ".join(sorted(os.listdir(folder))[:10]) or "nothing"
-        raise XTunerError(f"data_path '{folder}' is a folder with {names}. Expected {_TAKEN}.")
+        raise XTunerError(f"data_path '{folder}' is a folder with {names}: expected {_TAKEN}.")
     return files
 
 
@@ -184,7 +184,7 @@ def of_one_kind(data_path: str, files: Sequence[str]) -> SourceFiles:
     for file in files:
         suffix = Path(file).suffix.lower()
         if suffix not in SUFFIXES:
-            raise XTunerError(f"data_path '{data_path}' names '{file}', which is of no known kind. Expected {_TAKEN}.")
+            raise XTunerError(f"data_path '{data_path}' names '{file}', which is of no known kind: expected {_TAKEN}.")
         kinds.setdefault(SUFFIXES[suffix], []).append(file)
     if len(kinds) != 1:
         found = ", ".join(f"{len(some)} of {kind} ('{some[0]}')" for kind, some in kinds.items()) or "no file"

@@ -52,8 +52,8 @@ class StreamShards:
             self.found = locate(data_path)
         if self.found.kind not in ("parquet", "webdataset"):
             raise XTunerError(
-                f"'{data_path}' is {self.found.kind}, which is not streamed: expected Parquet or WebDataset shards. "
-                "Prepare it instead (train_dataset.type=MGLLaVADataset)."
+                f"'{data_path}' is {self.found.kind}, which is not streamed: expected Parquet or WebDataset shards; "
+                "prepare it instead (train_dataset.type=MGLLaVADataset)."
             )
 
     def __len__(self) -> int:

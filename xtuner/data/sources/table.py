@@ -125,7 +125,7 @@ class TableSource:
             if field in PICTURES and not is_picture_type(kind):
                 raise XTunerError(
                     f"column '{column}' of '{table.path}' is of type {kind}, and holds no pictures: expected bytes, "
-                    "paths, an Image feature (a struct of bytes and path), or lists of these. If another column holds "
+                    "paths, an Image feature (a struct of bytes and path), or lists of these; if another column holds "
                     "them, set data_columns=dict(image='COLUMN')."
                 )
             if field in VIDEOS and not (is_picture_type(kind) or pa.types.is_null(kind)):

@@ -64,7 +64,7 @@ class RowWriter:
     ) -> None:
         self.folder = Path(os.path.abspath(folder))
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise XTunerError(f"'{self.folder}' exists and is not empty: choose a new folder. Nothing was overwritten.")
+            raise XTunerError(f"'{self.folder}' exists and is not empty: choose a new folder, nothing was overwritten.")
         self.shard_bytes, self.group_bytes = shard_bytes, group_bytes
         self.schema = row_schema(videos)
         self._unfinished = unfinished_name(self.folder)

@@ -55,7 +55,7 @@ def map_batches(function: Callable[[Item], Result], batches: Iterable[Item], pro
     except BrokenProcessPool as error:
         raise XTunerError(
             "a worker process that prepares data was killed, perhaps because memory ran out: start again "
-            "with fewer processes (--num-proc). Finished work is kept."
+            "with fewer processes (--num-proc); finished work is kept."
         ) from error
 
 

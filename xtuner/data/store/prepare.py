@@ -75,7 +75,7 @@ def prepare(
                 # a network's disk without locks: another machine was first
                 return dict(check_settings(out, settings)["report"])
             raise XTunerError(
-                f"the prepared data cannot be written to '{out}': {error}. Free some space and start again (finished "
+                f"the prepared data cannot be written to '{out}': {error}; free some space and start again (finished "
                 "work is kept), or choose another folder (XTUNER_CACHE sets the folder of the automatic cache)."
             ) from error
     told = ", ".join(counted(count, kind) for kind, count in report.items() if count)

@@ -99,7 +99,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise XTunerError(f"the prepared folder '{folder}' does not exist: create it with {_AGAIN}")
-    content = read_json(folder / SETTINGS, dict, f"Prepare the data again with {_AGAIN}")
+    content = read_json(folder / SETTINGS, dict, f"prepare the data again with {_AGAIN}")
     if content.get("version") != FORMAT_VERSION or "shards" not in content:
         raise XTunerError(
             f"'{folder}' was prepared by another version (format {content.get('version', 'unknown')}, expected "
@@ -118,7 +118,7 @@ def check_settings(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in prepared.items() if key not in ("report", "shards")}
     if found := differences(kept, wanted):
         raise XTunerError(
-            f"'{folder}' was prepared with other settings: {'; '.join(found)}. Change the settings back, or prepare "
+            f"'{folder}' was prepared with other settings: {'; '.join(found)}; change the settings back, or prepare "
             f"another folder with {_AGAIN}"
         )
     return prepared
@@ -135,6 +135,6 @@ def _check_shards(folder: Path, shards: list[dict[str, Any]]) -> None:
                 faults.append(f"{file.name} has {file.stat().st_size:,} bytes, expected {size:,}")
     if faults:
         raise XTunerError(
-            f"the prepared folder '{folder}' is incomplete: {'; '.join(faults)}. Copy it again, or delete it and "
+            f"the prepared folder '{folder}' is incomplete: {'; '.join(faults)}; copy it again, or delete it and "
             f"prepare it again with {_AGAIN}"
         )

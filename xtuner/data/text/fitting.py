@@ -44,8 +44,8 @@ def build_template(
             found = probe_template(built)
         except NoTemplate as error:
             raise XTunerError(
-                f"prompt_template='auto': no template can be made for '{built.name_or_path}': {error}. "
-                f"Choose one of {', '.join(sorted(TEMPLATES))}, or give dict(type=PromptTemplate, ...)."
+                f"prompt_template='auto': no template can be made for '{built.name_or_path}': {error}; "
+                f"choose one of {', '.join(sorted(TEMPLATES))}, or give dict(type=PromptTemplate, ...)."
             ) from error
     else:
         found = get_template(template)

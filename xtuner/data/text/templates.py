@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from xtuner.constants import IMAGE_TOKEN, VIDEO_TOKEN
-from xtuner.errors import XTunerError, nearest
+from xtuner.errors import XTunerError, perhaps
 from xtuner.registry import build, is_node
 
 
@@ -323,11 +323,10 @@ def get_template(template: str | PromptTemplate | Mapping[str, Any]) -> PromptTe
         )
     if template == "plain":
         raise XTunerError(
-            "the prompt template 'plain' is called 'bare': the words alone. XTuner's 'plain' is another one: "
+            "the prompt template 'plain' is called 'bare': the words alone; XTuner's 'plain' is another one: "
             "dict(type=PromptTemplate, name='plain', input='USER: {input} ASSISTANT:')."
         )
     raise XTunerError(
-        f"unknown prompt template {template!r}.{nearest(str(template), TEMPLATES)} "
-        f"Known: {', '.join(sorted(TEMPLATES))}; "
-        "or use dict(type=PromptTemplate, name=..., input='...{input}...')."
+        f"unknown prompt template {template!r}{perhaps(str(template), TEMPLATES)}: expected {', '.join(sorted(TEMPLATES))}, or "
+        "dict(type=PromptTemplate, name=..., input='...{input}...')."
     )

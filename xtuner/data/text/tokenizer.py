@@ -38,7 +38,7 @@ def build_tokenizer(
     # transformers raises OSError, ValueError, KeyError, ImportError and others for unreadable files
     except Exception as error:
         raise XTunerError(
-            f"the tokenizer '{name_or_path}' cannot be read: {reason_of(error)}. Expected a folder with "
+            f"the tokenizer '{name_or_path}' cannot be read: {reason_of(error)}; expected a folder with "
             "tokenizer.json or tokenizer.model and tokenizer_config.json, or a hub name that this machine "
             "can reach; check llm_name_or_path."
         ) from error

@@ -157,7 +157,7 @@ def load_tokenizer(
         if found := _against(tokenizer, pieces):
             raise TokenizerMismatch(
                 f"the tokenizer '{name_or_path}' is rebuilt from its tokenizer.model, but "
-                f"{_told(found, 'sentencepiece')}. The model would read ids that it was not trained with: add the "
+                f"{_told(found, 'sentencepiece')}, so the model would read ids that it was not trained with: add the "
                 "model's tokenizer.json to the folder, or use another version of transformers."
             )
         return tokenizer
@@ -166,7 +166,7 @@ def load_tokenizer(
         raise TokenizerMismatch(
             f"the tokenizer '{name_or_path}' cannot be read: its tokenizer.model "
             f"({os.path.getsize(model_file):,} bytes) "
-            "is neither a sentencepiece file nor a list of tiktoken's, as where a download has stopped. Download it "
+            "is neither a sentencepiece file nor a list of tiktoken's, as where a download has stopped: download it "
             "again, or add the model's tokenizer.json."
         )
     tokenizer = _from_json(name_or_path, json_file, padding_side)

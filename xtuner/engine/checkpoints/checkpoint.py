@@ -201,7 +201,7 @@ class CheckpointFolder:
         if path is None:
             return None
         if not path.exists():
-            raise XTunerError(f"--resume {resume}: no such checkpoint. Pass an iter_*.pth, or 'auto' for the newest.")
+            raise XTunerError(f"--resume {resume}: no such checkpoint; pass an iter_*.pth, or 'auto' for the newest.")
         check_resumable_form(path)
         return path
 

@@ -42,12 +42,12 @@ def check_resumable_form(path: Path) -> None:
     """
     head = path / TRAINER_FILE if path.is_dir() else path
     if damage := damage_of(head, structure_only=True) if zipfile.is_zipfile(head) else None:
-        raise XTunerError(f"{path} is damaged: {damage}. Resume an older checkpoint with --resume PATH.")
+        raise XTunerError(f"{path} is damaged: {damage}; resume an older checkpoint with --resume PATH.")
     if path.is_dir():
         missing = _missing_in_folder(path)
     elif not zipfile.is_zipfile(path):
         raise XTunerError(
-            f"--resume {path}: the checkpoint is truncated or does not come from a run. Use an older one."
+            f"--resume {path}: the checkpoint is truncated or does not come from a run: use an older one."
         )
     else:
         missing = _missing_in_file(path)

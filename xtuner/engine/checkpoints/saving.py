@@ -130,7 +130,7 @@ class CheckpointSaver:
             step, problems = self._failed
             raise XTunerError(
                 f"the checkpoint after step {step} could not be written: {problems[0]}. The previous one is "
-                f"{self.folder.latest() or 'none'}. Free some disk space, then continue with --resume auto."
+                f"{self.folder.latest() or 'none'}; free some disk space, then continue with --resume auto."
             )
 
     def _commit(self, pending: _Pending, path: Path) -> None:

@@ -185,7 +185,7 @@ class FolderLock:
                 time.sleep(REFRESH_SECONDS / 10)
         if alive:
             raise XTunerError(
-                f"{self.folder} is in use by another run: {found}. Wait for it or stop it, or choose another "
+                f"{self.folder} is in use by another run: {found}; wait for it or stop it, or choose another "
                 "--work-dir."
             )
         self._move_away(found)

@@ -30,7 +30,7 @@ def read_deepspeed(name_or_path: str) -> dict[str, Any]:
         raise XTunerError(
             f"--deepspeed {name_or_path}: neither a file nor one of {names}.{nearest(name_or_path, names)}"
         )
-    settings = read_json(path, dict, "Write DeepSpeed's settings into it.")
+    settings = read_json(path, dict, "write DeepSpeed's settings into it.")
     zero = settings.get("zero_optimization")
     stage = zero.get("stage") if isinstance(zero, dict) else None
     if stage not in _STAGES:

@@ -150,7 +150,7 @@ def _find_base(
         if moved is not None:
             places = ", ".join(f"{part} from {facts['place']}" for part, facts in base["parts"].items())
             raise XTunerError(
-                f"--base {moved}: '{path}' builds on no checkpoint but on {places}. Leave --base out; where a folder "
+                f"--base {moved}: '{path}' builds on no checkpoint but on {places}: leave --base out; where a folder "
                 "has moved, set its place by --cfg-options, e.g. llm_name_or_path=PATH."
             )
         return None

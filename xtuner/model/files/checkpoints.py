@@ -168,14 +168,14 @@ def _refusal(source: str, problems: list[str], state: Mapping[str, torch.Tensor]
     held = ", ".join(parts) or "nothing"
     if parts and all(line.startswith(_NO_LLM) for line in problems):
         return (
-            f"{source} does not fit this model: this is a stage-1 checkpoint. It holds {held}, but not the language "
-            "model, which this config trains. Use a checkpoint of stage 2, or the config of stage 1 (pretrain)."
+            f"{source} does not fit this model: this is a stage-1 checkpoint, which holds {held}, but not the language "
+            "model, which this config trains: use a checkpoint of stage 2, or the config of stage 1 (pretrain)."
         )
     return "\n".join(
         [
             f"{source} does not fit this model:",
             *shown,
-            f"It holds {held}. Use a checkpoint of this model's kind and size, or set the language model and "
+            f"It holds {held}: use a checkpoint of this model's kind and size, or set the language model and "
             "the encoders to those it was trained with.",
         ]
     )

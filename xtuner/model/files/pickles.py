@@ -73,7 +73,7 @@ def restricted_loading(files: Sequence[Path] = ()) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         raise XTunerError(
             "a file is refused: it holds more than tensors, and loading it would run whatever code it carries "
-            f"({reason_of(error)}). Take it from where it was made."
+            f"({reason_of(error)}): take it from where it was made."
         ) from error
     finally:
         if former is None:
@@ -121,7 +121,7 @@ def damaged(path: str | Path, error: Exception) -> XTunerError:
     """Returns what to raise for a file that cannot be read."""
     text = "" if isinstance(error, LookupError) else str(error)
     reason = (text.splitlines() or ["it is not a file of weights"])[0].rstrip(".")
-    return XTunerError(f"'{path}' cannot be read: {reason}. It may be cut off: fetch or save it again.")
+    return XTunerError(f"'{path}' cannot be read: {reason}; it may be cut off: fetch or save it again.")
 
 
 def _refused(path: str | Path) -> XTunerError:
@@ -131,7 +131,7 @@ def _refused(path: str | Path) -> XTunerError:
         held = "a plain pickle"
     return XTunerError(
         f"'{path}' is refused: it holds more than tensors ({held}), and loading such a file runs "
-        "whatever code it carries. If you trust where it comes from, convert it once on your own "
+        "whatever code it carries; if you trust where it comes from, convert it once on your own "
         "responsibility: torch.save({k: v for k, v in torch.load(FILE, weights_only=False).items() "
         "if torch.is_tensor(v)}, NEW_FILE)"
     )

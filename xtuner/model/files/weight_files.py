@@ -161,24 +161,24 @@ def _open_folder(path: Path, prefix: str) -> dict[str, Weight]:
     if (path / "latest").is_file():
         tag = (path / "latest").read_text(encoding="utf-8", errors="replace").strip()
         if "\0" in tag or not (path / tag).is_dir():
-            raise XTunerError(f"'{path / 'latest'}' names no folder beside it, but {tag[:60]!r}. {_FETCH}")
+            raise XTunerError(f"'{path / 'latest'}' names no folder beside it, but {tag[:60]!r}: {_FETCH}")
         return _open_zero(path, tag)
     if any(path.glob("*model_states.pt")):
         return _open_zero(path.parent, path.name)
     found = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
     raise XTunerError(
         f"the folder '{path}' is no checkpoint: expected {', '.join(_HF_NAMES)} (or their .index.json), or "
-        f"DeepSpeed's *_model_states.pt. Found: {found}."
+        f"DeepSpeed's *_model_states.pt; found {found}."
     )
 
 
-_FETCH = "Fetch the folder again."
+_FETCH = "fetch the folder again."
 
 
 def _open_shards(folder: Path, index: Path, prefix: str) -> dict[str, Weight]:
     where = read_json(index, dict, _FETCH).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
-        raise XTunerError(f"'{index}' has no 'weight_map' of a weight's name to its file. {_FETCH}")
+        raise XTunerError(f"'{index}' has no 'weight_map' of a weight's name to its file: {_FETCH}")
     files = sorted({file for key, file in where.items() if key.startswith(prefix)})
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:

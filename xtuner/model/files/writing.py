@@ -72,5 +72,5 @@ def disk_errors(path: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise XTunerError(
-            f"'{path}' cannot be written: {reason} ({free_space(path)}). Free some disk space, or choose another place."
+            f"'{path}' cannot be written: {reason} ({free_space(path)}): free some disk space, or choose another place."
         ) from error

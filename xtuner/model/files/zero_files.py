@@ -177,7 +177,7 @@ class ZeroFiles:
     def _check_used(self, used: int, available: int, multiple: int) -> None:
         if math.ceil(used / multiple) != math.ceil(available / multiple):
             raise XTunerError(
-                f"'{self.folder}': its weights need {used} numbers, its optimizer files hold {available}. The files "
+                f"'{self.folder}': its weights need {used} numbers, its optimizer files hold {available}, so the files "
                 "belong to different checkpoints: copy the whole folder again."
             )
 

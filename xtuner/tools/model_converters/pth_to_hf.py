@@ -127,7 +127,7 @@ def _convert_adapted(args: argparse.Namespace, cfg: Any) -> None:
 
     if args.layout == "original":
         raise XTunerError(
-            "--layout original has no names for adapters: drop the option. The default folder holds them merged."
+            "--layout original has no names for adapters: drop the option, the default folder holds them merged."
         )
     if "quantization" in cfg.model.llm:
         # adapters are added to the weights as they were before they were quantised
@@ -252,7 +252,7 @@ def write_weights(path: str | Path, weights: Any, base: dict[str, Any] | None = 
         save_file_atomic(dict(weights) if base is None else {"state_dict": dict(weights), "base": base}, path)
         return path
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise XTunerError(f"'{path}' exists and is not empty: choose a new folder. Nothing was overwritten.")
+        raise XTunerError(f"'{path}' exists and is not empty: choose a new folder, nothing was overwritten.")
     path.mkdir(parents=True, exist_ok=True)
     writer = ShardWriter(path, 0)
     for name, tensor in weights:

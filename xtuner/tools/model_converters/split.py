@@ -67,7 +67,7 @@ def copy_with_weights(source: Path, target: Path, weights: Iterable[tuple[str, A
     from xtuner.model.files.shards import ShardWriter
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise XTunerError(f"'{target}' exists and is not empty: choose a new folder. Nothing was overwritten.")
+        raise XTunerError(f"'{target}' exists and is not empty: choose a new folder, nothing was overwritten.")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         shutil.copytree(source, temporary, ignore=lambda _, names: [n for n in names if _WEIGHTS.match(n)])

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             f"many processes as wrote it, or start a new run from its weights: --cfg-options pretrained_pth={source}"
         )
     if target.exists():
-        raise XTunerError(f"'{target}' exists: choose a new folder. Nothing was overwritten.")
+        raise XTunerError(f"'{target}' exists: choose a new folder, nothing was overwritten.")
     trainer = load_pickle(source / TRAINER_FILE)["trainer"]
     check_pickles(pickles_in(source))
 

@@ -73,7 +73,7 @@ def check_backend(args: argparse.Namespace) -> None:
     if not args.checkpoint:
         raise XTunerError(f"--backend {args.backend} answers in the place of a --checkpoint's own model: give one.")
     if args.base:
-        raise XTunerError("--base goes with checkpoints: drop it. An exported folder is complete.")
+        raise XTunerError("--base goes with checkpoints: drop it, as an exported folder is complete.")
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1 or args.launcher == "slurm"
     if several or torchrun_command((), os.environ) is not None:
         raise XTunerError(

@@ -74,4 +74,4 @@ def family_of_object(found: Any) -> Any:
 
 
 def _model_type(folder: Path) -> Any:
-    return read_json(folder / "config.json", dict, "Convert the checkpoint again.").get("model_type")
+    return read_json(folder / "config.json", dict, "convert the checkpoint again.").get("model_type")

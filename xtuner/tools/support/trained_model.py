@@ -93,7 +93,7 @@ def load_assistant(
     if Path(model).is_dir():
         if checkpoint or overrides or base:
             raise XTunerError(
-                "--checkpoint, --base and --cfg-options work with a config only: drop them. An exported folder is "
+                "--checkpoint, --base and --cfg-options work with a config only: drop them, as an exported folder is "
                 "complete."
             )
         return family_of(Path(model)).load_assistant(model, device, resolved.dtype, **loading)

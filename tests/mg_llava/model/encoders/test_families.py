@@ -149,8 +149,8 @@ class TestGrids:
     @pytest.mark.parametrize(
         ("low_size", "high_size", "words"),
         [
-            (28, 128, r"low resolution 2x2 \(28 px\), high resolution 4x4 \(128 px .* Set image_size_aux to 64\."),
-            ([28, 56], 64, r"low resolution 2x4 \(28 x 56 px\).* Set image_size_aux to \[64, 128\]\."),
+            (28, 128, r"low resolution 2x2 \(28 px\), high resolution 4x4 \(128 px .* set image_size_aux to 64\."),
+            ([28, 56], 64, r"low resolution 2x4 \(28 x 56 px\).* set image_size_aux to \[64, 128\]\."),
         ],
     )
     def test_do_not_match(self, tmp_path: Path, low_size: object, high_size: object, words: str) -> None:
@@ -217,7 +217,7 @@ class TestOtherFolders:
     def test_a_family_that_the_installed_library_lacks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = low_folder("dinov3", tmp_path).path
         monkeypatch.setattr(public.Dinov3Encoder, "model_class", "DINOv4Model")
-        with pytest.raises(XTunerError, match="has no DINOv4Model, which reads it. Install a newer one"):
+        with pytest.raises(XTunerError, match="has no DINOv4Model, which reads it: install a newer one"):
             LowResEncoder(str(folder))
 
     @pytest.mark.parametrize("name", ["siglip", "timm_vit", "dinov3_convnext", "timm_resnet"])

@@ -235,7 +235,7 @@ class TestRestart:
         arguments = [data, str(tmp_path / "out"), str(tmp_path / "tokenizer")]
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
         assert done.returncode != 0
-        assert "cannot be written to" in done.stderr and "Free some space and start again" in done.stderr
+        assert "cannot be written to" in done.stderr and "free some space and start again" in done.stderr
         assert not (tmp_path / "out").exists()
         # with space the same command finishes
         make(data, tmp_path / "out", tokenizer)

@@ -128,7 +128,7 @@ class TestMissing:
     def test_a_download_that_stopped(self, tmp_path: Path, kept: int) -> None:
         file = llama_folder(tmp_path) / "tokenizer.model"
         file.write_bytes(file.read_bytes()[:kept])
-        with pytest.raises(XTunerError, match=rf"tokenizer.model \({kept:,} bytes\) is neither.*Download it again"):
+        with pytest.raises(XTunerError, match=rf"tokenizer.model \({kept:,} bytes\) is neither.*download it again"):
             build_tokenizer(str(tmp_path))
 
     def test_a_file_of_another_kind_is_no_sentencepiece(self, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class TestLoadParts:
     def test_stage_1_is_named(self) -> None:
         parts = {**two_parts(), "llm": nn.Linear(2, 2)}
         state = state_of(two_parts())
-        with pytest.raises(XTunerError, match=r"this is a stage-1 checkpoint\. It holds encoder, head, but not"):
+        with pytest.raises(XTunerError, match=r"this is a stage-1 checkpoint, which holds encoder, head, but not"):
             load_parts(parts, state, required=list(parts))
         with pytest.raises(XTunerError) as error:
             load_parts(parts, {name: state[name] for name in state if name.startswith("head")}, required=list(parts))
