@@ -21,6 +21,8 @@ FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 _CODE_FILE = "XTUNER_EXIT_CODE_FILE"
 _PR_SET_PDEATHSIG = 1
+_COUNTED = ("gpu", "auto", "cpu")
+"""Words of torchrun's for as many processes as a machine has GPUs, GPUs or else cores, cores."""
 
 
 def torchrun_command(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str] | None:
@@ -39,7 +41,7 @@ def torchrun_command(arguments: Sequence[str], environ: Mapping[str, str]) -> li
     nodes = _number(environ, "NNODES", 1)
     if "LOCAL_RANK" in environ or (per_node == "1" and nodes == 1):
         return None
-    if per_node not in ("gpu", "auto", "cpu"):
+    if per_node not in _COUNTED:
         _number(environ, "NPROC_PER_NODE", 1)
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={per_node}"]
     if nodes == 1 and "PORT" not in environ:
@@ -54,6 +56,21 @@ def torchrun_command(arguments: Sequence[str], environ: Mapping[str, str]) -> li
             f"--master_port={_number(environ, 'PORT', 29500)}",
         ]
     return [*command, "-m", "xtuner", *arguments]
+
+
+def count_processes(environ: Mapping[str, str]) -> int:
+    """Returns how many processes a training has on all machines, by the variables of `torchrun_command`.
+
+    Raises:
+        XTunerError: a variable is not a number.
+    """
+    per_node = environ.get("NPROC_PER_NODE", "1")
+    if per_node not in _COUNTED:
+        return max(1, _number(environ, "NPROC_PER_NODE", 1)) * max(1, _number(environ, "NNODES", 1))
+    import torch
+
+    gpus = 0 if per_node == "cpu" else torch.cuda.device_count()
+    return max(1, gpus or (0 if per_node == "gpu" else os.cpu_count() or 1)) * _number(environ, "NNODES", 1)
 
 
 def run_ranks(command: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 
 from xtuner.errors import XTunerError
-from xtuner.launch import torchrun_command
+from xtuner.launch import count_processes, torchrun_command
 
 RUN = [sys.executable, "-m", "torch.distributed.run"]
 
@@ -40,3 +41,18 @@ def test_several_nodes() -> None:
 def test_refuses(environ: dict[str, str], message: str) -> None:
     with pytest.raises(XTunerError, match=message):
         torchrun_command(["train"], environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [({}, 1), ({"NPROC_PER_NODE": "4", "NNODES": "2"}, 8), ({"NPROC_PER_NODE": "cpu"}, os.cpu_count())],
+)
+def test_how_many_processes(environ: dict[str, str], count: int) -> None:
+    assert count_processes(environ) == count
+
+
+def test_how_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert count_processes({"NPROC_PER_NODE": "gpu", "NNODES": "2"}) == 6
+    with pytest.raises(XTunerError, match="NPROC_PER_NODE is 'two'"):
+        count_processes({"NPROC_PER_NODE": "two"})

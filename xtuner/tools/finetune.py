@@ -13,7 +13,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError, bytes_text
 from xtuner.tools.new import add_model_arguments, base_of, config_text, model_problems
-from xtuner.tools.support.arguments import add_cfg_options, refuse
+from xtuner.tools.support.arguments import add_cfg_options, check_folder, refuse
 from xtuner.tools.train import EXIT_INTERRUPTED
 
 _BENCHMARK = "own_records"
@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     # 1. what is given, and the records
     work = _Work(args)
-    if work.out.exists() and not work.out.is_dir():
-        raise XTunerError(f"--out {work.out} is a file: name a folder, which is made where it does not exist.")
+    check_folder(work.out, "--out")
     work.split()
 
     # 2. the configs, and whether there is room for what they describe
@@ -84,6 +83,7 @@ class _Work:
     def __init__(self, args: argparse.Namespace) -> None:
         from xtuner.config import load_config, parse_overrides
         from xtuner.data.sources.locate import source_name
+        from xtuner.launch import count_processes
 
         self.args = args
         self.overrides = parse_overrides(args.cfg_options)
@@ -101,7 +101,7 @@ class _Work:
         self.out: Path = (args.out or Path("work_dirs") / source_name(data)).absolute()
         self.configs = {stage: self.out / f"{self.out.name}_{stage}.py" for stage in ("pretrain", "sft")}
         self.files = {name: self.out / "data" / f"{name}.jsonl" for name in ("training", "asked", "held_out")}
-        self.processes = int(os.environ.get("NPROC_PER_NODE", 1)) * int(os.environ.get("NNODES", 1))
+        self.processes = count_processes(os.environ)
 
     def split(self) -> None:
         """Reads the records, holds some out and writes all parts."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import XTunerError, perhaps, reason_of
-from xtuner.tools.support.arguments import refuse
+from xtuner.tools.support.arguments import check_folder, refuse
 
 HELP = "Write the configs of both stages for your own data into the current folder."
 
@@ -62,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
     targets = {stage: args.dir / f"{args.name}_{stage}.py" for stage in _STAGES}
 
     # 2. the files, under other names until both load
-    if args.dir.exists() and not args.dir.is_dir():
-        raise XTunerError(f"--dir {args.dir} is a file: name a folder, which is made where it does not exist.")
+    check_folder(args.dir, "--dir")
     args.dir.mkdir(parents=True, exist_ok=True)
     partial = {stage: target.with_name(f".{target.stem}.partial.py") for stage, target in targets.items()}
     try:
@@ -144,7 +145,7 @@ def _path(text: str | None) -> str | None:
     """Source of a path, absolute where something is there, so that the config works from any folder."""
     if text is None:
         return None
-    return repr(str(Path(text).resolve()) if Path(text).exists() else text)
+    return repr(os.path.abspath(text) if Path(text).exists() or glob.glob(text) else text)
 
 
 def _check(args: argparse.Namespace) -> None:

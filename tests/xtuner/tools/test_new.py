@@ -46,7 +46,7 @@ class TestFiles:
 
     def test_a_file_in_place_of_the_folder(self, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert new("--llm", "someone/llm", "--dir", "data.json") == 1
-        assert "--dir data.json is a file: name a folder" in capsys.readouterr().err
+        assert "--dir data.json is a file; name a folder" in capsys.readouterr().err
 
     def test_without_boxes(self, own: Path) -> None:
         assert new("--llm", "someone/llm") == 0

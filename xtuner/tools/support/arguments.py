@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from xtuner.errors import ProblemsError, XTunerError
 
@@ -74,3 +76,20 @@ def refuse(problems: Sequence[str]) -> None:
         raise XTunerError(problems[0])
     if problems:
         raise ProblemsError("the arguments", problems)
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuses an option's folder that cannot be written to, or made.
+
+    Raises:
+        XTunerError: a file stands there or above it, it is on a disk that may only be read, or its name is too long.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise XTunerError(f"{option} {folder} cannot be made ({error.strerror}): name another folder.") from error
+    if not there.is_dir():
+        what = "is a file" if there == folder else f"cannot be made: '{there}' is a file"
+        raise XTunerError(f"{option} {folder} {what}; name a folder, which is made where it does not exist.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise XTunerError(f"{option} {folder}: nothing may be written to '{there}', so choose another folder.")
