@@ -53,7 +53,10 @@ def test_setup_says_it_when_it_runs_alone():
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("file", ["xtuner/__init__.py", "mg_llava/__init__.py", "setup.py", "script/stage_info.py", "tools/generate_boxes.py"])
+@pytest.mark.parametrize(
+    "file",
+    ["xtuner/__init__.py", "mg_llava/__init__.py", "setup.py", "script/stage_info.py", "tools/generate_boxes.py"],
+)
 def test_old_ones_can_read_what_refuses_them(file):
     ast.parse((ROOT / file).read_text(encoding="utf-8"), feature_version=(3, 6))
 

@@ -327,6 +327,6 @@ def get_template(template: str | PromptTemplate | Mapping[str, Any]) -> PromptTe
             "dict(type=PromptTemplate, name='plain', input='USER: {input} ASSISTANT:')."
         )
     raise XTunerError(
-        f"unknown prompt template {template!r}{perhaps(str(template), TEMPLATES)}: expected {', '.join(sorted(TEMPLATES))}, or "
-        "dict(type=PromptTemplate, name=..., input='...{input}...')."
+        f"unknown prompt template {template!r}{perhaps(str(template), TEMPLATES)}: expected "
+        f"{', '.join(sorted(TEMPLATES))}, or dict(type=PromptTemplate, name=..., input='...{{input}}...')."
     )
