@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -24,6 +26,18 @@ def get_logger() -> logging.Logger:
         logger.setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING)
         logger.propagate = False
     return logger
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Keeps information off the log: for what is only looked at, and said again by whoever uses it."""
+    logger = get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def tell_from_any_rank(message: str, *values: object) -> None:

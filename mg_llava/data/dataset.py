@@ -150,7 +150,6 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.report = self.samples.report
         self._reader = SampleReader(self.maker, len(sources))
         self._replacements = Replacements(self.lengths)
-        self._log_report()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -263,7 +262,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Writes the records of a config's ``train_dataset`` as Parquet; see `mg_llava.data.sharing.write_dataset`."""
         return write_dataset(sources_of(node), out_folder, shard_bytes, group_bytes)
 
-    def _log_report(self) -> None:
+    def log_report(self) -> None:
+        """Logs how many samples there are, what was left out or cut of how many, and what costs time in reading."""
         told = {kind: count for kind, count in self.report.items() if count and kind not in ("records", "kept")}
         counts = ", ".join(counted(count, kind) for kind, count in told.items())
         get_logger().info("Training data: %s%s", counted(len(self), "samples"), f"; {counts}" if counts else "")

@@ -62,6 +62,8 @@ def assemble(
     deepspeed_settings = read_deepspeed(deepspeed) if deepspeed else None
     found = _checkpoint_to_resume(work_dir, resume)
     dataset = build(cfg.train_dataset) if dataset is None else dataset
+    if hasattr(dataset, "log_report"):
+        dataset.log_report()
     dataloader = _build_dataloader(cfg, dataset, environment, settings.seed)
     sampler: Any = dataloader.batch_sampler
 

@@ -78,8 +78,13 @@ def read_own_records(path: str, columns: Mapping[str, str] | None = None) -> lis
     return answered
 
 
-def check_pictures(records: Sequence[OwnRecord], image_folder: str) -> None:
+def check_pictures(records: Sequence[OwnRecord], image_folder: str, which: str = "the records") -> None:
     """Refuses paths that no picture or video can be found by, in one sentence; single missing ones are check-dataset's.
+
+    Args:
+        records: all, or the first ones.
+        image_folder: see `xtuner.data.sources.open_pictures`.
+        which: names the records in the message.
 
     Raises:
         XTunerError: none of them is there, or paths are written as on Windows.
@@ -93,10 +98,11 @@ def check_pictures(records: Sequence[OwnRecord], image_folder: str) -> None:
     if advice is not None:
         raise XTunerError(advice)
     if names and len(missing) == len(names):
-        raise XTunerError(
-            f"none of the {len(names)} {_what(records)} that the records name is in '{image_folder}', the first is "
-            f"'{names[0]}': --images must be the folder that these paths start from."
-        )
+        count = len(names)
+        found = f"none of the {count:,} {_what(records)} that {which} name is in '{image_folder}', the first is '{names[0]}'"
+        if count == 1:
+            found = f"'{names[0]}', the only file that {which} name, is not in '{image_folder}'"
+        raise XTunerError(f"{found}: --images must be the folder that these paths start from.")
 
 
 def _what(records: Sequence[OwnRecord]) -> str:
@@ -127,9 +133,10 @@ def split_records(records: Sequence[OwnRecord], share: float, seed: int) -> Spli
     if share == 0:
         return Split(list(records), [])
     if len(records) < FEWEST:
+        few = "1 record is" if len(records) == 1 else f"{len(records)} records are"
         raise XTunerError(
-            f"{len(records)} records are too few to hold some out, at least {FEWEST} are needed: add records, or train "
-            "on all with --held-out 0."
+            f"{few} too few to hold some out, at least {FEWEST} are needed: add records, or train on all with "
+            "--held-out 0."
         )
     groups = _groups(records)
     if len(groups) == 1:

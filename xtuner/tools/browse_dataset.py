@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes ``index.html``, pictures with their boxes, and histograms."""
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
     dataset: Any = build(cfg.train_dataset)
+    dataset.log_report()
     step = max(1, (len(dataset) - args.start) // max(1, args.num)) if args.spread else 1
     numbers = range(args.start, len(dataset), step)[: args.num]
     page = write_page(args.config, Path(args.out), dataset, numbers)

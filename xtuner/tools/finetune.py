@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import XTunerError, bytes_text
+from xtuner.errors import XTunerError, bytes_text, counted
 from xtuner.tools.new import add_model_arguments, base_of, config_text, model_problems
 from xtuner.tools.support.arguments import add_cfg_options, check_folder, refuse
 from xtuner.tools.train import EXIT_INTERRUPTED
@@ -325,7 +325,9 @@ def _problems(args: argparse.Namespace, overrides: dict[str, Any]) -> list[str]:
 
     problems = []
     if len(args.configs) not in (0, 2):
-        problems.append(f"{len(args.configs)} configs given: expected two, of stage 1 and of stage 2, or none.")
+        problems.append(
+            f"{counted(len(args.configs), 'configs')} given: expected two, of stage 1 and of stage 2, or none."
+        )
     if args.configs:
         given = [f"--{name.replace('_', '-')}" for name in ("llm", "base", "template", "low_res", "high_res", "lora")]
         given = [name for name in given if getattr(args, name[2:].replace("-", "_"))]

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(args.config, parse_overrides(args.cfg_options))
     tokenizer = build(cfg.tokenizer)
     dataset: Any = build(cfg.train_dataset)
+    dataset.log_report()
     out = Console(soft_wrap=True, highlight=False)
     legend = [Text("With loss", STYLES[WITH_LOSS]), " / without / ", Text("picture", STYLES[PICTURE])]
     if args.tokens:

@@ -8,6 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ _STAGES = {
     "sft": "Stage 2 of {name}: the language model learns too, from the checkpoint of stage 1.",
 }
 _LORA_RANK = 64
+_LOOKED_AT = 100
+"""Records whose pictures are looked for: a file may have millions."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,11 +156,12 @@ def _check(args: argparse.Namespace) -> None:
     problems = []
     if not re.fullmatch(r"\w[\w.-]*", args.name):
         problems.append(f"the name '{args.name}' cannot be a file's: use letters, digits, '_' and '-'.")
-    for stage in _STAGES:
-        target = args.dir / f"{args.name}_{stage}.py"
-        if target.exists():
-            problems.append(f"{target} exists and may hold your changes: choose another name or --dir.")
+    targets = [args.dir / f"{args.name}_{stage}.py" for stage in _STAGES]
+    if there := [str(target) for target in targets if target.exists()]:
+        verb = "exists" if len(there) == 1 else "exist"
+        refuse([f"{' and '.join(there)} {verb} and may hold your changes: choose another name or --dir."])
     refuse([*problems, *model_problems(args)])
+    _look_for_pictures(args.data, args.images)
 
 
 def model_problems(args: argparse.Namespace) -> list[str]:
@@ -219,6 +224,27 @@ def _look_at_pictures(path: str) -> None:
     open_pictures(path)
 
 
+def _look_for_pictures(path: str, image_folder: str) -> None:
+    """Refuses data of whose first records no picture is there."""
+    from xtuner.data.sources import open_source
+    from xtuner.data.sources.hub import HUB
+    from xtuner.data.sources.places import read_place
+    from xtuner.data.text.conversations import RecordError, parse_record
+    from xtuner.finetune.split import OwnRecord, check_pictures
+
+    if path.startswith(HUB):
+        return
+    records = []
+    for one in islice(open_source(path).records(), _LOOKED_AT):
+        # what cannot be read is for check-dataset
+        with suppress(RecordError):
+            records += [] if isinstance(one, str) else [OwnRecord(one.value, parse_record(one.value, one.index))]
+    if not any(read_place(name) for record in records for name in record.files):
+        check_pictures(
+            records, image_folder, "the records" if len(records) < _LOOKED_AT else f"the first {_LOOKED_AT} records"
+        )
+
+
 def _look_at_boxes(path: str) -> None:
     from xtuner.tools.support.families import family_offering
 
@@ -229,9 +255,11 @@ def _template_problem(llm: str) -> list[str]:
     """Says where no template can be made from a language model's own chat template."""
     from xtuner.data.text.probing import NoTemplate, probe_template
     from xtuner.data.text.tokenizer import build_tokenizer
+    from xtuner.log import warnings_only
 
     try:
-        probe_template(build_tokenizer(llm))
+        with warnings_only():
+            probe_template(build_tokenizer(llm))
     except NoTemplate as error:
         return [
             f"--llm {llm}: {reason_of(error)}, so no prompt template can be made from it: name one with --template "

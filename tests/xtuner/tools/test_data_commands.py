@@ -53,6 +53,9 @@ class FakeDataset:
     def find_turns(self, numbers: Any) -> dict[int, tuple[Turn, ...]]:
         return {number: turns for number, turns in self.turns.items() if number in numbers}
 
+    def log_report(self) -> None:
+        pass
+
     def describe(self, index: int) -> str:
         return f"{index + 7} boxes"
 

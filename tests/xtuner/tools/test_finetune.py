@@ -135,7 +135,7 @@ class TestOneSentence:
         said = capsys.readouterr().err
         assert "--data and --images missing" in said and "no language model" in said
         assert main(["finetune", "one.py"]) == 1
-        assert "1 configs given" in capsys.readouterr().err
+        assert "1 config given" in capsys.readouterr().err
 
 
 @pytest.mark.slow

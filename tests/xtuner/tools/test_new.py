@@ -22,6 +22,7 @@ CHATML = (
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one's own data, far from the clone."""
     (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.png").touch()
     turns = [{"from": "human", "value": "<image>\nwhat"}, {"from": "gpt", "value": "red"}]
     (tmp_path / "data.json").write_text(json.dumps([{"id": 1, "image": "1.png", "conversations": turns}]))
     (tmp_path / "boxes.json").write_text(json.dumps([box_record("1.png")]))
@@ -82,6 +83,9 @@ class TestRefused:
         assert new("--llm", "someone/llm") == 1
         assert "mine_sft.py exists and may hold your changes" in capsys.readouterr().err
         assert (own / "mine_sft.py").read_text() == "mine = 1" and not (own / "mine_pretrain.py").exists()
+        (own / "mine_pretrain.py").write_text("")
+        assert new("--llm", "someone/llm") == 1
+        assert "mine_pretrain.py and mine_sft.py exist and may hold your changes" in capsys.readouterr().err
 
     def test_unknown_model(self, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert new("--from", "vicuna") == 1
@@ -105,6 +109,10 @@ class TestRefused:
             (("--data", "words.txt"), "--data: malformed JSON: 'words.txt' line 1"),
             (("--data", "none.json"), "--data: 'none.json' holds no record"),
             (("--data", "windows.json"), "a backslash is written twice in JSON, and paths are written with '/'."),
+            (
+                ("--images", "empty"),
+                "'1.png', the only file that the records name, is not in 'empty': --images must",
+            ),
             (("--images", "data.json"), "--images: image_folder 'data.json' is neither a folder nor one of"),
             (("--low-res", "./nowhere"), "--low-res './nowhere' does not exist"),
             (("--llm", "/no/such/folder"), "--llm '/no/such/folder' does not exist"),
@@ -112,6 +120,7 @@ class TestRefused:
     )
     def test_what_is_not_what_its_option_says_is_one_sentence(self, own, capsys, words, said) -> None:
         (own / "words.txt").write_text("some words")
+        (own / "empty").mkdir()
         (own / "none.json").write_text("[]")
         (own / "windows.json").write_text(r'[{"image": "C:\images\1.png"}]')
         assert new("--llm", "someone/llm", *words) == 1
