@@ -271,7 +271,7 @@ class TestRefused:
     def test_a_base_that_is_not_needed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         tiny_llava(tmp_path / "source")
         self.refuse(tmp_path / "source", tmp_path, capsys, "leave --base out", "--base", str(tmp_path))
-        self.refuse(tmp_path / "source", tmp_path, capsys, "holds its CLIP. Leave", "--vision-tower", str(tmp_path))
+        self.refuse(tmp_path / "source", tmp_path, capsys, "holds its CLIP, so leave", "--vision-tower", str(tmp_path))
 
     def test_no_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.refuse(tmp_path / "none", tmp_path, capsys, "has no config.json: expected a folder of llava (1.5)")
