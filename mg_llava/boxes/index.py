@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mg_llava.boxes.records import BoxRecord, parse_records
+from mg_llava.boxes.records import BoxRecord, not_json, parse_records
 from mg_llava.boxes.selection import PictureBoxes
 from xtuner.data.records.json_stream import Record
 from xtuner.data.records.records import read_keyed_records
@@ -141,7 +141,7 @@ def _batches(path: str, progress: FileProgress, problems: list[str]) -> Iterator
                 yield item
             elif not problems:
                 # what follows cannot be told apart, so the file as a whole is no box file
-                raise XTunerError(f"box file '{path}' is not valid JSON: {item}.")
+                raise XTunerError(f"box file '{path}' {not_json(path, item)}.")
 
     stream = records()
     while batch := list(islice(stream, _BATCH)):

@@ -50,6 +50,11 @@ class BoxRecord:
         )
 
 
+def not_json(path: str, told: str) -> str:
+    """Returns ``is not valid JSON`` and where, of what `read_keyed_records` yields in a record's place."""
+    return f"is not valid JSON: {told.removeprefix(f"malformed JSON: '{path}' ")}"
+
+
 def image_key(path: str) -> str:
     """Returns the one way to write a picture's path."""
     return posixpath.normpath(path.replace("\\", "/"))

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from mg_llava.boxes.index import box_index_folder, read_record
-from mg_llava.boxes.records import BoxRecord, image_key, parse_box_record
+from mg_llava.boxes.records import BoxRecord, image_key, not_json, parse_box_record
 from mg_llava.boxes.selection import PictureBoxes, no_boxes
 from xtuner.data.records.json_stream import Record
 from xtuner.data.records.records import read_keyed_records
@@ -129,7 +129,7 @@ def check_box_file(path: str) -> None:
     except OSError as error:
         raise XTunerError(f"box file '{path}' cannot be read ({error.strerror}): expected a JSON file.") from error
     if not isinstance(first, Record):
-        reason = f"is not valid JSON: {first}" if first else "holds no record: expected one for each picture"
+        reason = not_json(path, first) if first else "holds no record: expected one for each picture"
         raise XTunerError(f"box file '{path}' {reason}.")
     try:
         parse_box_record(first.key, first.index + 1, first.value)

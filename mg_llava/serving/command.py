@@ -196,8 +196,8 @@ def _check(args: argparse.Namespace) -> None:
     needed = ["fastapi", "uvicorn", *([] if args.no_page else ["gradio"])]
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
-        hint = " The endpoint alone needs no gradio: pass --no-page." if absent == ["gradio"] else ""
-        raise XTunerError(f"serving needs the package {absent[0]}: {_EXTRA}.{hint}")
+        hint = "; the endpoint alone needs no gradio: pass --no-page" if absent == ["gradio"] else ""
+        raise XTunerError(f"serving needs the package {absent[0]}: {_EXTRA}{hint}.")
     for option, least in (
         ("max_batch", 1),
         ("max_queue", 1),

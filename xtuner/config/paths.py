@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import xtuner
-from xtuner.errors import XTunerError, nearest
+from xtuner.errors import XTunerError, perhaps
 from xtuner.log import get_logger
 
 _NOT_CONFIGS = {"_base_", "deepspeed", "architectures"}
@@ -64,8 +64,8 @@ def find_config(name: str | Path, root: Path | None = None) -> Path:
     configs = list_configs(root)
     wanted = config_name(path)
     if wanted not in configs:
-        hint = nearest(wanted, configs) or " `xtuner list-cfg` lists all."
-        raise XTunerError(f"There is no config '{name}': neither a file nor a known name.{hint}")
+        hint = perhaps(wanted, configs) or "; `xtuner list-cfg` lists all"
+        raise XTunerError(f"there is no config '{name}': neither a file nor a known name{hint}.")
     if len(path.parts) > 1:
         get_logger().info("'%s' does not exist; using the config of that name, %s", name, configs[wanted])
     return configs[wanted]

@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
     if not found.problems:
         out.print("The training data has no problems.")
     else:
-        out.print(f"{counted(len(found.problems), 'problems')}: {counts}.", style="bold red")
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+        told = f": {kinds}" if len(counts) > 1 else ""
+        out.print(f"{counted(len(found.problems), 'problems')}{told}.", style="bold red")
     if args.html is not None:
         # samples can be made of data without faults only
         dataset: Any = None if found.problems else build(node)
@@ -64,7 +66,7 @@ def print_statistics(rows: Iterable[tuple[str, str]], out: Console) -> None:
         out.print(f"{name:<{width}}  {value}")
 
 
-def _print(sentences: Iterable[str], shown: int, out: Console) -> str:
+def _print(sentences: Iterable[str], shown: int, out: Console) -> dict[str, int]:
     """Prints the first `shown` of each kind; returns how many there are of each."""
     kinds = by_kind(sentences)
     for kind, found in kinds.items():
@@ -73,7 +75,7 @@ def _print(sentences: Iterable[str], shown: int, out: Console) -> str:
             out.print(f"  - {sentence}")
         if len(found) > shown:
             out.print(f"  ... and {len(found) - shown:,} more (--show {len(found)} shows them)")
-    return ", ".join(f"{kind} {len(found):,}" for kind, found in kinds.items())
+    return {kind: len(found) for kind, found in kinds.items()}
 
 
 def by_kind(problems: Iterable[str]) -> dict[str, list[str]]:

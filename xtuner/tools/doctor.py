@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     else:
-        sys.stdout.write("".join(f"{name:<17}{text}\n" for name, text in _lines(report)))
+        lines = _lines(report)
+        width = max(len(name) for name, _ in lines) + 2
+        sys.stdout.write("".join(f"{name:<{width}}{text}\n" for name, text in lines))
     return 0 if report["torch_error"] is None else 1
 
 
@@ -122,7 +124,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows[1] = ("python", f"{report['versions']['python']} ({oldest} to {newest} are supported)")
     rows.append(("platform", report["platform"]))
     if report["torch_error"] is not None:
-        rows.append(("torch", f"cannot be imported: {report['torch_error']} Install it again."))
+        rows.append(("torch", f"cannot be imported: {report['torch_error']} (install it again)"))
     for number, gpu in enumerate(report["gpus"]):
         formats = "bf16, fp16" if gpu["bf16"] else "fp16, no bf16"
         rows.append((f"GPU {number}", f"{gpu['name']}, {gpu['memory_bytes'] / _GIB:.1f} GiB, {formats}"))

@@ -115,6 +115,10 @@ def run(args: argparse.Namespace) -> int:
         raise XTunerError("no config given: name one ('xtuner list-cfg' shows the shipped ones), or use --compare A B.")
 
     # 1. several processes asked for by environment variables: start them by torchrun
+    if args.checkpoint and not args.endpoint and not args.score_only:
+        from xtuner.model.files.weight_files import check_exists
+
+        check_exists(args.checkpoint)
     from xtuner.launch import run_ranks, torchrun_command
 
     alone = args.check_files or args.score_only or args.endpoint or args.backend != OWN

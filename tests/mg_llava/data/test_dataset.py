@@ -350,7 +350,7 @@ class TestCheck:
             ]
         )
         text = "\n".join(found)
-        assert "Did you mean 'vicuna'" in text
+        assert "did you mean 'vicuna'" in text
         assert "gone.png' does not exist" in text and "(sample 'gone')" in text
         # a picture of several samples is named once
         assert kinds.count("inverted box") == kinds.count("box outside the picture") == 1
@@ -445,7 +445,7 @@ class TestTextAsItWasWritten:
         assert found.problems == []
         kinds = {
             "records with an empty question": [1, 2],
-            "records with an empty answer, of which only the end is learned,": [4],
+            "records with an empty answer (only its end is learned)": [4],
             "records with an answer of spaces only": [6],
         }
         told = [note.removesuffix(". [data.json]") for note in found.notes]

@@ -45,7 +45,7 @@ def test_a_file_that_exists_wins(root, tmp_path, monkeypatch):
 
 
 def test_unknown_suggests_the_nearest(root):
-    with pytest.raises(XTunerError, match="Did you mean 'tiny_sft'?"):
+    with pytest.raises(XTunerError, match="did you mean 'tiny_sft'?"):
         find_config("tiny_stf", root)
 
 

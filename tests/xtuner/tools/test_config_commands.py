@@ -31,7 +31,7 @@ class TestListCfg:
 
     def test_no_match(self, capsys):
         assert cli.main(["list-cfg", "-p", "tiny_stf"]) == 1
-        assert "Did you mean 'tiny_sft'?" in capsys.readouterr().err
+        assert "did you mean 'tiny_sft'?" in capsys.readouterr().err
 
 
 class TestCopyCfg:
@@ -116,7 +116,7 @@ class TestCheckCfg:
 
     def test_unknown_config(self, capsys):
         assert cli.main(["check-cfg", "tiny_stf"]) == 1
-        assert "Did you mean 'tiny_sft'?" in capsys.readouterr().err
+        assert "did you mean 'tiny_sft'?" in capsys.readouterr().err
 
     def test_zero_gpus(self, capsys):
         assert cli.main(["check-cfg", "tiny_sft", "--gpus", "0"]) == 2

@@ -139,7 +139,7 @@ def _empty(turns: Sequence[Turn]) -> Iterator[str]:
         yield "an empty question"
     answers = {turn.output for turn in turns if turn.supervised and turn.output is not None}
     if "" in answers:
-        yield "an empty answer, of which only the end is learned,"
+        yield "an empty answer (only its end is learned)"
     if any(answer and _is_blank(answer) for answer in answers):
         yield "an answer of spaces only"
 

@@ -104,7 +104,7 @@ def load_assistant(
     try:
         config = find_config(model)
     except XTunerError as error:
-        raise XTunerError(f"'{model}' is not an exported folder either. {error}") from error
+        raise XTunerError(f"'{model}' is no exported folder, and {error}") from error
     cfg = load_config(config, dict(overrides or {}))
     if cfg.evaluation.get("prompt_template") is not None:
         # a name that is not known shows before minutes go into loading
