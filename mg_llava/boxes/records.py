@@ -52,7 +52,8 @@ class BoxRecord:
 
 def not_json(path: str, told: str) -> str:
     """Returns ``is not valid JSON`` and where, of what `read_keyed_records` yields in a record's place."""
-    return f"is not valid JSON: {told.removeprefix(f"malformed JSON: '{path}' ")}"
+    start = f"malformed JSON: '{path}' "
+    return f"is not valid JSON: {told.removeprefix(start)}"
 
 
 def image_key(path: str) -> str:
