@@ -98,11 +98,10 @@ def check_pictures(records: Sequence[OwnRecord], image_folder: str, which: str =
     if advice is not None:
         raise XTunerError(advice)
     if names and len(missing) == len(names):
-        count = len(names)
-        found = f"none of the {count:,} {_what(records)} that {which} name is in '{image_folder}', the first is '{names[0]}'"
-        if count == 1:
-            found = f"'{names[0]}', the only file that {which} name, is not in '{image_folder}'"
-        raise XTunerError(f"{found}: --images must be the folder that these paths start from.")
+        found = f"none of the {len(names):,} {_what(records)} that {which} name is in '{image_folder}', the first is "
+        if len(names) == 1:
+            found = f"the only file that {which} name is not in '{image_folder}': "
+        raise XTunerError(f"{found}'{names[0]}': --images must be the folder that these paths start from.")
 
 
 def _what(records: Sequence[OwnRecord]) -> str:

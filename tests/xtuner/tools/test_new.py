@@ -111,7 +111,7 @@ class TestRefused:
             (("--data", "windows.json"), "a backslash is written twice in JSON, and paths are written with '/'."),
             (
                 ("--images", "empty"),
-                "'1.png', the only file that the records name, is not in 'empty': --images must",
+                "the only file that the records name is not in 'empty': '1.png': --images must",
             ),
             (("--images", "data.json"), "--images: image_folder 'data.json' is neither a folder nor one of"),
             (("--low-res", "./nowhere"), "--low-res './nowhere' does not exist"),
