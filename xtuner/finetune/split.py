@@ -67,13 +67,14 @@ def read_own_records(path: str, columns: Mapping[str, str] | None = None) -> lis
         except RecordError as error:
             problems.append(str(error))
     if len(problems) == 1:
-        raise XTunerError(f"'{path}': {problems[0].rstrip('.')}.")
+        where = "" if path in problems[0] else f"'{path}': "
+        raise XTunerError(f"{where}{problems[0].rstrip('.')}.")
     if problems:
         more = len(problems) - _SHOWN
         listed = [*problems[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
         raise ProblemsError(f"'{path}'", listed)
     answered = [record for record in found if record.conversation.turns]
-    if not answered:
+    if not any(turn.output and turn.output.strip() for record in answered for turn in record.conversation.turns):
         raise XTunerError(f"'{path}': {counted(len(found), 'records')}, and none has an answer to learn from.")
     return answered
 
@@ -101,7 +102,10 @@ def check_pictures(records: Sequence[OwnRecord], image_folder: str, which: str =
         found = f"none of the {len(names):,} {_what(records)} that {which} name is in '{image_folder}', the first is "
         if len(names) == 1:
             found = f"the only file that {which} name is not in '{image_folder}': "
-        raise XTunerError(f"{found}'{names[0]}': --images must be the folder that these paths start from.")
+        advice = "--images must be the folder that these paths start from"
+        if "://" in names[0]:
+            advice = "nothing is fetched from the net, so download them and name them by their paths"
+        raise XTunerError(f"{found}'{names[0]}': {advice}.")
 
 
 def _what(records: Sequence[OwnRecord]) -> str:
@@ -140,7 +144,7 @@ def split_records(records: Sequence[OwnRecord], share: float, seed: int) -> Spli
     groups = _groups(records)
     if len(groups) == 1:
         raise XTunerError(
-            f"all {len(records)} records share pictures or videos with each other, so none can be held out: train on "
+            f"all {len(records)} records share pictures or videos, or are the same, so none can be held out: train on "
             "all with --held-out 0."
         )
     random.Random(seed).shuffle(groups)
@@ -185,7 +189,10 @@ def write_records(records: Sequence[OwnRecord], path: Path) -> bool:
 
 
 def _groups(records: Sequence[OwnRecord]) -> list[list[int]]:
-    """Places of records that share pictures or videos, directly or through others, in the order of their first."""
+    """Places of records that share pictures or videos, directly or through others, in the order of their first.
+
+    Records of words alone are together where they are the same.
+    """
     first: list[int] = list(range(len(records)))
     holder: dict[str, int] = {}
 
@@ -196,7 +203,7 @@ def _groups(records: Sequence[OwnRecord]) -> list[list[int]]:
         return place
 
     for place, record in enumerate(records):
-        for name in record.files:
+        for name in record.files or [repr(record.conversation.turns)]:
             low, high = sorted((root(holder.setdefault(name, place)), root(place)))
             first[high] = low
     groups: dict[int, list[int]] = {}

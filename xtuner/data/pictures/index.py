@@ -21,7 +21,7 @@ from xtuner.data.store.cache import build_once, cache_folder, publish, unfinishe
 from xtuner.data.store.key_table import KeyTable, hash_key
 from xtuner.data.tables.cells import holds_bytes, is_list
 from xtuner.data.tables.parquet import ParquetTable
-from xtuner.errors import XTunerError
+from xtuner.errors import XTunerError, counted
 from xtuner.log import tell_from_any_rank
 
 SUFFIXES = (".tar", ".zip", ".parquet")
@@ -78,7 +78,8 @@ def _build(files: list[str], folder: Path) -> None:
         (unfinished / "index.json").write_text(json.dumps(rows_of_batches))
         publish(unfinished, folder)
         tell_from_any_rank(
-            "Indexed %s pictures in %d archives, the first is '%s'.", f"{len(hashes):,}", len(files), files[0]
+            "Indexed %s in %s, the first is '%s'.",
+            *(counted(len(hashes), "pictures"), counted(len(files), "archives"), files[0]),
         )
     except OSError as error:
         raise XTunerError(
