@@ -79,7 +79,7 @@ def _left_out(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str |
         tokens = kept + num_images * (image_tokens - 1)
         return (
             f"longer than the context: {sample} has {tokens:,} text and image tokens, but the language model takes "
-            f"{maker.context_length:,}; it is left out. {_what_fits(maker, kept, num_images)}"
+            f"{maker.context_length:,}; it is left out: {_what_fits(maker, kept, num_images)}"
         )
     return None
 

@@ -31,7 +31,7 @@ class TestListCfg:
 
     def test_no_match(self, capsys):
         assert cli.main(["list-cfg", "-p", "tiny_stf"]) == 1
-        assert "did you mean 'tiny_sft'?" in capsys.readouterr().err
+        assert "Did you mean 'tiny_sft'?" in capsys.readouterr().err
 
 
 class TestCopyCfg:
