@@ -10,7 +10,7 @@ from typing import Any
 
 from xtuner.errors import XTunerError, counted
 from xtuner.log import console, get_logger
-from xtuner.tools.support.answering import check_backend, start_backend
+from xtuner.tools.support.answering import check_backend, look_for_checkpoint, start_backend
 from xtuner.tools.support.arguments import OWN, add_backend, add_base, add_cfg_options
 
 EXIT_MISSING = 3
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         raise XTunerError("no config given: name one ('xtuner list-cfg' shows the shipped ones), or use --compare A B.")
 
     # 1. several processes asked for by environment variables: start them by torchrun
-    _look_for_checkpoint(args)
+    look_for_checkpoint(args)
     from xtuner.launch import run_ranks, torchrun_command
 
     alone = args.check_files or args.score_only or args.endpoint or args.backend != OWN
@@ -167,14 +167,6 @@ def run(args: argparse.Namespace) -> int:
     if any(results.values()):
         show(results, missing, f"{config_name(cfg.filename)}, {args.checkpoint or work_dir}")
     return skipped
-
-
-def _look_for_checkpoint(args: argparse.Namespace) -> None:
-    """Refuses weights that are not there before anything is started or loaded."""
-    if args.checkpoint and not args.endpoint and not args.score_only:
-        from xtuner.model.files.weight_files import check_exists
-
-        check_exists(args.checkpoint)
 
 
 def _check(args: argparse.Namespace) -> None:

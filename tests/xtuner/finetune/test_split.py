@@ -166,5 +166,5 @@ class TestVideos:
         (tmp_path / "data.jsonl").write_text(json.dumps(self.clip("a", "frames#t=1")))
         records = read_own_records(str(tmp_path / "data.jsonl"))
         check_pictures(records, str(tmp_path))
-        with pytest.raises(XTunerError, match="none of the 1 videos that the records name is in .* first is 'frames'"):
+        with pytest.raises(XTunerError, match="the only file that the records name is not in .*'frames': --images"):
             check_pictures(records, str(tmp_path / "frames"))

@@ -107,6 +107,18 @@ def start_backend(args: argparse.Namespace, precision: str) -> Any:
     return family_of(Path(args.checkpoint)).offline_engine(args.checkpoint, precision, options)
 
 
+def look_for_checkpoint(args: argparse.Namespace) -> None:
+    """Refuses weights of ``xtuner test`` that are not there, before anything is started or loaded.
+
+    Raises:
+        XTunerError: nothing is at ``args.checkpoint``.
+    """
+    from xtuner.model.files.weight_files import check_exists
+
+    if args.checkpoint and not args.endpoint and not args.score_only:
+        check_exists(args.checkpoint)
+
+
 def _quantization(bits: str | None) -> dict[str, Any]:
     if bits is None:
         return {}
