@@ -143,7 +143,9 @@ def run(args: argparse.Namespace) -> int:
         # 3. the server
         app = make_app(engine, limits, name, detector, _page(args), access)
         host, port = listener.getsockname()[:2]
-        get_logger().info("page: http://%s:%d   endpoint: http://%s:%d/v1   model: %s", host, port, host, port, name)
+        address = f"http://{host}:{port}"
+        page = "" if args.no_page else f"page: {address}   "
+        get_logger().info("%sendpoint: %s/v1   model: %s", page, address, name)
         server = uvicorn.Server(server_settings(app))
         if child is not None:
             child.when_ended(lambda: setattr(server, "should_exit", True))
