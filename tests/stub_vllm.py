@@ -10,6 +10,7 @@ import io
 import json
 import queue
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from mg_llava.serving.generation.text import TextAssembler
 from mg_llava.serving.generation.tickets import FINISHED, Ticket
 from mg_llava.serving.requests.pictures import check_boxes
 from mg_llava.serving.vllm.boxed import split_boxes
+from mg_llava.serving.vllm.videos import split_said
+from mg_llava.videos import VideoFrames
+from xtuner.data.records.messages import is_video
 from xtuner.errors import XTunerError
 
 DIST_INFO = "Metadata-Version: 2.1\nName: vllm\nVersion: {}\n"
@@ -92,7 +96,7 @@ class StubVLLM:
     def _complete(self, body: Mapping[str, Any]) -> Response:
         if body["model"] != self.name:
             raise XTunerError(f"The model `{body['model']}` does not exist.")
-        asked = read_messages(body["messages"], self._open, bool(body.get("continue_final_message")))
+        asked = read_messages(body["messages"], self._open, bool(body.get("continue_final_message")), self._open_video)
         prompt = self.engine.prepare(asked)
         used = self.engine.num_tokens(prompt)
         if used + body["max_tokens"] > self.context:
@@ -148,12 +152,19 @@ class StubVLLM:
             check_boxes(found, picture.size)
         return picture, found
 
+    def _open_video(self, part: Mapping[str, Any]) -> VideoFrames:
+        address, said = split_said(part["video_url"]["url"])
+        content = base64.b64decode(address.partition(",")[2])
+        return replace(said, source=content).frames(self.processor.frame_sampling)
+
     def _prompt_ids(self, asked: Conversation) -> list[int]:
         messages = [
             {
                 "role": message.role,
                 "content": [
-                    {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                    {"type": "text", "text": part}
+                    if isinstance(part, str)
+                    else {"type": "video" if is_video(part) else "image"}
                     for part in message.parts
                 ],
             }

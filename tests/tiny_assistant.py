@@ -17,6 +17,7 @@ from mg_llava.model import MGLLaVA
 from mg_llava.model.encoders import HighResEncoder, LowResEncoder
 from mg_llava.model.fusion import ConvGateFusion
 from mg_llava.model.objects import ObjectEncoder
+from mg_llava.pictures.pooling import FramePooling
 from mg_llava.pictures.preprocess import ImageProcessor
 from tests.tiny_parts import HIGH_SIZE, VOCAB, tiny_clip_folder, tiny_convnext_folder, tiny_llm_folder
 from xtuner.model.llm import build_llm
@@ -40,7 +41,7 @@ def tiny_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_model_node(folder: Path, low_res_only: bool = False, **llm_config: Any) -> dict[str, Any]:
+def tiny_model_node(folder: Path, low_res_only: bool = False, frame_side: int = 1, **llm_config: Any) -> dict[str, Any]:
     """The config node of a tiny model, as a resolved config has it; its parts are written below `folder`."""
     llm = tiny_llm_folder(folder, **llm_config)
     tiny_tokenizer(llm)
@@ -61,17 +62,21 @@ def tiny_model_node(folder: Path, low_res_only: bool = False, **llm_config: Any)
         low_res_encoder=node(LowResEncoder, name_or_path=str(tiny_clip_folder(folder))),
         projector=node(MLPProjector),
         activation_checkpointing=False,
+        frame_pooling=node(FramePooling, side=frame_side),
         **high,
     )
 
 
-def tiny_assistant(folder: Path, low_res_only: bool = False, **llm_config: Any) -> tuple[Assistant, dict[str, Any]]:
-    """A tiny assistant and the node of its model."""
-    node = tiny_model_node(folder, low_res_only, **llm_config)
+def tiny_assistant(
+    folder: Path, low_res_only: bool = False, frame_side: int = 1, **llm_config: Any
+) -> tuple[Assistant, dict[str, Any]]:
+    """A tiny assistant and the node of its model; `frame_side` is that of `FramePooling`."""
+    node = tiny_model_node(folder, low_res_only, frame_side, **llm_config)
+    size = HIGH_SIZE if not low_res_only else 28
     assistant = Assistant(
         model=build(node).eval(),
         tokenizer=tiny_tokenizer(folder / "llm"),
-        image_processor=ImageProcessor(str(folder / "clip"), image_size=HIGH_SIZE if not low_res_only else 28),
+        image_processor=ImageProcessor(str(folder / "clip"), image_size=size, frame_pooling=node["frame_pooling"]),
         template="vicuna",
         boxes=BoxSelection(limit_num=5),
     )

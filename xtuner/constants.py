@@ -14,6 +14,15 @@ VIDEO_TOKEN = "<video>"
 IMAGE_TOKEN_INDEX = -200
 """Place of a picture in ``input_ids``; never a row of the embedding table."""
 
+FRAME_TOKEN_INDEX = -201
+"""Likewise of a frame of a video: a picture that may take fewer tokens."""
+
+VIDEO_TOKEN_INDEX = -202
+"""Place of a video whose frames are not known yet; no model reads it."""
+
+PICTURE_INDICES = (IMAGE_TOKEN_INDEX, FRAME_TOKEN_INDEX)
+"""Places of pictures of both kinds."""
+
 RESTRICT_TORCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """The variable by which torch lets no ``torch.load`` of a process, and of those that it starts, run code of a file."""
 

@@ -41,11 +41,8 @@ benchmarks = [
         dict(type=TallyQA, name="tallyqa_test", data_file="tallyqa/test.json", image_folder="tallyqa"),
         *(
             dict(type=RefCOCO, name=name, data_file=f"refcoco/{name}.jsonl", image_folder="coco")
-            for name in (
-                *(f"refcoco{plus}_{part}" for plus in ("", "+") for part in ("val", "testA", "testB")),
-                "refcocog_val",
-                "refcocog_test",
-            )
+            for name in (*(f"refcoco{plus}_{part}" for plus in ("", "+") for part in ("val", "testA", "testB")),
+                         "refcocog_val", "refcocog_test")
         ),
         # a judge reads answers without an option or number, and all answers of MM-Vet and LLaVA-Bench
         dict(type=MMVP, name="mmvp", data_file="mmvp/Questions.csv", image_folder="mmvp", max_new_tokens=128),
@@ -80,16 +77,9 @@ benchmarks = [
              image_folder="nextqa/videos"),
     )
 ]
-# fmt: on
-
 evaluation = dict(
-    type=EvaluationRunner,
-    batch_size="${evaluation_batch_size}",
-    num_workers="${dataloader_num_workers}",
-    tokenizer="${tokenizer}",
-    image_processor="${image_processor}",
-    prompt_template="${prompt_template}",
-    special_tokens_in_text="${special_tokens_in_text}",
-    system_prompt="${system_prompt}",
-    boxes="${box_selection}",
+    type=EvaluationRunner, batch_size="${evaluation_batch_size}", num_workers="${dataloader_num_workers}",
+    tokenizer="${tokenizer}", image_processor="${image_processor}", prompt_template="${prompt_template}",
+    special_tokens_in_text="${special_tokens_in_text}", system_prompt="${system_prompt}", boxes="${box_selection}",
 )
+# fmt: on

@@ -21,6 +21,7 @@ model = dict(
     fusion=dict(type=ConvGateFusion),
     projector=dict(type=MLPProjector),
     object_encoder=dict(type=ObjectEncoder),
+    frame_pooling="${frame_pooling}",
     trainable="${trainable}",
     llm_lora="${llm_lora}",
     visual_encoder_lora="${visual_encoder_lora}",

@@ -6,5 +6,4 @@ with read_base():
     from .tiny_pretrain import *
     from .._base_.llava import *  # isort: skip
 
-trainable = ("projector",)
 image_size_aux = 84

@@ -4,7 +4,6 @@ from mmengine.config import read_base
 
 with read_base():
     from .tiny_sft import *
-    from .._base_.llava import *  # isort: skip
+    from .._base_.llava_sft import *  # isort: skip
 
-trainable = ("projector", "llm")
 image_size_aux = 84

@@ -4,6 +4,4 @@ from mmengine.config import read_base
 
 with read_base():
     from .fuse_vicuna13b_clip_L_14_336_sft_padding import *
-    from .._base_.llava import *  # isort: skip
-
-trainable = ("projector", "llm")
+    from .._base_.llava_sft import *  # isort: skip

@@ -5,5 +5,3 @@ from mmengine.config import read_base
 with read_base():
     from .fuse_vicuna7b_clip_L_14_336_pretrain_padding import *
     from .._base_.llava import *  # isort: skip
-
-trainable = ("projector",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mg_llava.boxes.index import box_index_folder, read_record
 from mg_llava.boxes.records import BoxRecord, image_key, not_json, parse_box_record
@@ -181,3 +182,23 @@ def no_match_message(box_path: str, num_pictures: int) -> str:
         "probably belongs to another data set: set box_json_path to the right one, or to None to train without "
         "object tokens."
     )
+
+
+def read_boxes(box_path: str, image_path: str) -> PictureBoxes:
+    """Returns a picture's boxes from a box file: those of its path or a tail of it, or those of the file's only record.
+
+    Raises:
+        XTunerError: the file is no box file, or has several records and none of this picture.
+    """
+    store = BoxStore(box_path)
+    parts = Path(image_path).parts
+    for start in range(len(parts)):
+        record = store.find(Path(*parts[start:]).as_posix(), Path(image_path).stem)
+        if record is not None:
+            return record.found
+    if len(store) != 1:
+        raise XTunerError(
+            f"box file '{box_path}' has {counted(len(store), 'records')} and none of '{image_path}': give a record "
+            "with this picture as 'image', or a file with one record only, or --boxes none."
+        )
+    return next(store.records()).found

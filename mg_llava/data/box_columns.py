@@ -87,12 +87,15 @@ class BoxColumns:
         self.processor = processor
         self.max_length = max_length
         self.context_length = context_length
-        self.num_image_tokens = processor.num_image_tokens
+        self.image_tokens = processor.image_tokens
         self._store: BoxStore | None = None
 
     def settings(self) -> dict[str, Any]:
         """Describes everything that the columns depend on, as JSON can hold it."""
-        settings: dict[str, Any] = {"image_tokens": self.num_image_tokens, "context_length": self.context_length}
+        images = self.image_tokens
+        settings: dict[str, Any] = {"image_tokens": images.picture, "context_length": self.context_length}
+        if images.frame != images.picture:
+            settings["frame_tokens"] = images.frame
         if not self.takes_own:
             return {**settings, "box_file": None}
         try:
@@ -122,8 +125,8 @@ class BoxColumns:
         counts: Counter[str] = Counter()
         problems: list[str] = []
         for talk, ids in zip(conversations, encoded, strict=True):
-            num_ids = len(ids.input_ids)
-            room = object_room(self.context_length, num_ids, len(talk.images), self.num_image_tokens)
+            num_ids, num_tokens = len(ids.input_ids), self.image_tokens.count(ids.input_ids)
+            room = object_room(self.context_length, num_tokens)
             pictures: list[PreparedBoxes] = []
             if room is not None and room < 0:
                 counts[LEFT_OUT] += 1
@@ -143,7 +146,7 @@ class BoxColumns:
                 found = sum(len(picture.found.labels) for picture in pictures)
                 objects = found if room is None else min(found, room)
                 counts[CUT] += found - objects
-                tokens.append(num_ids + len(talk.images) * (self.num_image_tokens - 1) + objects)
+                tokens.append(num_tokens + objects)
             _append(columns, pictures)
         return Added({**columns}, tokens, counts, problems)
 
@@ -250,16 +253,14 @@ def own_records(talk: Conversation) -> list[BoxRecord]:
     return records[: len(talk.images)]
 
 
-def object_room(context_length: int | None, num_ids: int, num_images: int, num_image_tokens: int) -> int | None:
+def object_room(context_length: int | None, num_tokens: int) -> int | None:
     """Returns for how many object tokens the context has room; None without a bound.
 
     Args:
         context_length: most tokens of all kinds; None = no bound.
-        num_ids: text tokens, a picture counting as one.
-        num_images: pictures.
-        num_image_tokens: image tokens of each picture.
+        num_tokens: of text and pictures.
     """
-    return None if context_length is None else context_length - num_ids - num_images * (num_image_tokens - 1)
+    return None if context_length is None else context_length - num_tokens
 
 
 def read_boxes(row: PreparedRow, with_labels: bool = False) -> list[PreparedBoxes]:

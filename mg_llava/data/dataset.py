@@ -23,6 +23,7 @@ from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.videos.cache.formats import FrameFormat
 from mg_llava.videos.places import read_frame_place
 from mg_llava.videos.sampling import FrameSampling
+from xtuner.constants import PICTURE_INDICES
 from xtuner.data.batches.bad_samples import BadSample, Replacements
 from xtuner.data.records.findings import Findings
 from xtuner.data.text.specials import Policy
@@ -43,7 +44,8 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
     Text and boxes are prepared once and memory-mapped (see `xtuner.data.store.prepare`). Sample i is a dict of
 
     - ``sample_id``: the record's id; ``source``: number of its source;
-    - ``input_ids``, ``labels``: (T,) int64, a picture as one `IMAGE_TOKEN_INDEX`;
+    - ``input_ids``, ``labels``: (T,) int64, a picture as one `IMAGE_TOKEN_INDEX`, a frame of a video as one
+      `FRAME_TOKEN_INDEX`;
     - ``pixel_values``: (n, 3, S, S) uint8 RGB, one per ``<image>`` and per frame of a ``<video>``; n may be 0;
     - ``boxes``: n tensors (N, 4) float32, xyxy in pixels of the S x S frame, the objects that become tokens;
     - ``bad_samples``: what could not be read in its place, usually nothing.
@@ -184,13 +186,15 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
         if len(self.source_names) > 1:
             lines.append(f"from {self.source_names[self.source_of[index]]}")
         _, found, sizes = self._reader.pictures(row, files, with_labels=True)
-        for path, picture, (width, height) in zip(row["images"], found, sizes, strict=True):
+        each = self.image_processor.image_tokens
+        kinds = [one for one in row.numbers("input_ids").tolist() if one in PICTURE_INDICES]
+        for path, kind, picture, (width, height) in zip(row["images"], kinds, found, sizes, strict=True):
             counts = Counter(picture.labels).most_common()
             labels = ", ".join(f"{label} x{count}" if count > 1 else label for label, count in counts)
             place = read_frame_place(path)
             shown = f"picture {path}" if place is None else place.words
             lines.append(
-                f"{shown} ({width}x{height}): {self.image_processor.num_image_tokens} image tokens, "
+                f"{shown} ({width}x{height}): {each.count([kind])} image tokens, "
                 f"{len(picture.labels)} object tokens{f' ({labels})' if labels else ''}"
             )
         return "\n".join(lines)
@@ -214,9 +218,12 @@ class MGLLaVADataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def statistics(self) -> dict[str, np.ndarray]:
         """Returns numbers for histograms: tokens of each sample, text ids, object tokens of those with pictures."""
-        text = self.samples.num_ids
-        image_tokens = self.samples.num_images * (self.image_processor.num_image_tokens - 1)
-        objects = (self.lengths - text - image_tokens)[self.modality]
+        text, each = self.samples.num_ids, self.image_processor.image_tokens
+        images = text + self.samples.num_images * (each.picture - 1)
+        if each.frame != each.picture:
+            rows = (self.samples.row(number)[0] for number in range(len(self)))
+            images = np.array([each.count(row.numbers("input_ids").tolist()) for row in rows])
+        objects = (self.lengths - images)[self.modality]
         return {"tokens of a sample": self.lengths, "of them text": text, "object tokens, with picture": objects}
 
     @classmethod

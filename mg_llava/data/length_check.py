@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 
 from mg_llava.data.box_columns import object_room
 from mg_llava.data.prepared_sources import SampleMaker
+from mg_llava.pictures.pooling import FramePooling
+from xtuner.constants import FRAME_TOKEN_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.data.records.json_stream import Record
 from xtuner.data.store.shards import BATCH
 from xtuner.data.text.conversations import Conversation, parse_record
 from xtuner.data.text.encoder import record_notes, special_token_problem
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.tokenizing import Encoded, encode_conversations
-from xtuner.errors import counted
+from xtuner.errors import XTunerError, counted
+
+_POOLED = FramePooling(2)
+"""What is named where frames are not pooled."""
 
 
 def sample_notes(
@@ -72,14 +78,12 @@ def _left_out(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str |
             f"answer beyond max_length: {sample} has {kept + cut:,} text tokens, and the first "
             f"{maker.max_length:,} hold none of an answer; it is left out."
         )
-    num_images = len(talk.images) - encoded.num_truncated_images
-    image_tokens = maker.processor.num_image_tokens
-    room = object_room(maker.context_length, kept, num_images, image_tokens)
+    tokens = maker.processor.image_tokens.count(encoded.input_ids)
+    room = object_room(maker.context_length, tokens)
     if room is not None and room < 0:
-        tokens = kept + num_images * (image_tokens - 1)
         return (
             f"longer than the context: {sample} has {tokens:,} text and image tokens, but the language model takes "
-            f"{maker.context_length:,}; it is left out: {_what_fits(maker, kept, num_images)}"
+            f"{maker.context_length:,}; it is left out: {_what_fits(maker, encoded.input_ids)}"
         )
     return None
 
@@ -96,11 +100,27 @@ def _note(talk: Conversation, encoded: Encoded, maker: SampleMaker) -> str | Non
     )
 
 
-def _what_fits(maker: SampleMaker, num_ids: int, num_images: int) -> str:
-    """How many pictures or frames the context has room for beside a sample's words."""
-    words, each = num_ids - num_images, maker.processor.num_image_tokens
-    room = max(0, (maker.context_length or 0) - words) // each
-    return (
-        f"beside its {counted(words, 'tokens')} of text {counted(room, 'pictures')} or frames of {each:,} would fit, "
-        f"it has {num_images:,}: take fewer (of a video: lower frame_sampling.num_frames), or a longer context."
-    )
+def _what_fits(maker: SampleMaker, input_ids: Sequence[int]) -> str:
+    """How many pictures or frames the context has room for beside a sample's words, frames also where they are pooled
+    by 2.
+    """
+    each = maker.processor.image_tokens
+    pictures, frames = input_ids.count(IMAGE_TOKEN_INDEX), input_ids.count(FRAME_TOKEN_INDEX)
+    words = len(input_ids) - pictures - frames
+    # pictures stay whole, so that videos have what they leave
+    room = max(0, (maker.context_length or 0) - words - (pictures * each.picture if frames else 0))
+    beside = f" and {counted(pictures, 'pictures')}" if frames and pictures else ""
+    said = f"beside its {counted(words, 'tokens')} of text{beside} "
+    if not frames:
+        fit = f"{counted(room // each.picture, 'pictures')} of {each.picture:,} would fit, it has {pictures:,}"
+        return f"{said}{fit}: take fewer, or a longer context."
+    fit = f"{counted(room // each.frame, 'frames')} of {each.frame:,} would fit"
+    advice = "lower frame_sampling.num_frames"
+    if maker.processor.frame_pooling.side == 1:
+        # a grid of one row cannot be pooled
+        with suppress(XTunerError):
+            pooled = maker.processor.tokens_of_frame(_POOLED)
+            fit += f" ({room // pooled:,} of {pooled:,} with frame_pooling.side={_POOLED.side})"
+    else:
+        advice += " or raise frame_pooling.side"
+    return f"{said}{fit}, it has {frames:,}: {advice}, or take a longer context."

@@ -39,7 +39,7 @@ class SampleReader:
             ``input_ids``, ``labels``, ``attention_mask`` (B, T) and ``sample_ids`` as
             `xtuner.data.batches.collate.collate`; ``pixel_values`` (I, 3, S, S) uint8: all pictures in order of
             appearance, I may be 0; ``boxes``: I tensors (N, 4); ``bad_samples`` of all; ``sources`` (B,), numbers of
-            the sources, where there are several, and their ``num_sources``.
+            the sources, where there are several, and their ``num_sources``; ``image_tokens``, see `ImageTokens`.
         """
         batch = collate(samples, self.maker.tokenizer.pad_token_id)
         # joined as they lie in memory, colours innermost: a plain copy
@@ -47,6 +47,7 @@ class SampleReader:
         batch["pixel_values"] = pixels.permute(0, 3, 1, 2)
         batch["boxes"] = [boxes for sample in samples for boxes in sample["boxes"]]
         batch["bad_samples"] = [bad for sample in samples for bad in sample["bad_samples"]]
+        batch["image_tokens"] = self.image_processor.image_tokens
         if self.num_sources > 1:
             batch["sources"] = torch.tensor([sample["source"] for sample in samples])
             batch["num_sources"] = self.num_sources
@@ -78,8 +79,8 @@ class SampleReader:
             found.append(self._mapped(boxes, path, image.size))
             pixels.append(self.image_processor.pixels(image).permute(1, 2, 0))
             sizes.append(image.size)
-        num_ids = len(row.numbers("input_ids"))
-        room = object_room(self.maker.context_length, num_ids, len(paths), self.image_processor.num_image_tokens)
+        num_tokens = self.image_processor.image_tokens.count(row.numbers("input_ids").tolist())
+        room = object_room(self.maker.context_length, num_tokens)
         if room is not None and sum(len(picture.labels) for picture in found) > room:
             found = keep_best(found, room)
         return pixels, found, sizes

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from xtuner.constants import IMAGE_TOKEN
-from xtuner.data.records.messages import IMAGE_PARTS, ROLES, TEXT_PARTS
-from xtuner.data.text.rendered import BOUNDARY
+from xtuner.data.records.messages import IMAGE_PARTS, ROLES, TEXT_PARTS, VIDEO_PARTS
+from xtuner.data.text.rendered import BOUNDARY, VIDEO_PLACE
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.turns import PARTS_JOINT
 
@@ -34,6 +34,8 @@ _MACROS = """
         {{ checked(part.text) }}
       {%- elif part.type in IMAGES and message.role in USERS -%}
         {{ IMAGE }}
+      {%- elif part.type in VIDEOS and message.role in USERS -%}
+        {{ VIDEO }}
       {%- else -%}
         {{ raise_exception('A message of ' + message.role + ' has a part that cannot be read: ' + part.type) }}
       {%- endif -%}
@@ -42,8 +44,9 @@ _MACROS = """
 {%- endmacro -%}
 {%- macro asked(message) -%}
   {%- set text = words(message) -%}
-  {%- if text.split(IMAGE) | length == 2 -%}
-    {{ (IMAGE + NEWLINE + (text | replace(IMAGE, '') | trim)) | trim }}
+  {%- if text.split(IMAGE) | length + text.split(VIDEO) | length == 3 -%}
+    {%- set place = IMAGE if IMAGE in text else VIDEO -%}
+    {{ (place + NEWLINE + (text | replace(place, '') | trim)) | trim }}
   {%- else -%}
     {{ text }}
   {%- endif -%}
@@ -54,7 +57,7 @@ _MACROS = """
   {%- set text = system + BEFORE + state.question + AFTER -%}
   {%- set own = [SYSTEM_BEFORE, SYSTEM_AFTER + BEFORE, AFTER] if said else [BEFORE, AFTER] -%}
   {%- for word in SPECIAL if word in text -%}
-    {%- set count = namespace(own=state.pictures if word == IMAGE else 0) -%}
+    {%- set count = namespace(own=state.pictures if word == IMAGE else state.videos if word == VIDEO else 0) -%}
     {%- for piece in own -%}
       {%- set count.own = count.own + piece.split(word) | length - 1 -%}
     {%- endfor -%}
@@ -65,7 +68,8 @@ _MACROS = """
 """
 _MESSAGES = """
 {%- set state = namespace(
-  bos=true, system='', has_system=false, question='', pictures=0, is_asked=false, is_started=false, is_answered=false
+  bos=true, system='', has_system=false, question='', pictures=0, videos=0,
+  is_asked=false, is_started=false, is_answered=false
 ) -%}
 {%- for message in messages -%}
   {%- if message.role in SYSTEMS -%}
@@ -75,6 +79,7 @@ _MESSAGES = """
     {%- set text = asked(message) -%}
     {%- set state.question = state.question + text -%}
     {%- set state.pictures = state.pictures + text.split(IMAGE) | length - 1 -%}
+    {%- set state.videos = state.videos + text.split(VIDEO) | length - 1 -%}
     {%- set state.is_asked = true -%}
     {%- set state.is_started = true -%}
   {%- elif message.role not in ASSISTANTS -%}
@@ -92,6 +97,7 @@ _MESSAGES = """
     {%- set state.has_system = false -%}
     {%- set state.question = '' -%}
     {%- set state.pictures = 0 -%}
+    {%- set state.videos = 0 -%}
     {%- set state.is_asked = false -%}
   {%- endif -%}
 {%- endfor -%}
@@ -117,7 +123,7 @@ def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None, special
     before_system, after_system = template.around_system
     end = template.answer_suffix or eos or ""
     boundary = "" if after else BOUNDARY
-    words = {IMAGE_TOKEN, bos, end, eos, boundary, *special} - {None, ""}
+    words = {IMAGE_TOKEN, VIDEO_PLACE, bos, end, eos, boundary, *special} - {None, ""}
     constants = {
         "BOS": bos or "",
         "BEFORE": before,
@@ -129,11 +135,13 @@ def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None, special
         "DEFAULT_SYSTEM": template.default_system,
         "BOUNDARY": boundary,
         "IMAGE": IMAGE_TOKEN,
+        "VIDEO": VIDEO_PLACE,
         "NEWLINE": "\n",
         "JOINT": PARTS_JOINT,
         "SPECIAL": sorted(map(str, words)),
         "TEXTS": TEXT_PARTS,
         "IMAGES": IMAGE_PARTS,
+        "VIDEOS": VIDEO_PARTS,
         "SYSTEMS": _named("system"),
         "USERS": _named("user"),
         "ASSISTANTS": _named("assistant"),

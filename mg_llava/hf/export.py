@@ -20,7 +20,7 @@ import torch
 from mg_llava.hf.card import model_card
 from mg_llava.hf.configuration import FORMAT_VERSION, MODEL_TYPE, MGLLaVAConfig, check_types
 from mg_llava.hf.modeling import MGLLaVAForConditionalGeneration
-from mg_llava.hf.parts import PART_NAMES
+from mg_llava.hf.parts import FRAME_POOLING, PART_NAMES
 from mg_llava.hf.processing import MGLLaVAProcessor
 from mg_llava.hf.streaming import CheckpointWeights, tied_names
 from mg_llava.model.checkpoint_names import to_published_names
@@ -172,6 +172,7 @@ def make_processor(assistant: Assistant) -> MGLLaVAProcessor:
         with_objects=assistant.model.vision.with_objects,
         special_tokens_in_text=assistant.special_tokens_in_text,
         pixels=_normalizer(assistant.model).settings(),
+        num_frame_tokens=assistant.model.vision.image_tokens.frame,
     )
 
 
@@ -224,7 +225,7 @@ def part_nodes(model_node: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         XTunerError: a part is of a class that is not ours.
     """
-    node = json.loads(json.dumps({name: model_node.get(name) for name in ("type", *PART_NAMES)}))
+    node = json.loads(json.dumps({name: model_node.get(name) for name in ("type", *PART_NAMES, FRAME_POOLING)}))
     check_types(node)
     for part, argument in _PATH_ARGUMENTS.items():
         if node[part] is not None:

@@ -134,6 +134,7 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: torch.Tensor | None = None,
         boxes: torch.Tensor | None = None,
         box_counts: torch.Tensor | None = None,
+        is_frame: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Steps 1–6 of `MGLLaVA`: what the language model reads, (B, T, D).
 
@@ -142,6 +143,8 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values: (I, 3, S, S) uint8, all pictures in order.
             boxes: (ΣN, 4) xyxy in pixels of the S frame, picture after picture.
             box_counts: (I,) boxes of each picture; None = no boxes.
+            is_frame: (I,) bool, which pictures are frames of videos, as the processor says where these are pooled;
+                None = none.
 
         Raises:
             XTunerError: pictures of another size, or the numbers do not fit together.
@@ -153,18 +156,22 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         counts = [0] * len(pixel_values) if box_counts is None else [int(count) for count in box_counts.tolist()]
         if boxes is None:
             boxes = torch.zeros((0, 4))
-        if sum(counts) != len(boxes) or len(counts) != len(pixel_values):
+        frames = [False] * len(pixel_values) if is_frame is None else [bool(one) for one in is_frame.tolist()]
+        if sum(counts) != len(boxes) or not len(counts) == len(pixel_values) == len(frames):
             raise XTunerError(
-                f"{len(pixel_values)} pictures, {len(counts)} box_counts of {sum(counts)} and {len(boxes)} boxes: give "
-                "box_counts one number per picture, which together are the boxes."
+                f"{len(pixel_values)} pictures, {len(counts)} box_counts of {sum(counts)}, {len(boxes)} boxes and "
+                f"{len(frames)} is_frame: give box_counts one number per picture, which together are the boxes, and "
+                "is_frame one value per picture."
             )
-        image_positions, object_positions = placeholder_positions(is_image, self.config.num_image_tokens, counts)
+        each = self.core.vision.image_tokens
+        image_counts = [each.frame if one else each.picture for one in frames]
+        image_positions, object_positions = placeholder_positions(is_image, image_counts, counts)
         preprocessor.check_pixels(pixel_values)
         high, low = preprocessor.normalizer(pixel_values.to(preprocessor.device), preprocessor.low_res_size)
         device_boxes = list(boxes.to(preprocessor.device, torch.float32).split(counts)) if counts else []
         # placeholders may lie beyond the table; what stands there is replaced
         ids = input_ids.masked_fill(is_image, 0)
-        return self.core.embed(ids, high, low, device_boxes, image_positions, object_positions)
+        return self.core.embed(ids, high, low, device_boxes, image_positions, object_positions, frames=frames)
 
     def forward(
         self,
@@ -176,12 +183,13 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        is_frame: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits and, with `labels`, the mean loss.
 
         Args:
-            input_ids, pixel_values, boxes, box_counts: see `embed`.
+            input_ids, pixel_values, boxes, box_counts, is_frame: see `embed`.
             attention_mask: (B, T), 1 = a token.
             position_ids: (B, T); by default counted from each row's first token.
             inputs_embeds: (B, T, D) in place of ids and pictures.
@@ -193,7 +201,7 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 raise XTunerError("neither input_ids nor inputs_embeds: give what the processor returns.")
             if labels is not None:
                 labels = labels.masked_fill(input_ids == self.config.image_token_id, IGNORE_INDEX)
-            inputs_embeds = self.embed(input_ids, pixel_values, boxes, box_counts)
+            inputs_embeds = self.embed(input_ids, pixel_values, boxes, box_counts, is_frame)
         if position_ids is None and attention_mask is not None and attention_mask.shape[1] == inputs_embeds.shape[1]:
             position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
         return self.llm(
@@ -213,6 +221,7 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         box_counts: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
+        is_frame: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """As in transformers: prompt and answer, (B, T + T_new), or its output object where asked for.
@@ -220,7 +229,7 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         The pictures are encoded once, also with beams; the language model then generates by its own ``generate``.
 
         Args:
-            input_ids, pixel_values, boxes, box_counts: see `embed`.
+            input_ids, pixel_values, boxes, box_counts, is_frame: see `embed`.
             attention_mask: (B, T), 1 = a token; padding stands on the left.
             generation_config: default: the folder's.
             kwargs: of ``generate``: max_new_tokens, num_beams, do_sample, streamer, …; they go before the config.
@@ -229,7 +238,7 @@ class MGLLaVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if input_ids is None:
             raise XTunerError("generate has no input_ids: give what the processor returns.")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
-        embeds = self.embed(input_ids, pixel_values, boxes, box_counts)
+        embeds = self.embed(input_ids, pixel_values, boxes, box_counts, is_frame)
         config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
         # transformers is about to refuse a config and arguments of it together
         kwargs = config.update(**kwargs)
@@ -255,6 +264,7 @@ def _build_core(config: MGLLaVAConfig) -> Any:
     """Builds the training model's parts from the config alone, without weights."""
     trainable = [name for name in PART_NAMES if name not in ENCODERS]
     with meta_init(device=None):
+        # frame_pooling, which has no weights, stands in config.parts
         parts = {**build_vision(config).parts(), "llm": build_text(config)}
         core = build({**config.parts, **parts, "trainable": trainable, "pretrained_pth": None})
     core.end_ids = tuple(config.stop_token_ids)

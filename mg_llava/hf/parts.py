@@ -14,6 +14,8 @@ from xtuner.model.meta import meta_init
 from xtuner.registry import build
 
 PART_NAMES = (*ENCODERS, *CONNECTORS, "llm")
+FRAME_POOLING = "frame_pooling"
+"""The node of a model that is no part, having no weights, and shapes what the parts make."""
 
 
 def build_vision(config: MGLLaVAConfig, dtype: torch.dtype | None = None) -> VisionSide:
@@ -23,7 +25,7 @@ def build_vision(config: MGLLaVAConfig, dtype: torch.dtype | None = None) -> Vis
         config: checked, see `MGLLaVAConfig.check`.
         dtype: number format of all parts; None = that in which each was saved.
     """
-    nodes: dict[str, Any] = {name: config.parts.get(name) for name in (*ENCODERS, *CONNECTORS)}
+    nodes: dict[str, Any] = {name: config.parts.get(name) for name in (*ENCODERS, *CONNECTORS, FRAME_POOLING)}
     with meta_init(device=None):
         low = build(nodes.pop("low_res_encoder"), name_or_path=config.vision_config)
         high = build(nodes.pop("high_res_encoder"), path=config.high_res_config)

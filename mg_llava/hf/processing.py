@@ -16,15 +16,16 @@ from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.hf.chat_template import to_jinja
 from mg_llava.hf.picture_sources import read_source
 from mg_llava.inference.messages import Conversation, read_messages
-from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes
-from mg_llava.inference.video_sources import place_in_texts, read_video_source, with_given_boxes
+from mg_llava.inference.prompts import Prompt, PromptMaker, as_picture_boxes, boxes_per_picture
+from mg_llava.inference.video_sources import mark_frames, place_in_texts, read_video_source, with_given_boxes
+from mg_llava.pictures.pooling import FramePooling, ImageTokens
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.pictures.statistics import read_preprocessing
 from mg_llava.videos.sampling import FrameSampling
 from mg_llava.videos.shown import VideoFrames
-from xtuner.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.constants import FRAME_TOKEN_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX, PICTURE_INDICES, VIDEO_TOKEN_INDEX
 from xtuner.data.records.messages import picture_address
-from xtuner.data.text.rendered import cut_rendered
+from xtuner.data.text.rendered import VIDEO_PLACE, cut_rendered
 from xtuner.data.text.specials import Policy, check_policy, special_tokens
 from xtuner.data.text.templates import PromptTemplate
 from xtuner.data.text.tokenizing import encode_pieces
@@ -60,6 +61,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             `xtuner.data.text.specials.Policy`.
         pixels: arguments of `PixelNormalizer`, for those who normalise themselves: the model does it for its own.
         frame_sampling: which frames of a video are taken.
+        num_frame_tokens: placeholders of a frame; None = V.
     """
 
     def __init__(
@@ -73,13 +75,14 @@ class MGLLaVAProcessor(ProcessorMixin):
         special_tokens_in_text: Policy = "split",
         pixels: Mapping[str, Any] | None = None,
         frame_sampling: FrameSampling | None = None,
+        num_frame_tokens: int | None = None,
     ) -> None:
         self.frame_sampling = frame_sampling or FrameSampling()
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.prompt_template = prompt_template
         self.boxes = boxes
-        self.num_image_tokens = num_image_tokens
+        self.image_tokens = ImageTokens(num_image_tokens, num_frame_tokens or num_image_tokens)
         self.with_objects = with_objects
         self.pixels = dict(pixels or {})
         self.special_tokens_in_text = check_policy(special_tokens_in_text)
@@ -87,6 +90,7 @@ class MGLLaVAProcessor(ProcessorMixin):
         self.chat_template = to_jinja(prompt_template, tokenizer.bos_token, tokenizer.eos_token, special)
         self.image_token = IMAGE_TOKEN
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.video_place_id = max(tokenizer.get_vocab().values()) + 1
         self._maker = PromptMaker(tokenizer, image_processor, prompt_template, boxes, special_tokens_in_text)
 
     @classmethod
@@ -105,8 +109,10 @@ class MGLLaVAProcessor(ProcessorMixin):
                 f"'{pretrained_model_name_or_path}' has no {PROCESSOR_FILE} of {cls.__name__}: convert the "
                 f"checkpoint again."
             )
+        # folders of before do not say how frames are pooled: they are not
+        picture = {**values["picture"], "frame_pooling": FramePooling(**values["picture"].get("frame_pooling", {}))}
         return cls(
-            image_processor=ImageProcessor(str(pretrained_model_name_or_path), **values["picture"]),
+            image_processor=ImageProcessor(str(pretrained_model_name_or_path), **picture),
             tokenizer=AutoTokenizer.from_pretrained(pretrained_model_name_or_path, padding_side="left", **hub),
             prompt_template=PromptTemplate(**values["prompt_template"]),
             boxes=BoxSelection(**values["boxes"]),
@@ -116,6 +122,7 @@ class MGLLaVAProcessor(ProcessorMixin):
             special_tokens_in_text=values.get("special_tokens_in_text", "split"),
             pixels=values.get("pixels"),
             frame_sampling=FrameSampling(**values.get("frame_sampling", {})),
+            num_frame_tokens=values.get("num_frame_tokens"),
         )
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -141,10 +148,12 @@ class MGLLaVAProcessor(ProcessorMixin):
                 "pad_to_square": picture.pad_to_square,
                 "apply_exif_orientation": picture.apply_exif_orientation,
                 "low_res_size": picture.low_res_size,
+                "frame_pooling": asdict(picture.frame_pooling),
             },
             "prompt_template": asdict(self.prompt_template),
             "boxes": asdict(self.boxes),
             "num_image_tokens": self.num_image_tokens,
+            "num_frame_tokens": self.image_tokens.frame,
             "with_objects": self.with_objects,
             "special_tokens_in_text": self.special_tokens_in_text,
             "pixels": self.pixels,
@@ -154,7 +163,18 @@ class MGLLaVAProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of what `__call__` returns."""
-        return ["input_ids", "attention_mask", "pixel_values", "boxes", "box_counts"]
+        names = ["input_ids", "attention_mask", "pixel_values", "boxes", "box_counts"]
+        return [*names, "is_frame"] if self.pools_frames else names
+
+    @property
+    def num_image_tokens(self) -> int:
+        """V, placeholders of a picture."""
+        return self.image_tokens.picture
+
+    @property
+    def pools_frames(self) -> bool:
+        """Whether a frame takes fewer placeholders than a picture, so that the model is told which they are."""
+        return self.image_tokens.frame != self.image_tokens.picture
 
     def __call__(
         self,
@@ -187,15 +207,19 @@ class MGLLaVAProcessor(ProcessorMixin):
         turn = self.image_processor.apply_exif_orientation
         pictures = [read_source(picture, turn) for picture in _flat(images)]
         found = boxes_per_picture(boxes, len(pictures))
+        frames: list[bool] = []
         if videos is not None:
             shown = self._videos(videos, video_boxes)
-            texts, both = place_in_texts(texts, list(zip(pictures, found, strict=True)), shown)
+            texts, both, frames = place_in_texts(texts, list(zip(pictures, found, strict=True)), shown)
             pictures, found = [picture for picture, _ in both], [one for _, one in both]
+        elif any(VIDEO_PLACE in words for words in texts):
+            raise XTunerError("the text has a place of a video: give the video as videos=.")
         prompts = []
         for words in texts:
             count = words.count(IMAGE_TOKEN)
-            prompts.append(self._maker.join(self._ids(words), pictures[:count], found[:count]))
-            pictures, found = pictures[count:], found[count:]
+            ids = mark_frames(self._ids(words), frames[:count])
+            prompts.append(self._maker.join(ids, pictures[:count], found[:count]))
+            pictures, found, frames = pictures[count:], found[count:], frames[count:]
         if pictures:
             raise XTunerError(
                 f"pictures without a place in the text: {len(pictures)}. Put {IMAGE_TOKEN} where each belongs."
@@ -216,12 +240,14 @@ class MGLLaVAProcessor(ProcessorMixin):
         return [with_given_boxes(video, one) for video, one in zip(read, found, strict=True)]
 
     def text_ids(self, words: str) -> list[int]:
-        """Returns the ids of a rendered conversation as training has them, one placeholder at each ``<image>``.
+        """Returns the ids of a rendered conversation as training has them, one placeholder at each ``<image>``, and
+        `video_place_id`, which is no token's, at the place of each video.
 
         Args:
             words: what `apply_chat_template` rendered, or any other text; bos is put first where it is not there.
         """
-        return [self.image_token_id if token == IMAGE_TOKEN_INDEX else token for token in self._ids(words)]
+        places = {IMAGE_TOKEN_INDEX: self.image_token_id, VIDEO_TOKEN_INDEX: self.video_place_id}
+        return [places.get(token, token) for token in self._ids(words)]
 
     def _ids(self, words: str) -> list[int]:
         pieces = cut_rendered(words, self.prompt_template, self.tokenizer.bos_token, self.tokenizer.eos_token)
@@ -320,9 +346,9 @@ class MGLLaVAProcessor(ProcessorMixin):
         pixels, chosen = self._maker.prepare_picture(opened, as_picture_boxes(boxes))
         return pixels, chosen if self.with_objects else chosen[:0]
 
-    def picture_ids(self, num_boxes: int) -> list[int]:
-        """Returns the placeholders of a picture with so many object tokens."""
-        return [self.image_token_id] * (self.num_image_tokens + num_boxes)
+    def picture_ids(self, num_boxes: int, is_frame: bool = False) -> list[int]:
+        """Returns the placeholders of a picture, or of a video's frame, with so many object tokens."""
+        return [self.image_token_id] * (self.image_tokens.num_images(not is_frame, is_frame) + num_boxes)
 
     def collate(self, prompts: Sequence[Prompt]) -> MGLLaVABatch:
         """Joins prompts to a batch padded on the left, with a placeholder for each image and object token."""
@@ -339,6 +365,9 @@ class MGLLaVAProcessor(ProcessorMixin):
             data["pixel_values"] = torch.cat([prompt.pixel_values for prompt in prompts])
             data["boxes"] = torch.cat(pictures)
             data["box_counts"] = torch.tensor([len(boxes) for boxes in pictures])
+        if pictures and self.pools_frames:
+            places = [one for prompt in prompts for one in prompt.input_ids if one in PICTURE_INDICES]
+            data["is_frame"] = torch.tensor([one == FRAME_TOKEN_INDEX for one in places])
         return MGLLaVABatch(data)
 
     def _counted(self, prompt: Prompt) -> list[torch.Tensor]:
@@ -348,8 +377,8 @@ class MGLLaVAProcessor(ProcessorMixin):
         pictures = iter(self._counted(prompt))
         row: list[int] = []
         for token in prompt.input_ids:
-            if token == IMAGE_TOKEN_INDEX:
-                row += self.picture_ids(len(next(pictures)))
+            if token in PICTURE_INDICES:
+                row += self.picture_ids(len(next(pictures)), token == FRAME_TOKEN_INDEX)
             else:
                 row.append(token)
         return row
@@ -366,33 +395,3 @@ def _flat(images: Any) -> list[Any]:
     if isinstance(images, (list, tuple)):
         return [picture for entry in images for picture in _flat(entry)]
     return [images]
-
-
-def boxes_per_picture(given: Any, count: int) -> list[PictureBoxes | None]:
-    """Returns the boxes of each of `count` pictures.
-
-    Args:
-        given: None; a list of one entry per picture, see `as_picture_boxes`; for one picture also that entry itself.
-        count: pictures.
-
-    Raises:
-        XTunerError: another number of entries, or one that holds no boxes.
-    """
-    if given is None:
-        return [None] * count
-    if count == 1 and (
-        isinstance(given, (Mapping, PictureBoxes, torch.Tensor)) or len(given) != 1 or _is_box(given[0])
-    ):
-        given = [given]
-    if len(given) != count:
-        raise XTunerError(
-            f"{len(given)} lists of boxes for {count} pictures: give one list (or None) for each picture."
-        )
-    return [as_picture_boxes(entry) for entry in given]
-
-
-def _is_box(entry: Any) -> bool:
-    try:
-        return len(entry) == len("xyxy") and all(isinstance(float(number), float) for number in entry)
-    except (TypeError, ValueError):
-        return False

@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "prompt_cache": ["PromptCache"],
         "messages": ["read_messages"],
         "chat": ["ChatSession"],
-        "explain": ["explain_boxes"],
+        "explain": ["Influence", "explain_answer", "explain_boxes"],
     },
 )

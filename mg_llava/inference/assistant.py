@@ -12,7 +12,7 @@ import torch
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
 from mg_llava.inference.endings import Endings
 from mg_llava.inference.generation import Draws
-from mg_llava.inference.prompts import Prompt, PromptMaker, room_in
+from mg_llava.inference.prompts import Prompt, PromptMaker
 from mg_llava.pictures.preprocess import ImageProcessor
 from xtuner.data.text.fitting import build_template
 from xtuner.data.text.specials import Policy
@@ -87,10 +87,7 @@ class Assistant:
         context = getattr(self.model.llm.config, "max_position_embeddings", None)
         if context is None:
             return sys.maxsize
-        pictures = len(prompt.boxes)
-        objects = sum(map(len, prompt.boxes)) if self.model.object_encoder is not None else 0
-        each = self.model.low_res_encoder.num_tokens
-        return room_in(context, len(prompt.input_ids) - pictures, pictures, each, objects)
+        return prompt.size(self.model.vision.with_objects).room_in(context, self.model.vision.image_tokens)
 
     def generate(
         self,

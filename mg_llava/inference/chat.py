@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from transformers import TextStreamer
 
-from mg_llava.boxes.drawing import draw_boxes
+from mg_llava.boxes.drawing import draw_boxes, draw_frames
 from mg_llava.boxes.selection import PictureBoxes
-from mg_llava.boxes.store import BoxStore
-from mg_llava.inference.explain import explain_boxes
-from mg_llava.inference.generation import Draws
+from mg_llava.boxes.store import read_boxes
+from mg_llava.inference.explain import Influence, explain_answer
+from mg_llava.inference.generation import CallbackStreamer, Draws
 from mg_llava.inference.history import history_text, read_history
 from mg_llava.inference.messages import question_about, shown_in
 from mg_llava.inference.prompt_cache import PromptCache
@@ -45,12 +44,14 @@ class _Shown:
         picture: itself.
         found: the boxes that become object tokens; None = none asked for.
         content: bytes of its file.
+        frames: of its video; 0 = it is a picture.
     """
 
     name: str
     picture: Image.Image
     found: PictureBoxes | None
     content: bytes
+    frames: int = 0
 
 
 class ChatSession:
@@ -153,7 +154,8 @@ class ChatSession:
         for picture, place in zip(frames.pictures, frames.places, strict=True):
             content = io.BytesIO()
             picture.save(content, "PNG")
-            shown = _Shown(f"{path}, {place.time:.2f} s", picture, None, content.getvalue())
+            name = f"{path}, {place.time:.2f} s"
+            shown = _Shown(name, picture, None, content.getvalue(), len(frames.pictures))
             shown.found = self._find(shown, None)
             self._shown.append(shown)
         self._new.append(len(frames.pictures))
@@ -312,8 +314,9 @@ class ChatSession:
             self._shown.append(shown)
         self._turns = list(history.turns)
 
-    def explain(self, text: str, answer: str, before: Sequence[Turn]) -> list[float]:
-        """Returns for each box of the last picture how much it spoke for `answer` to `text`; see `explain_boxes`.
+    def explain(self, text: str, answer: str, before: Sequence[Turn]) -> Influence:
+        """Returns how much each box of the last picture, or each frame of the last video and each of its boxes, spoke
+        for `answer` to `text`; see `explain_answer`.
 
         Args:
             text: the question.
@@ -324,30 +327,41 @@ class ChatSession:
             XTunerError: no picture was shown.
         """
         if not self._shown:
-            raise XTunerError("there are no regions to explain: load a picture with --image or /image PATH first.")
+            raise XTunerError(
+                "there are no regions to explain: load a picture with --image or /image PATH, or a video, first."
+            )
         answered = next(iter(self._turns[len(before) :]), None)
         asked = Turn(text) if answered is None else replace(answered, output=None)
         # pictures shown since are not what was answered
         count = sum(turn.num_pictures for turn in [*before, asked])
         pictures = [shown.picture for shown in self._shown[:count]]
         found = [shown.found for shown in self._shown[:count]]
-        return explain_boxes(self.assistant, self.assistant.prepare([*before, asked], pictures, found), answer)
+        return explain_answer(self.assistant, self.assistant.prepare([*before, asked], pictures, found), answer)
 
-    def draw(self, path: str | Path, weights: Sequence[float] | None = None) -> None:
-        """Saves the last picture with the boxes that the model was given.
+    def draw(self, path: str | Path, influence: Influence | None = None) -> None:
+        """Saves the last picture, or the frames of the last video in a row, with the boxes that the model was given.
 
         Args:
             path: target.
-            weights: how much each box counted, see `draw_boxes`.
+            influence: colours say how much each box and frame counted, see `draw_boxes`.
 
         Raises:
             XTunerError: no picture was shown, or the file's ending names no picture format.
         """
         if not self._shown:
             raise XTunerError("there is no picture to draw: load one with --image or /image PATH first.")
-        shown = self._shown[-1]
-        found = shown.found
-        drawn = shown.picture if found is None else draw_boxes(shown.picture, found, weights)
+        shown = self._last
+        weights = None if influence is None else influence.boxes
+        if shown[0].frames:
+            # a model without object tokens weighs none of the boxes
+            found = [one.found if weights is None or weights[number] else None for number, one in enumerate(shown)]
+            pictures = [one.picture for one in shown]
+            frames = None if influence is None else influence.frames
+            drawn = draw_frames(pictures, found, [one.name.rpartition(", ")[2] for one in shown], frames, weights)
+        elif (boxes := shown[0].found) is None:
+            drawn = shown[0].picture
+        else:
+            drawn = draw_boxes(shown[0].picture, boxes, None if weights is None else weights[0])
         try:
             drawn.save(path)
         except (ValueError, OSError) as error:
@@ -360,40 +374,22 @@ class ChatSession:
         counts = [0 if shown.found is None else len(shown.found.boxes) for shown in self._shown]
         return {"images": [shown.name for shown in self._shown], "boxes": counts}
 
+    def tell_influence(self, influence: Influence) -> list[dict[str, Any]]:
+        """Returns a row per box of the last picture, or per frame of the last video and per box of it: ``weight``,
+        and what it is of: ``label``, ``frame``.
+        """
+        shown = self._last
+        rows = [
+            {"frame": one.name, "weight": round(weight, 4)}
+            for one, weight in zip(shown, influence.frames, strict=False)
+        ]
+        for one, weights in zip(shown, influence.boxes, strict=True):
+            of = {"frame": one.name} if one.frames else {}
+            labels = one.found.labels if one.found is not None and weights else ()
+            rows += [{**of, "label": a, "weight": round(b, 4)} for a, b in zip(labels, weights, strict=True)]
+        return rows
+
     @property
-    def last_boxes(self) -> PictureBoxes | None:
-        """The boxes of the last picture."""
-        return self._shown[-1].found if self._shown else None
-
-
-class CallbackStreamer(TextStreamer):
-    """Hands finished words to a function instead of printing them."""
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_special_tokens=True)
-        self.on_text = on_text
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers with each piece of text."""
-        if text:
-            self.on_text(text)
-
-
-def read_boxes(box_path: str, image_path: str) -> PictureBoxes:
-    """Returns a picture's boxes from a box file: those of its path or a tail of it, or those of the file's only record.
-
-    Raises:
-        XTunerError: the file is no box file, or has several records and none of this picture.
-    """
-    store = BoxStore(box_path)
-    parts = Path(image_path).parts
-    for start in range(len(parts)):
-        record = store.find(Path(*parts[start:]).as_posix(), Path(image_path).stem)
-        if record is not None:
-            return record.found
-    if len(store) != 1:
-        raise XTunerError(
-            f"box file '{box_path}' has {counted(len(store), 'records')} and none of '{image_path}': give a record "
-            "with this picture as 'image', or a file with one record only, or --boxes none."
-        )
-    return next(store.records()).found
+    def _last(self) -> list[_Shown]:
+        """The last picture, or the frames of the last video."""
+        return self._shown[-max(self._shown[-1].frames, 1) :] if self._shown else []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, TextStreamer
 
 from xtuner.errors import XTunerError
 
@@ -70,3 +70,16 @@ def greedy_config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int, bos
     """
     ids: dict[str, Any] = {"eos_token_id": list(stop_ids), "pad_token_id": pad_id, "bos_token_id": bos_id}
     return GenerationConfig(**_NEUTRAL, **ids, max_new_tokens=max_new_tokens)
+
+
+class CallbackStreamer(TextStreamer):
+    """Hands finished words to a function instead of printing them."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_special_tokens=True)
+        self.on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by transformers with each piece of text."""
+        if text:
+            self.on_text(text)

@@ -97,5 +97,8 @@ def question_about(text: str, shown: Sequence[int]) -> Turn:
 
 def shown_in(turn: Turn) -> list[int]:
     """Returns what `question_about` was told of a turn: nothing stands between the frames of a video."""
-    runs = [len(list(run)) for part, run in groupby(turn.parts) if part is Place.PICTURE]
-    return [0 if run == 1 else run for run in runs]
+    shown: list[int] = []
+    for part, run in groupby(turn.parts):
+        count = len(list(run))
+        shown += [0] * count if part is Place.PICTURE else [count] if part is Place.FRAME else []
+    return shown

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from mg_llava.inference.prompts import Prompt
-from xtuner.constants import IMAGE_TOKEN_INDEX
+from xtuner.constants import PICTURE_INDICES
 
 if TYPE_CHECKING:
     from mg_llava.model.mg_llava import MGLLaVA
@@ -88,11 +88,12 @@ class PromptCache:
         widths: list[int] = []
         number = 0
         for token in prompt.input_ids:
-            if token == IMAGE_TOKEN_INDEX:
+            if token in PICTURE_INDICES:
                 boxes = prompt.boxes[number]
                 objects = len(boxes) if self.model.object_encoder is not None else 0
-                width = self.model.low_res_encoder.num_tokens + objects
-                content = prompt.pixel_values[number].numpy().tobytes() + boxes[:objects].numpy().tobytes()
+                width = self.model.vision.image_tokens.count([token]) + objects
+                content = str(token).encode() + prompt.pixel_values[number].numpy().tobytes()
+                content += boxes[:objects].numpy().tobytes()
                 keys += [-1 - int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big")] * width
                 number += 1
             else:
@@ -105,7 +106,7 @@ class PromptCache:
         """What the language model reads from token `start` on, (1, T, D); pictures before it are not encoded."""
         ends = list(accumulate(widths))
         first = next(place for place, end in enumerate(ends) if end > start)
-        pictures = prompt.input_ids[:first].count(IMAGE_TOKEN_INDEX)
+        pictures = sum(map(prompt.input_ids[:first].count, PICTURE_INDICES))
         data = {
             "input_ids": torch.tensor([prompt.input_ids[first:]]),
             "pixel_values": prompt.pixel_values[pictures:],

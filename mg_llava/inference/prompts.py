@@ -15,9 +15,10 @@ from PIL import Image
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, no_boxes
 from mg_llava.inference.videos import place_frames
 from mg_llava.pictures.frames import sides
+from mg_llava.pictures.pooling import ImageTokens
 from mg_llava.pictures.preprocess import ImageProcessor
 from mg_llava.videos.shown import VideoFrames
-from xtuner.constants import IMAGE_TOKEN_INDEX
+from xtuner.constants import PICTURE_INDICES
 from xtuner.data.text.specials import Policy, check_policy
 from xtuner.data.text.templates import PromptTemplate, Turn
 from xtuner.data.text.tokenizing import encode_prompt
@@ -32,7 +33,8 @@ class Prompt:
     """What the model is asked, ready for a batch.
 
     Attributes:
-        input_ids: T token ids, `IMAGE_TOKEN_INDEX` at the place of each picture, ending where the answer starts.
+        input_ids: T token ids, `IMAGE_TOKEN_INDEX` at the place of each picture, `FRAME_TOKEN_INDEX` at that of each
+            frame of a video, ending where the answer starts.
         pixel_values: (n, 3, S, S) uint8, the n pictures in order.
         boxes: n tensors (N, 4) float32, xyxy in pixels of the S frame.
     """
@@ -41,34 +43,56 @@ class Prompt:
     pixel_values: torch.Tensor
     boxes: list[torch.Tensor]
 
-    def num_tokens(self, num_image_tokens: int, with_objects: bool = True) -> int:
-        """Returns how many tokens the language model reads: text, V per picture, one per box."""
-        pictures = len(self.boxes)
+    def num_tokens(self, each: ImageTokens, with_objects: bool = True) -> int:
+        """Returns how many tokens the language model reads: text, those of pictures and frames, one per box."""
+        return self.size(with_objects).num_tokens(each)
+
+    def size(self, with_objects: bool = True) -> PromptSize:
+        """Returns of what it is made."""
+        pictures, frames = (self.input_ids.count(place) for place in PICTURE_INDICES)
         objects = sum(map(len, self.boxes)) if with_objects else 0
-        return len(self.input_ids) - pictures + pictures * num_image_tokens + objects
+        return PromptSize(len(self.input_ids) - pictures - frames, pictures, frames, objects)
 
 
-def room_in(context: int, texts: int, pictures: int, image_tokens: int, objects: int) -> int:
-    """Returns how many new tokens fit into a language model's context after a prompt.
+@dataclass(frozen=True)
+class PromptSize:
+    """Of what a prompt is made.
 
-    Args:
-        context: most tokens of prompt and answer.
+    Attributes:
         texts: tokens of text.
-        pictures: number of pictures.
-        image_tokens: V, of each picture.
-        objects: object tokens of all pictures.
-
-    Raises:
-        XTunerError: none at all.
+        pictures: number of pictures, frames of videos apart.
+        frames: number of frames.
+        objects: object tokens of all of them.
     """
-    used = texts + pictures * image_tokens + objects
-    if used >= context:
-        raise XTunerError(
-            f"the prompt has {used} tokens ({counted(pictures, 'pictures')} of {image_tokens}, "
-            f"{counted(objects, 'boxes')}, {texts} of text), but the model's context is {context}: "
-            f"{used - context + 1} too many: shorten the question, show fewer pictures or start again (/reset)."
-        )
-    return context - used
+
+    texts: int
+    pictures: int
+    frames: int
+    objects: int
+
+    def num_tokens(self, each: ImageTokens) -> int:
+        """Returns how many tokens the language model reads."""
+        return self.texts + each.num_images(self.pictures, self.frames) + self.objects
+
+    def room_in(self, context: int, each: ImageTokens) -> int:
+        """Returns how many new tokens fit into a language model's context after it.
+
+        Args:
+            context: most tokens of prompt and answer.
+            each: image tokens of a picture and of a frame.
+
+        Raises:
+            XTunerError: none at all.
+        """
+        used = self.num_tokens(each)
+        if used >= context:
+            fewer = "show fewer frames (--frames)" if self.frames else "show fewer pictures"
+            raise XTunerError(
+                f"the prompt has {used} tokens ({each.words(self.pictures, self.frames)}, "
+                f"{counted(self.objects, 'boxes')}, {self.texts} of text), but the model's context is {context}: "
+                f"{used - context + 1} too many: shorten the question, {fewer} or start again (/reset)."
+            )
+        return context - used
 
 
 class PromptMaker:
@@ -125,7 +149,7 @@ class PromptMaker:
         self, input_ids: list[int], pictures: Sequence[Image.Image] = (), found: Sequence[PictureBoxes | None] = ()
     ) -> Prompt:
         """Puts ids and preprocessed pictures together; arguments and errors as of `prepare`."""
-        places = input_ids.count(IMAGE_TOKEN_INDEX)
+        places = sum(map(input_ids.count, PICTURE_INDICES))
         found = found or [None] * len(pictures)
         if not places == len(pictures) == len(found):
             raise XTunerError(
@@ -190,6 +214,36 @@ def as_picture_boxes(value: Any) -> PictureBoxes | None:
             "object with boxes, labels and scores of the same length."
         ) from error
     return PictureBoxes(boxes, labels, scores) if count else no_boxes()
+
+
+def boxes_per_picture(given: Any, count: int) -> list[PictureBoxes | None]:
+    """Returns the boxes of each of `count` pictures.
+
+    Args:
+        given: None; a list of one entry per picture, see `as_picture_boxes`; for one picture also that entry itself.
+        count: pictures.
+
+    Raises:
+        XTunerError: another number of entries, or one that holds no boxes.
+    """
+    if given is None:
+        return [None] * count
+    if count == 1 and (
+        isinstance(given, (Mapping, PictureBoxes, torch.Tensor)) or len(given) != 1 or _is_box(given[0])
+    ):
+        given = [given]
+    if len(given) != count:
+        raise XTunerError(
+            f"{len(given)} lists of boxes for {count} pictures: give one list (or None) for each picture."
+        )
+    return [as_picture_boxes(entry) for entry in given]
+
+
+def _is_box(entry: Any) -> bool:
+    try:
+        return len(entry) == len("xyxy") and all(isinstance(float(number), float) for number in entry)
+    except (TypeError, ValueError):
+        return False
 
 
 def check_finite(found: PictureBoxes) -> None:

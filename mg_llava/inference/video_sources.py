@@ -21,7 +21,8 @@ from mg_llava.pictures.remote import fetch
 from mg_llava.videos.places import FramePlace
 from mg_llava.videos.sampling import FrameSampling
 from mg_llava.videos.shown import VideoFrames, read_frames
-from xtuner.constants import IMAGE_TOKEN, VIDEO_TOKEN
+from xtuner.constants import FRAME_TOKEN_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX, VIDEO_TOKEN
+from xtuner.data.text.rendered import VIDEO_PLACE
 from xtuner.errors import XTunerError, counted
 
 _MOST_BYTES = 256 << 20
@@ -83,17 +84,19 @@ def with_given_boxes(video: VideoFrames, given: Any, tolerance: float = BoxSelec
 
 def place_in_texts(
     texts: Sequence[str], pictures: Sequence[Boxed], videos: Sequence[VideoFrames]
-) -> tuple[list[str], list[Boxed]]:
-    """Returns texts with ``<image>`` for each frame in the place of ``<video>``, and all pictures in order.
+) -> tuple[list[str], list[Boxed], list[bool]]:
+    """Returns texts with ``<image>`` for each frame in the place of ``<video>``, all pictures in order, and which of
+    them are frames.
 
     Args:
-        texts: as a user writes them, or as they were rendered.
+        texts: as a user writes them, or as they were rendered, with `VIDEO_PLACE` for ``<video>``.
         pictures: with their boxes, in the order of their ``<image>``; further ones stay at the end.
         videos: in the order of their ``<video>``.
 
     Raises:
         XTunerError: another number of ``<video>``.
     """
+    texts = [text.replace(VIDEO_PLACE, VIDEO_TOKEN) for text in texts]
     places = sum(text.count(VIDEO_TOKEN) for text in texts)
     if places != len(videos):
         raise XTunerError(
@@ -101,18 +104,32 @@ def place_in_texts(
         )
     rest, clips = iter(pictures), iter(videos)
     found: list[Boxed] = []
+    frames: list[bool] = []
     written = []
     for text in texts:
         words = _PLACES.split(text)
         for place, word in enumerate(words):
             if word == IMAGE_TOKEN:
                 found += [one for one in [next(rest, None)] if one is not None]
+                frames.append(False)
             elif word == VIDEO_TOKEN:
                 video = next(clips)
                 found += zip(video.pictures, video.found or [None] * len(video.pictures), strict=True)
                 words[place] = IMAGE_TOKEN * len(video.pictures)
+                frames += [True] * len(video.pictures)
         written.append("".join(words))
-    return written, [*found, *rest]
+    return written, [*found, *rest], frames
+
+
+def mark_frames(input_ids: Sequence[int], frames: Sequence[bool]) -> list[int]:
+    """Returns ids with `FRAME_TOKEN_INDEX` at the places of pictures that are frames.
+
+    Args:
+        input_ids: with `IMAGE_TOKEN_INDEX` at the place of each picture.
+        frames: which of the pictures are frames; those that it does not name are none.
+    """
+    rest = iter(frames)
+    return [FRAME_TOKEN_INDEX if one == IMAGE_TOKEN_INDEX and next(rest, False) else one for one in input_ids]
 
 
 def _near(records: Sequence[BoxRecord], video: VideoFrames, number: int, tolerance: float) -> PictureBoxes | None:

@@ -43,7 +43,7 @@ def place_frames(
     rest, clips = iter(zip(pictures, given, strict=True)), iter(videos)
     both: list[tuple[Image.Image, PictureBoxes | None]] = []
     for part in (part for turn in turns for part in turn.parts):
-        if part is Place.PICTURE:
+        if part in (Place.PICTURE, Place.FRAME):
             both.append(next(rest))
         elif part is Place.VIDEO:
             video = next(clips)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.constants import FRAME_TOKEN_INDEX, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.memory_estimate import read_decoder
 from xtuner.model.flops import CostWeights, attention_flops, weight_flops
 from xtuner.model.meta import meta_init
@@ -24,11 +24,15 @@ class StepFlops:
     Args:
         parts: of the model by name; absent ones left out.
         trainable: names of those that are trained.
+        num_frame_tokens: image tokens of a frame of a video, which the language model reads; None = as of a picture.
     """
 
-    def __init__(self, parts: Mapping[str, Any], trainable: Collection[str]) -> None:
+    def __init__(
+        self, parts: Mapping[str, Any], trainable: Collection[str], num_frame_tokens: int | None = None
+    ) -> None:
         low, llm = parts["low_res_encoder"], parts["llm"]
         self.num_image_tokens = low.num_tokens
+        self.num_frame_tokens = low.num_tokens if num_frame_tokens is None else num_frame_tokens
         self.with_objects = "object_encoder" in parts
         self.per_picture = low_res_flops(low, "low_res_encoder" in trainable)
         self.per_picture += weight_flops(parts["projector"]) * self.num_image_tokens
@@ -57,11 +61,13 @@ class StepFlops:
     def __call__(self, batch: Mapping[str, Any]) -> float:
         """Returns the FLOPs of forward and backward pass for a collated batch on the CPU."""
         mask = batch["attention_mask"].bool()
-        is_image = (batch["input_ids"] == IMAGE_TOKEN_INDEX) & mask
+        is_frame = (batch["input_ids"] == FRAME_TOKEN_INDEX) & mask
+        is_image = ((batch["input_ids"] == IMAGE_TOKEN_INDEX) & mask) | is_frame
         boxes = batch.get("boxes") if self.with_objects else None
         counts = torch.tensor([len(box) for box in boxes] if boxes is not None else [0] * int(is_image.sum()))
         widths = mask.double()
-        widths[is_image] = (self.num_image_tokens + counts).double()
+        images = torch.where(is_frame[is_image], self.num_frame_tokens, self.num_image_tokens)
+        widths[is_image] = (images + counts).double()
         lengths = widths.sum(dim=1)
         supervised = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
         return (

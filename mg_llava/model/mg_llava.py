@@ -16,6 +16,7 @@ from mg_llava.model.checkpoint_names import own_names
 from mg_llava.model.flops import StepFlops
 from mg_llava.model.splice import splice
 from mg_llava.model.vision import CONNECTORS, ENCODERS, VisionSide, check_parts
+from mg_llava.pictures.pooling import FramePooling
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 from xtuner.model.base import TrainableParts
@@ -36,7 +37,8 @@ class MGLLaVA(TrainableParts):
 
     1.–5. the vision side (see `VisionSide`): low-resolution encoder, high-resolution encoder, fusion, projector, object
        encoder: pictures (I, 3, S, S) → image tokens (I, V, D) and object tokens (ΣN, D);
-    6. splice: each ``<image>`` becomes its V image tokens and then its object tokens;
+    6. splice: each ``<image>`` becomes its V image tokens and then its object tokens; frames of videos may have fewer
+       (`frame_pooling`);
     7. language model: loss on supervised tokens, logits, or new tokens.
 
     Args:
@@ -57,6 +59,8 @@ class MGLLaVA(TrainableParts):
         compile: compile both encoders and each layer of the language model (``torch.compile``); a string names the
             backend.
         fused_loss: head and loss in one kernel of liger-kernel; needs a GPU, and leaves single sources' losses out.
+        frame_pooling: node of or built `FramePooling`: joins the image tokens of videos' frames. The image processor
+            gets the same one, for the lengths.
         pretrained_pth: checkpoint to start from, with this model's or the published one's names; it must hold
             the connecting parts, and may hold the language model.
 
@@ -88,6 +92,7 @@ class MGLLaVA(TrainableParts):
         activation_checkpointing: bool | float = True,
         compile: bool | str = False,
         fused_loss: bool = False,
+        frame_pooling: Mapping[str, Any] | FramePooling | None = None,
         pretrained_pth: str | None = None,
     ) -> None:
         super().__init__()
@@ -99,7 +104,7 @@ class MGLLaVA(TrainableParts):
         self.asked_generation = take_generation(self.llm)
         self.end_ids = end_ids(self.asked_generation)
         width = self.llm.get_input_embeddings().embedding_dim
-        vision = VisionSide(low, projector, width, high, fusion, object_encoder)
+        vision = VisionSide(low, projector, width, high, fusion, object_encoder, frame_pooling)
         # not a submodule: its parts are, under their own names, which are the names of the weights in checkpoints
         object.__setattr__(self, "vision", vision)
         self.fusion, self.object_encoder, self.projector = vision.fusion, vision.object_encoder, vision.projector
@@ -128,7 +133,7 @@ class MGLLaVA(TrainableParts):
             vision.make_normalizer(),
             image_size=vision.image_size,
             low_res_size=vision.low_res_size,
-            num_image_tokens=vision.num_image_tokens,
+            image_tokens=vision.image_tokens,
             vocab_size=self.llm.get_input_embeddings().num_embeddings,
             with_objects=vision.with_objects,
             pack=pack,
@@ -171,7 +176,7 @@ class MGLLaVA(TrainableParts):
 
     def _step_flops(self) -> StepFlops:
         if self._flops is None:
-            self._flops = StepFlops(self.parts(), self.trainable)
+            self._flops = StepFlops(self.parts(), self.trainable, self.vision.image_tokens.frame)
         return self._flops
 
     def has_rare_inputs(self, batch: Mapping[str, Any]) -> bool:
@@ -237,6 +242,7 @@ class MGLLaVA(TrainableParts):
         position_ids: torch.Tensor | None = None,
         target_sources: torch.Tensor | None = None,
         blank_picture: bool = False,
+        frames: Sequence[bool] = (),
         mode: str = "loss",
     ) -> Any:
         """Runs a batch as `data_preprocessor` makes it: `SplicePlan`'s tensors, pixels and boxes.
@@ -247,6 +253,7 @@ class MGLLaVA(TrainableParts):
         Args:
             target_sources: (S, K) one-hot source of each target.
             blank_picture: run the encoders although there are no pictures; see `keep_in_step`.
+            frames: which pictures are frames of videos; needed where these are pooled.
             mode: ``loss`` or ``logits``.
 
         Returns:
@@ -254,7 +261,8 @@ class MGLLaVA(TrainableParts):
                 ``num_supervised``; with `target_sources` ``by_source`` (2, K), both of each source.
             ``logits``: (B, T', vocabulary).
         """
-        embeds = self.embed(input_ids, high_pixels, low_pixels, boxes, image_positions, object_positions, blank_picture)
+        places = (image_positions, object_positions)
+        embeds = self.embed(input_ids, high_pixels, low_pixels, boxes, *places, blank_picture, frames)
         if mode == "logits":
             return self.llm(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).logits
         if mode != "loss":
@@ -278,9 +286,12 @@ class MGLLaVA(TrainableParts):
         image_positions: torch.Tensor,
         object_positions: torch.Tensor,
         blank_picture: bool = False,
+        frames: Sequence[bool] = (),
     ) -> torch.Tensor:
         """Steps 1–6: what the language model reads, (B, T', D)."""
         image_tokens, object_tokens = self.vision.encode(high_pixels, low_pixels, boxes, blank_picture)
+        runs = self.vision.pool(image_tokens, frames)
+        image_tokens = runs[0] if len(runs) == 1 else torch.cat([run.flatten(0, 1) for run in runs])
         text_embeds = self.llm.get_input_embeddings()(input_ids)
         return splice(text_embeds, image_tokens, object_tokens, image_positions, object_positions)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.constants import FRAME_TOKEN_INDEX, IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from xtuner.errors import XTunerError, counted
 
 
@@ -21,7 +21,7 @@ class SplicePlan:
         attention_mask: (B, T') bool, True = a token.
         position_ids: (B, T') counted from each sample's first token. Right padding goes on counting, left
             padding is 0.
-        image_positions: (I·V,) places of the image tokens in the flattened (B·T'), picture after picture.
+        image_positions: (ΣV_i,) places of the image tokens in the flattened (B·T'), picture after picture.
         object_positions: (ΣN,) the same for object tokens.
         target_positions: (S,) places in (B·T') whose output predicts a supervised token.
         targets: (S,) the ids to be predicted there.
@@ -64,18 +64,21 @@ def plan_splice(
     num_image_tokens: int,
     object_counts: Sequence[int],
     pad_left: bool = False,
+    num_frame_tokens: int | None = None,
 ) -> SplicePlan:
-    """Plans how each `IMAGE_TOKEN_INDEX` becomes V image tokens followed by that picture's object tokens.
+    """Plans how each `IMAGE_TOKEN_INDEX` becomes V image tokens followed by that picture's object tokens, and each
+    `FRAME_TOKEN_INDEX` likewise those of a frame.
 
     Pictures belong to placeholders in order of appearance, sample after sample.
 
     Args:
-        input_ids: (B, T) on the CPU; placeholders are `IMAGE_TOKEN_INDEX`.
+        input_ids: (B, T) on the CPU; placeholders are `IMAGE_TOKEN_INDEX` and, of frames, `FRAME_TOKEN_INDEX`.
         labels: (B, T), `IGNORE_INDEX` where not supervised.
         attention_mask: (B, T) bool, True = a token of the sample.
         num_image_tokens: V.
         object_counts: object tokens of each of the I pictures.
         pad_left: pads on the left, as generation needs; else on the right.
+        num_frame_tokens: image tokens of a frame; None = V.
 
     Raises:
         XTunerError: the numbers of placeholders and pictures differ.
@@ -91,10 +94,14 @@ def plan_splice(
         ([3], [6])
     """
     attention_mask = attention_mask.bool()
-    is_image = (input_ids == IMAGE_TOKEN_INDEX) & attention_mask
+    is_frame = (input_ids == FRAME_TOKEN_INDEX) & attention_mask
+    is_image = ((input_ids == IMAGE_TOKEN_INDEX) & attention_mask) | is_frame
     _check_counts(is_image, len(object_counts))
+    images = torch.full_like(input_ids[is_image], num_image_tokens)
+    if num_frame_tokens is not None:
+        images[is_frame[is_image]] = num_frame_tokens
     objects, widths = torch.as_tensor(object_counts, dtype=torch.long), attention_mask.long()
-    widths[is_image] = num_image_tokens + objects
+    widths[is_image] = images + objects
 
     ends = widths.cumsum(dim=1)
     lengths, length = ends[:, -1], int(ends[:, -1].max())
@@ -111,42 +118,43 @@ def plan_splice(
         labels=spliced_labels,
         attention_mask=(columns >= shift) & (columns < shift + lengths.unsqueeze(1)),
         position_ids=(columns - shift).clamp(min=0),
-        image_positions=(image_starts.unsqueeze(1) + torch.arange(num_image_tokens)).flatten(),
-        object_positions=_ranges(image_starts + num_image_tokens, objects),
+        image_positions=_ranges(image_starts, images),
+        object_positions=_ranges(image_starts + images, objects),
         target_positions=rows * length + previous,
         targets=spliced_labels[rows, previous + 1],
     )
 
 
 def placeholder_positions(
-    is_image: torch.Tensor, num_image_tokens: int, object_counts: Sequence[int]
+    is_image: torch.Tensor, image_counts: Sequence[int], object_counts: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Finds where image and object tokens go in ids that hold a placeholder for each of them.
 
     Args:
-        is_image: (B, T) bool, True = a placeholder. Each picture has V for its image tokens and then one per box, in
-            order of appearance, sample after sample.
-        num_image_tokens: V.
-        object_counts: object tokens of each of the I pictures.
+        is_image: (B, T) bool, True = a placeholder. Each picture has some for its image tokens and then one per box,
+            in order of appearance, sample after sample.
+        image_counts: V_i, image tokens of each of the I pictures.
+        object_counts: object tokens of each.
 
     Returns:
-        `SplicePlan`'s image_positions (I·V,) and object_positions (ΣN,), on the device of `is_image`.
+        `SplicePlan`'s image_positions (ΣV_i,) and object_positions (ΣN,), on the device of `is_image`.
 
     Raises:
         XTunerError: another number of placeholders.
     """
     places = is_image.flatten().nonzero().squeeze(1)
-    needed = num_image_tokens * len(object_counts) + sum(object_counts)
+    needed = sum(image_counts) + sum(object_counts)
     if len(places) != needed:
         raise XTunerError(
             f"the ids hold {counted(len(places), 'placeholders')} of image and object tokens, but "
             f"{counted(len(object_counts), 'pictures')} with {counted(sum(object_counts), 'boxes')} need {needed}: "
             "let the processor make ids, pictures and boxes together."
         )
-    objects = torch.as_tensor(object_counts, dtype=torch.long)
-    starts = torch.arange(len(objects)) * num_image_tokens + objects.cumsum(0) - objects
-    image = (starts.unsqueeze(1) + torch.arange(num_image_tokens)).flatten()
-    return places[image.to(places.device)], places[_ranges(starts + num_image_tokens, objects).to(places.device)]
+    images, objects = (torch.as_tensor(counts, dtype=torch.long) for counts in (image_counts, object_counts))
+    ends = (images + objects).cumsum(0)
+    starts = ends - images - objects
+    image = _ranges(starts, images)
+    return places[image.to(places.device)], places[_ranges(starts + images, objects).to(places.device)]
 
 
 def splice(
@@ -160,7 +168,7 @@ def splice(
 
     Args:
         text_embeds: (B, T', D), of the plan's ``input_ids``.
-        image_tokens: (I, V, D).
+        image_tokens: (I, V, D), or (ΣV_i, D) where frames have fewer.
         object_tokens: (ΣN, D).
         image_positions, object_positions: the plan's.
 
@@ -168,7 +176,7 @@ def splice(
         (B, T', D) in the type of `text_embeds`.
     """
     # to its device too: a loader may have spread the parts over several
-    tokens = torch.cat([image_tokens.flatten(0, 1), object_tokens.to(image_tokens.device)]).to(text_embeds)
+    tokens = torch.cat([image_tokens.flatten(0, -2), object_tokens.to(image_tokens.device)]).to(text_embeds)
     positions = torch.cat([image_positions, object_positions])
     return text_embeds.flatten(0, 1).index_copy(0, positions, tokens).view_as(text_embeds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from mg_llava.model.encoders import ClipEncoder, OpenClipConvNeXt
 from mg_llava.pictures.frames import FrameSize, frame_size, sides, size_words
 from mg_llava.pictures.normalize import PixelNormalizer
+from mg_llava.pictures.pooling import FramePooling, ImageTokens
 from xtuner.errors import XTunerError
 from xtuner.model.layers import idle_weights, zero_of
 from xtuner.model.meta import in_meta_init
@@ -33,8 +35,10 @@ class VisionSide(nn.Module):
         low_res_encoder, projector, high_res_encoder, fusion, object_encoder: nodes or built parts. Sizes are passed on
             at build: fusion reads the encoders' channels, projector and object encoder also the width.
         width: D, of the language model.
+        frame_pooling: node of or built `FramePooling`, of videos' frames; None = they keep all their tokens.
 
     Attributes:
+        image_tokens: V, and image tokens of a frame of a video.
         trained: encoders whose gradients are wanted; the others run under no_grad.
         num_image_tokens: V. image_size: S (or height and width), or s without a high-resolution encoder.
         low_res_size: s.
@@ -52,6 +56,7 @@ class VisionSide(nn.Module):
         high_res_encoder: Mapping[str, Any] | nn.Module | None = None,
         fusion: Mapping[str, Any] | nn.Module | None = None,
         object_encoder: Mapping[str, Any] | nn.Module | None = None,
+        frame_pooling: Mapping[str, Any] | FramePooling | None = None,
     ) -> None:
         super().__init__()
         self.low_res_encoder = build(low_res_encoder)
@@ -69,6 +74,8 @@ class VisionSide(nn.Module):
         self.trained: frozenset[str] = frozenset()
         self._idle: dict[str, list[nn.Parameter]] = {}
         self.num_image_tokens: int = low.num_tokens
+        self.frame_pooling: FramePooling = build(frame_pooling) or FramePooling()
+        self.image_tokens = ImageTokens(low.num_tokens, self.frame_pooling.num_tokens(low.grid))
         self.low_res_size: FrameSize = low.image_size
         self.image_size: FrameSize = low.image_size if high is None else high.image_size
         self.with_objects = self.object_encoder is not None
@@ -127,6 +134,26 @@ class VisionSide(nn.Module):
         if self.object_encoder is None:
             return image_tokens[:count], image_tokens.new_zeros((0, image_tokens.shape[-1]))
         return image_tokens[:count], self.object_encoder([stage[:count] for stage in stage_maps], boxes)
+
+    def pool(self, image_tokens: torch.Tensor, frames: Sequence[bool] = ()) -> list[torch.Tensor]:
+        """Pools the tokens of videos' frames.
+
+        Args:
+            image_tokens: (I, V, D), of `encode`.
+            frames: which of the I pictures are frames; empty = none.
+
+        Returns:
+            Pictures and frames in order, those of a kind in a row together: (n, V or V', D).
+        """
+        if not any(frames) or self.frame_pooling.side == 1:
+            return [image_tokens]
+        runs, start = [], 0
+        for is_frame, run in groupby(frames):
+            end = start + len(list(run))
+            tokens = image_tokens[start:end]
+            runs.append(self.frame_pooling(tokens, self.low_res_encoder.grid) if is_frame else tokens)
+            start = end
+        return runs
 
     def _encode_low(self, pixels: torch.Tensor) -> torch.Tensor:
         """Step 1, under no_grad unless the encoder is trained."""

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "colors": ["to_rgb"],
         "open": ["FORMATS", "num_frames", "open_base64", "open_picture", "picture_size"],
         "normalize": ["PixelNormalizer"],
+        "pooling": ["FramePooling"],
         "preprocess": ["ImageProcessor"],
         "statistics": ["PixelStatistics"],
     },

@@ -210,8 +210,8 @@ def _side(value: Any) -> Any:
     return value[0] if isinstance(value, (tuple, list)) and len(set(value)) == 1 else value
 
 
-def read_num_image_tokens(name_or_path: str, image_size: FrameSize | None = None) -> int:
-    """Returns how many tokens a low-resolution encoder makes of a picture, from its config.
+def read_token_grid(name_or_path: str, image_size: FrameSize | None = None) -> tuple[int, int]:
+    """Returns (rows, columns) of the tokens that a low-resolution encoder makes of a picture, from its config.
 
     Args:
         name_or_path: folder or hub name.
@@ -220,5 +220,4 @@ def read_num_image_tokens(name_or_path: str, image_size: FrameSize | None = None
     Raises:
         XTunerError: the config cannot be read.
     """
-    height, width = token_grid(read_encoder_config(name_or_path), image_size)[1]
-    return height * width
+    return token_grid(read_encoder_config(name_or_path), image_size)[1]

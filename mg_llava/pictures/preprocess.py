@@ -8,17 +8,23 @@ grey level; the arithmetic here is that of its Pillow one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
 
 from mg_llava.boxes.selection import clip_boxes, pad_boxes, resize_boxes
 from mg_llava.pictures.colors import to_rgb
-from mg_llava.pictures.encoder_config import read_num_image_tokens
+from mg_llava.pictures.encoder_config import read_token_grid
 from mg_llava.pictures.frames import FrameSize, Placement, frame_size, place, sides
 from mg_llava.pictures.open import PictureSource, open_picture
+from mg_llava.pictures.pooling import FramePooling, ImageTokens
 from mg_llava.pictures.shapes import pad_and_resize, resize_and_crop
 from mg_llava.pictures.statistics import read_pixel_statistics
+from xtuner.registry import build
 
 
 class ImageProcessor:
@@ -38,6 +44,8 @@ class ImageProcessor:
         apply_exif_orientation: turn pictures as their EXIF tag says. Boxes hold for the pixels as they were
             when the boxes were made; the published ones were made without turning.
         low_res_size: side of the low-resolution encoder's pictures in pixels, where it is not its config's own.
+        frame_pooling: what the model does to the tokens of videos' frames, or the config node that builds it: here
+            they are only counted.
 
     Attributes:
         statistics: mean, deviation and shape rule of the encoder.
@@ -50,6 +58,7 @@ class ImageProcessor:
         pad_to_square: bool = True,
         apply_exif_orientation: bool = False,
         low_res_size: FrameSize | None = None,
+        frame_pooling: FramePooling | Mapping[str, Any] | None = None,
     ) -> None:
         self.name_or_path = name_or_path
         self.image_size = frame_size(image_size)
@@ -57,14 +66,25 @@ class ImageProcessor:
         self.apply_exif_orientation = apply_exif_orientation
         self.low_res_size = low_res_size
         self.statistics = read_pixel_statistics(name_or_path)
-        self._num_image_tokens: int | None = None
+        self.frame_pooling: FramePooling = build(frame_pooling) or FramePooling()
+
+    @cached_property
+    def image_tokens(self) -> ImageTokens:
+        """Tokens that the low-resolution encoder makes of one picture, class token not counted, and of a frame.
+
+        Raises:
+            XTunerError: its config cannot be read, or its grid is smaller than a square of `frame_pooling`.
+        """
+        return ImageTokens(self.tokens_of_frame(FramePooling()), self.tokens_of_frame(self.frame_pooling))
 
     @property
     def num_image_tokens(self) -> int:
-        """Tokens that the low-resolution encoder makes of one picture, class token not counted."""
-        if self._num_image_tokens is None:
-            self._num_image_tokens = read_num_image_tokens(self.name_or_path, self.low_res_size)
-        return self._num_image_tokens
+        """Those of a picture."""
+        return self.image_tokens.picture
+
+    def tokens_of_frame(self, pooling: FramePooling) -> int:
+        """Returns the tokens of a video's frame under some pooling."""
+        return pooling.num_tokens(read_token_grid(self.name_or_path, self.low_res_size))
 
     def open(self, path: PictureSource) -> Image.Image:
         """Reads a picture's file or bytes as 8-bit RGB; see `mg_llava.pictures.open.open_picture`."""

@@ -15,8 +15,9 @@ from xtuner.registry import build
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LEAVES = sorted(
-    path for path in CONFIGS.glob("**/*.py") if path.parent.name not in ("_base_", "tiny", "boxes", "parts")
+    path for path in CONFIGS.glob("**/*_padding.py") if path.parent.name not in ("_base_", "tiny", "boxes", "parts")
 )
+VIDEO = sorted(CONFIGS.glob("**/*_sft_video.py"))
 PARTS = sorted(CONFIGS.glob("parts/*.py"))
 TINY = sorted(CONFIGS.glob("tiny/*.py"))
 BOXES = sorted(CONFIGS.glob("boxes/*.py"))
@@ -53,10 +54,17 @@ class TestInventory:
         assert len(LEAVES) == 20
         assert {path.stem for path in LEAVES} == expected
 
+    def test_every_llm_has_one_for_videos(self) -> None:
+        assert {path.stem for path in VIDEO} == {f"fuse_{llm}_clip_L_14_336_sft_video" for llm in LLMS}
+
+    def test_every_config_is_tested(self) -> None:
+        bases = set(CONFIGS.glob("_base_/*.py"))
+        assert {*LEAVES, *PARTS, *TINY, *BOXES, *VIDEO} == set(CONFIGS.glob("**/*.py")) - bases
+
     def test_every_detector_has_one(self) -> None:
         assert {path.stem for path in BOXES} == {"owlv2", "ram_owlv2", "grounding_dino", "omdet_turbo", "florence2"}
 
-    @pytest.mark.parametrize("path", LEAVES + PARTS + BOXES, ids=lambda path: path.stem)
+    @pytest.mark.parametrize("path", LEAVES + PARTS + BOXES + VIDEO, ids=lambda path: path.stem)
     def test_leaf_is_short(self, path: Path) -> None:
         assert lines_of(path) <= 20
 
@@ -64,7 +72,7 @@ class TestInventory:
         assert sum(lines_of(path) for path in CONFIGS.glob("**/*.py")) <= 700
 
 
-@pytest.mark.parametrize("path", LEAVES + PARTS + TINY + BOXES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LEAVES + PARTS + TINY + BOXES + VIDEO, ids=lambda path: path.stem)
 def test_loads_checks_dumps_and_reloads(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     assert check_config(config) == []
@@ -106,6 +114,26 @@ class TestPublishedSettings:
     def test_vicuna13b_sft_makes_128_samples_a_step_on_8_gpus(self) -> None:
         config = shipped("fuse", "vicuna13b", "sft")
         assert config.train_dataloader.batch_size * config.optimizer.accumulative_counts * 8 == 128
+
+
+class TestVideos:
+    @pytest.mark.parametrize("llm", LLMS)
+    def test_what_differs_from_stage_2(self, llm: str) -> None:
+        config = load_config(f"fuse_{llm}_clip_L_14_336_sft_video", check=False)
+        stage_2 = shipped("fuse", llm, "sft")
+        differing = {key for key in config if config[key] != stage_2.get(key)}
+        settings = {"data_path", "image_folder", "box_json_path", "frame_pooling", "batch_size", "accumulative_counts"}
+        parts = {"train_dataset", "train_dataloader", "image_processor", "model", "optimizer", "evaluation"}
+        assert differing - {"resolved_from"} <= settings | parts | {"benchmarks"}
+        assert config.optimizer.lr == stage_2.optimizer.lr and config.model.trainable == stage_2.model.trainable
+        assert config.train_dataloader.batch_size * config.optimizer.accumulative_counts == 16
+
+    def test_frames_are_pooled_alike_everywhere(self) -> None:
+        config = load_config("fuse_vicuna7b_clip_L_14_336_sft_video", check=False)
+        nodes = [config.model, config.image_processor, config.train_dataset.image_processor]
+        assert [node.frame_pooling.side for node in (*nodes, config.evaluation.image_processor)] == [2] * 4
+        # by default nothing is pooled
+        assert "side" not in shipped("fuse", "vicuna7b", "sft").model.frame_pooling
 
 
 class TestParts:

@@ -71,11 +71,12 @@ class PlainWay(MGLLaVA):
         image_positions: torch.Tensor,
         object_positions: torch.Tensor,
         blank_picture: bool = False,
+        frames: Sequence[bool] = (),
     ) -> torch.Tensor:
         """Steps 1–6, with gradients through the encoders unless `frozen_apart`."""
         if self.frozen_apart:
             positions = (image_positions, object_positions)
-            return super().embed(input_ids, high_pixels, low_pixels, boxes, *positions, blank_picture)
+            return super().embed(input_ids, high_pixels, low_pixels, boxes, *positions, blank_picture, frames)
         stage_maps = self.high_res_encoder(high_pixels)
         image_tokens = self.projector(self.fusion(self.low_res_encoder(low_pixels), stage_maps[-1]))
         text_embeds = self.llm.get_input_embeddings()(input_ids)

@@ -52,13 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain",
         metavar="FILE",
-        help="with --prompt: save the last --image with each box coloured by its influence on the answer",
+        help="with --prompt: save the last --image, or the frames of the last --video, with each box (and frame) "
+        "coloured by its influence on the answer",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="ask this question, print the answer and exit")
     parser.add_argument(
         "--json", action="store_true", help="with --prompt: print the question, answer and boxes as JSON"
     )
-    parser.add_argument("--draw", metavar="FILE", help="save the last --image with its boxes drawn")
+    parser.add_argument(
+        "--draw", metavar="FILE", help="save the last --image, or the frames of the last --video, with boxes drawn"
+    )
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save, --save or the page saved")
     parser.add_argument("--save", metavar="FILE", help="with --prompt: save the conversation, pictures included")
     _add_sampling(parser)
@@ -139,12 +142,13 @@ def _check(args: argparse.Namespace) -> None:
     _check_videos(args)
     if args.json and args.prompt is None:
         raise XTunerError("--json prints the answer to --prompt: add --prompt.")
-    if args.explain and (args.prompt is None or not args.image):
+    if args.explain and (args.prompt is None or not (args.image or args.video)):
         raise XTunerError(
-            "--explain colours the boxes of a picture for the answer to --prompt: add --prompt and --image."
+            "--explain colours the boxes of a picture or video for the answer to --prompt: add --prompt and --image or "
+            "--video."
         )
-    if args.draw and not args.image:
-        raise XTunerError("--draw saves a picture with its boxes: add --image.")
+    if args.draw and not (args.image or args.video):
+        raise XTunerError("--draw saves a picture with its boxes: add --image or --video.")
     if args.load and not Path(args.load).is_file():
         raise XTunerError(f"'{args.load}' does not exist: check --load.")
     if args.save and args.prompt is None:

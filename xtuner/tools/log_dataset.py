@@ -10,7 +10,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from xtuner.config import load_config, parse_overrides
-from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.constants import FRAME_TOKEN_INDEX, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.errors import counted
 from xtuner.registry import build
 from xtuner.tools.support.arguments import add_cfg_options
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
             out.print("It stands in for a sample that cannot be read.")
         else:
             print_tokens(row, turns.get(index), tokenizer, out)
-        frames = len(dataset.frames(index))
-        shown = [counted(input_ids.count(IMAGE_TOKEN_INDEX) - frames, "pictures")]
+        frames = input_ids.count(FRAME_TOKEN_INDEX)
+        shown = [counted(input_ids.count(IMAGE_TOKEN_INDEX), "pictures")]
         shown += [counted(frames, "frames")] if frames else []
         out.print(f"{len(input_ids)} ids, {supervised} with loss, {', '.join(shown)}")
         out.print(dataset.describe(index), markup=False)

@@ -14,6 +14,7 @@ from mg_llava.serving.generation.batch import RowBatch
 from mg_llava.serving.generation.engine import Engine, stopping
 from mg_llava.serving.generation.sampling import Draw
 from mg_llava.serving.generation.tickets import FINISHED, Ticket
+from mg_llava.videos import VideoFrames
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -39,14 +40,19 @@ class BatchEngine(Engine):
         """The assistant's."""
         return self.assistant.maker
 
-    def prepare(self, asked: Conversation, files: Sequence[bytes] = ()) -> Prompt:
+    def prepare(
+        self,
+        asked: Conversation,
+        files: Sequence[bytes] = (),
+        videos: Sequence[tuple[bytes, VideoFrames]] = (),
+    ) -> Prompt:
         """Returns ids, pixels and boxes; the files themselves are not needed."""
         return self.assistant.prepare(asked.turns, asked.pictures, asked.found, asked.answer_start)
 
     def num_tokens(self, prompt: Prompt) -> int:
         """Returns how many tokens the language model reads."""
-        model = self.assistant.model
-        return prompt.num_tokens(model.low_res_encoder.num_tokens, model.object_encoder is not None)
+        vision = self.assistant.model.vision
+        return prompt.num_tokens(vision.image_tokens, vision.with_objects)
 
     def room(self, prompt: Prompt) -> int:
         """See `Assistant.room`."""

@@ -15,6 +15,7 @@ from mg_llava.inference.messages import Conversation
 from mg_llava.inference.prompts import PromptMaker
 from mg_llava.serving.generation.sampling import Sampling
 from mg_llava.serving.generation.tickets import Overloaded, Place, Ticket, late
+from mg_llava.videos import VideoFrames
 
 
 class Engine(ABC):
@@ -52,12 +53,15 @@ class Engine(ABC):
         """The tokenizer, the template, and what opens pictures and chooses boxes."""
 
     @abstractmethod
-    def prepare(self, asked: Conversation, files: Sequence[bytes]) -> Any:
+    def prepare(
+        self, asked: Conversation, files: Sequence[bytes], videos: Sequence[tuple[bytes, VideoFrames]] = ()
+    ) -> Any:
         """Returns the prompt of a conversation, in the form that `submit` takes.
 
         Args:
             asked: what was said.
             files: of its pictures, in the same order.
+            videos: files of its videos, in the same order, and the frames that are among the pictures of `asked`.
 
         Raises:
             XTunerError: it cannot be asked.

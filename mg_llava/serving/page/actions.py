@@ -283,7 +283,14 @@ class Page:
                 f"the chat has {count:,} characters, at most {self.limits.max_text:,} are taken: start anew."
             )
 
-    def _conversation(self, given: Given, turns: Turns, question: str | None) -> Conversation:
+    def _conversation(
+        self,
+        given: Given,
+        turns: Turns,
+        question: str | None,
+        videos: list[tuple[bytes, VideoFrames]] | None = None,
+    ) -> Conversation:
+        """What is asked; the file of a video and its frames are added to `videos`."""
         if not turns and question is None:
             return Conversation()
         said = [*turns, *([] if question is None else [[question]])]
@@ -294,15 +301,23 @@ class Page:
         ]
         if given.video or given.path:
             messages[0]["content"].insert(0, VIDEO_PART if given.video else IMAGE_PART)
-        return read_messages(messages, lambda _: self._open(given)[:2], open_video=lambda _: self._frames(given)[0])
+
+        def open_video(_: Any) -> VideoFrames:
+            shown = self._frames(given)[0]
+            if videos is not None:
+                videos.append((Path(given.video or "").read_bytes(), shown))
+            return shown
+
+        return read_messages(messages, lambda _: self._open(given)[:2], open_video=open_video)
 
     def _prompt(self, given: Given, turns: Turns, question: str) -> tuple[Any, PictureBoxes | None]:
         if not question.strip():
             raise XTunerError("the question is empty: say something.")
         self._check_text([*turns, [question]])
-        asked = self._conversation(given, turns, question)
+        videos: list[tuple[bytes, VideoFrames]] = []
+        asked = self._conversation(given, turns, question, videos)
         files = [Path(given.path).read_bytes()] if given.path and not given.video else []
-        prompt = self.engine.prepare(asked, files)
+        prompt = self.engine.prepare(asked, files, videos)
         return prompt, asked.found[0] if asked.found else None
 
     def _stream(self, prompt: Any, sampling: Sampling) -> Iterator[tuple[str, str]]:

@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mg_llava.inference.messages import Conversation
-from mg_llava.inference.prompts import PromptMaker, room_in
+from mg_llava.inference.prompts import PromptMaker
 from mg_llava.serving.generation.engine import Engine, stopping
 from mg_llava.serving.generation.tickets import FINISHED, Ticket
 from mg_llava.serving.proxy.child import Child
 from mg_llava.serving.proxy.prompts import PromptSender, SentPrompt
 from mg_llava.serving.proxy.upstream import Gone, Upstream
+from mg_llava.videos import VideoFrames
 from xtuner.errors import XTunerError
 from xtuner.log import get_logger
 
@@ -38,7 +39,6 @@ class ProxyEngine(Engine):
     unexplained = (
         "which regions mattered is measured inside the model, and here vLLM answers: serve with --backend own for that."
     )
-    no_videos = "vLLM answers here and is sent no videos: send frames as pictures, or serve with --backend own."
 
     def __init__(
         self,
@@ -76,18 +76,19 @@ class ProxyEngine(Engine):
             return False
         return True
 
-    def prepare(self, asked: Conversation, files: Sequence[bytes]) -> SentPrompt:
+    def prepare(
+        self, asked: Conversation, files: Sequence[bytes], videos: Sequence[tuple[bytes, VideoFrames]] = ()
+    ) -> SentPrompt:
         """See `PromptSender.prepare`."""
-        return self.sender.prepare(asked, files)
+        return self.sender.prepare(asked, files, videos)
 
     def num_tokens(self, prompt: SentPrompt) -> int:
         """Returns how many tokens the language model reads."""
-        return prompt.texts + prompt.pictures * self.sender.processor.num_image_tokens + prompt.objects
+        return prompt.size.num_tokens(self.sender.processor.image_tokens)
 
     def room(self, prompt: SentPrompt) -> int:
         """See `Engine.room`; the context is that of the server."""
-        each = self.sender.processor.num_image_tokens
-        return room_in(self.context, prompt.texts, prompt.pictures, each, prompt.objects)
+        return prompt.size.room_in(self.context, self.sender.processor.image_tokens)
 
     def explain(self, prompt: SentPrompt, answer: str) -> list[float]:
         """Refuses.

@@ -1,9 +1,11 @@
-"""A conversation as it is sent to vLLM: messages whose pictures have their boxes in their URLs, and how long it is."""
+"""A conversation as it is sent to vLLM: messages whose pictures and videos have their boxes in their URLs, and how long
+it is.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,13 @@ from mg_llava.boxes.selection import PictureBoxes
 from mg_llava.hf import MGLLaVAProcessor, check_exported
 from mg_llava.inference.history import boxes_as_json
 from mg_llava.inference.messages import Conversation
-from mg_llava.inference.prompts import PromptMaker
+from mg_llava.inference.prompts import PromptMaker, PromptSize
 from mg_llava.serving.vllm.boxed import with_boxes
-from xtuner.errors import XTunerError
+from mg_llava.serving.vllm.videos import with_said
+from mg_llava.videos import VideoFrames
+from xtuner.data.records.messages import is_video
+from xtuner.data.text.templates import Place
+from xtuner.errors import XTunerError, counted
 
 
 @dataclass(frozen=True)
@@ -26,16 +32,12 @@ class SentPrompt:
     Attributes:
         messages: as OpenAI's protocol has them.
         continues: the last one is the beginning of the answer.
-        texts: tokens of text.
-        pictures: number of pictures.
-        objects: object tokens of all of them.
+        size: of what it is made.
     """
 
     messages: list[dict[str, Any]]
     continues: bool
-    texts: int
-    pictures: int
-    objects: int
+    size: PromptSize
 
 
 class PromptSender:
@@ -58,21 +60,30 @@ class PromptSender:
         """The processor's."""
         return self.processor.maker
 
-    def prepare(self, asked: Conversation, files: Sequence[bytes]) -> SentPrompt:
-        """Returns what is sent; see `Engine.prepare`.
+    def prepare(
+        self, asked: Conversation, files: Sequence[bytes], videos: Sequence[tuple[bytes, VideoFrames]] = ()
+    ) -> SentPrompt:
+        """Returns what is sent; see `Engine.prepare`. Of a video its own file goes, with the numbers of its frames.
 
         Raises:
             XTunerError: vLLM could not tell a text from the template's own words, or a picture has too many boxes.
         """
-        places = self._places(asked)
         ids = self.processor.text_ids(self.render(asked))
-        pictures = [_image_part(*pair) for pair in zip(files, asked.found, strict=True)]
+        frames = [one is Place.FRAME for turn in asked.turns for one in turn.parts if isinstance(one, Place)]
+        boxes = [found for found, is_frame in zip(asked.found, frames, strict=True) if not is_frame]
+        pictures = iter([_image_part(*pair) for pair in zip(files, boxes, strict=True)])
+        clips = iter([_video_part(*pair) for pair in videos])
+        num_frames = sum(len(shown.pictures) for _, shown in videos)
+        if num_frames != sum(frames):
+            raise XTunerError(
+                f"the conversation has {counted(sum(frames), 'frames')} of videos, but the videos given have "
+                f"{num_frames}: give each video with its frames."
+            )
+        texts = len(ids) - (len(frames) - num_frames) - len(videos)
         return SentPrompt(
-            messages=_messages(asked, pictures),
+            messages=_messages(asked, lambda part: next(clips if is_video(part) else pictures)),
             continues=bool(asked.answer_start),
-            texts=len(ids) - places,
-            pictures=places,
-            objects=sum(map(self._num_objects, asked.found)),
+            size=PromptSize(texts, len(frames) - num_frames, num_frames, sum(map(self._num_objects, asked.found))),
         )
 
     def render(self, asked: Conversation) -> str:
@@ -81,7 +92,7 @@ class PromptSender:
         Raises:
             XTunerError: see `prepare`.
         """
-        messages = _messages(asked, [{"type": "image"}] * self._places(asked))
+        messages = _messages(asked, lambda part: {"type": "video" if is_video(part) else "image"})
         try:
             return str(self.processor.apply_chat_template(messages, continue_final_message=bool(asked.answer_start)))
         except TemplateError as error:
@@ -96,17 +107,13 @@ class PromptSender:
             return 0
         return len(self.maker.boxes(*found, training=False).boxes)
 
-    def _places(self, asked: Conversation) -> int:
-        return len(asked.pictures)
 
-
-def _messages(asked: Conversation, pictures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    coming = iter(pictures)
+def _messages(asked: Conversation, sent: Callable[[Mapping[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "role": message.role,
             "content": [
-                {"type": "text", "text": part} if isinstance(part, str) else next(coming) for part in message.parts
+                {"type": "text", "text": part} if isinstance(part, str) else sent(part) for part in message.parts
             ],
         }
         for message in asked.messages
@@ -117,3 +124,8 @@ def _image_part(file: bytes, found: PictureBoxes | None) -> dict[str, Any]:
     # the kind of file is told by its content
     url = f"data:image/png;base64,{base64.b64encode(file).decode()}"
     return {"type": "image_url", "image_url": {"url": with_boxes(url, None if found is None else boxes_as_json(found))}}
+
+
+def _video_part(file: bytes, shown: VideoFrames) -> dict[str, Any]:
+    url = f"data:video/mp4;base64,{base64.b64encode(file).decode()}"
+    return {"type": "video_url", "video_url": {"url": with_said(url, shown)}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,13 @@ from mg_llava.serving.generation.tickets import Place
 from mg_llava.serving.requests.body import read_body
 from mg_llava.serving.requests.detecting import SharedDetector
 from mg_llava.serving.requests.fields import ChatFields, read_fields
-from mg_llava.serving.requests.pictures import check_boxes, open_content, read_content, read_video_url
+from mg_llava.serving.requests.pictures import (
+    check_boxes,
+    open_content,
+    read_content,
+    read_video,
+    read_video_content,
+)
 from mg_llava.serving.requests.settings import Limits
 from mg_llava.videos.shown import VideoFrames
 from xtuner.data.records.messages import picture_address
@@ -81,6 +88,7 @@ class RequestReader:
         self.check_model(fields.model)
         detects = self.detector if fields.detect_boxes in (None, True) else None
         files: list[bytes] = []
+        videos: list[tuple[bytes, VideoFrames]] = []
 
         def open_image(part: Mapping[str, Any]) -> tuple[Image.Image, PictureBoxes | None]:
             place.check()
@@ -91,13 +99,14 @@ class RequestReader:
             place.check()
             if self.engine.no_videos:
                 raise XTunerError(self.engine.no_videos)
-            return self._open_video(part, detects, place)
+            videos.append(self._open_video(part, detects, place))
+            return videos[-1][1]
 
         conversation = read_messages(fields.messages, open_image, bool(fields.continue_final_message), open_video)
         if conversation.turns[-1].output is not None:
             raise XTunerError("the last message is an answer: end with the user's, or set continue_final_message.")
         place.check()
-        prompt = self.engine.prepare(conversation, files)
+        prompt = self.engine.prepare(conversation, files, videos)
         place.check()
         return ChatRequest(
             prompt=prompt,
@@ -127,13 +136,16 @@ class RequestReader:
         check_boxes(found, picture.size)
         return picture, found
 
-    def _open_video(self, part: Mapping[str, Any], detects: SharedDetector | None, place: Place) -> VideoFrames:
+    def _open_video(
+        self, part: Mapping[str, Any], detects: SharedDetector | None, place: Place
+    ) -> tuple[bytes, VideoFrames]:
         if part.get("boxes") is not None:
             raise XTunerError("a video part has 'boxes': send pictures instead, one a frame, each with its own.")
-        shown = read_video_url(picture_address(part), self.limits, place.check)
-        if detects is None:
-            return shown
-        return shown.with_boxes([detects.look(picture, place.check) for picture in shown.pictures])
+        content = read_video_content(picture_address(part))
+        shown = read_video(io.BytesIO(content), self.limits, place.check)
+        if detects is not None:
+            shown = shown.with_boxes([detects.look(picture, place.check) for picture in shown.pictures])
+        return content, shown
 
 
 def read_sampling(fields: ChatFields, limits: Limits, stop_words: Sequence[str]) -> Sampling:

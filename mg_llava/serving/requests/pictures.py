@@ -67,16 +67,11 @@ def read_content(url: Any, limits: Limits) -> bytes:
     return content
 
 
-def read_video_url(url: Any, limits: Limits, check: Callable[[], None]) -> VideoFrames:
-    """Returns the frames of a ``data:video/...;base64,`` URL that are shown.
-
-    Args:
-        url: of the video.
-        limits: of the server.
-        check: called before each frame is decoded; raises where nobody waits any more.
+def read_video_content(url: Any) -> bytes:
+    """Returns the bytes of the file that a ``data:video/...;base64,`` URL holds.
 
     Raises:
-        XTunerError: no such URL, not a video, or too large.
+        XTunerError: no such URL, or empty.
     """
     if not isinstance(url, str) or not url.startswith("data:"):
         found = repr(url[:20]) if isinstance(url, str) else "none"
@@ -84,7 +79,7 @@ def read_video_url(url: Any, limits: Limits, check: Callable[[], None]) -> Video
     content = _decode(url, "video", "video")
     if not content:
         raise XTunerError("the video is empty, 0 bytes.")
-    return read_video(io.BytesIO(content), limits, check)
+    return content
 
 
 def read_video(file: IO[bytes], limits: Limits, check: Callable[[], None]) -> VideoFrames:
@@ -93,7 +88,7 @@ def read_video(file: IO[bytes], limits: Limits, check: Callable[[], None]) -> Vi
     Args:
         file: of the video, open.
         limits: of the server.
-        check: see `read_video_url`.
+        check: called before each frame is decoded; raises where nobody waits any more.
 
     Raises:
         XTunerError: not a video, or too large.

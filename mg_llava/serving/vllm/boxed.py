@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes
-from mg_llava.hf.processing import boxes_per_picture
-from mg_llava.inference.prompts import as_picture_boxes
+from mg_llava.inference.prompts import as_picture_boxes, boxes_per_picture
 from mg_llava.serving.vllm.prepared import PreparedPicture
 from xtuner.errors import XTunerError, counted, nearest
 
@@ -85,7 +84,7 @@ def kept_name(picture: BoxedPicture | PreparedPicture, given: str | None) -> str
     if given is None:
         return None
     if isinstance(picture, PreparedPicture):
-        content = picture.boxes.numpy().tobytes()
+        content = picture.boxes.numpy().tobytes() + bytes([picture.is_frame])
     elif picture.found is None:
         return given
     else:

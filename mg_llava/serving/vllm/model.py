@@ -24,6 +24,7 @@ from mg_llava.model.vision import CONNECTORS, ENCODERS
 from mg_llava.pictures.normalize import PixelNormalizer
 from mg_llava.serving.vllm.processing import DummyInputs, ProcessingInfo, Processor
 from xtuner.constants import IMAGE_TOKEN
+from xtuner.data.text.rendered import VIDEO_PLACE
 from xtuner.errors import XTunerError
 
 _LLM = "language_model"
@@ -54,10 +55,12 @@ class MGLLaVAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP)
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
-        """What stands for a picture in a text."""
+        """What stands for a picture or a video in a text."""
         if modality.startswith("image"):
             return IMAGE_TOKEN
-        raise XTunerError(f"a request has a part of kind {modality!r}: expected text and pictures.")
+        if modality.startswith("video"):
+            return VIDEO_PLACE
+        raise XTunerError(f"a request has a part of kind {modality!r}: expected text, pictures and videos.")
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -79,21 +82,34 @@ class MGLLaVAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP)
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     def embed_multimodal(self, **kwargs: object) -> MultiModalEmbeddings:
-        """Returns what the language model reads in place of each picture: (V + N, D), image then object tokens."""
-        pixels: Any = kwargs.get("pixel_values")
-        if pixels is None:
-            return []
-        boxes: Any = kwargs["boxes"]
-        given: Any = kwargs["box_counts"]
-        pixels = pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))
+        """Returns what the language model reads in place of each picture: (V + N, D), image then object tokens; and of
+        each video: those of its frames, one behind the other.
+        """
+        found: list[torch.Tensor] = []
+        if kwargs.get("pixel_values") is not None:
+            frames = list(map(bool, _numbers(kwargs["is_frame"])))
+            found += self._embed(kwargs["pixel_values"], kwargs["boxes"], kwargs["box_counts"], frames)
+        if kwargs.get("video_pixel_values") is not None:
+            of_frames = iter(
+                self._embed(kwargs["video_pixel_values"], kwargs["video_boxes"], kwargs["video_box_counts"])
+            )
+            for length in _numbers(kwargs["video_frame_counts"]):
+                found.append(torch.cat([next(of_frames) for _ in range(length)]))
+        return found
+
+    def _embed(self, pixels: Any, boxes: Any, given: Any, frames: list[bool] | None = None) -> list[torch.Tensor]:
+        """Tokens of each picture; all are frames where `frames` does not say."""
+        pixels = pixels if isinstance(pixels, torch.Tensor) else _joined(pixels)
         boxes = boxes if isinstance(boxes, torch.Tensor) else torch.cat(list(boxes))
-        counts = torch.as_tensor(given).flatten().tolist()
+        counts = _numbers(given)
         device = self.normalizer.constant_bits.device
         high, low = self.normalizer(pixels.to(device), self.vision.low_res_size)
         per_picture = boxes.reshape(-1, 4).to(device, torch.float32).split(counts)
         image_tokens, object_tokens = self.vision.encode(high, low, list(per_picture))
         objects = object_tokens.to(image_tokens).split(counts)
-        return [torch.cat(tokens) for tokens in zip(image_tokens, objects, strict=True)]
+        frames = [True] * len(counts) if frames is None else frames
+        images = [tokens for run in self.vision.pool(image_tokens, frames) for tokens in run]
+        return [torch.cat(tokens) for tokens in zip(images, objects, strict=True)]
 
     def forward(
         self,
@@ -124,3 +140,15 @@ class MGLLaVAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP)
             connector=[f"vision.{part}" for part in CONNECTORS],
             tower_model=[f"vision.{part}" for part in ENCODERS],
         )
+
+
+def _joined(pixels: Any) -> torch.Tensor:
+    """(I, 3, S, S) of pictures or of runs of them."""
+    side_by_side = 4
+    return torch.cat([one if one.ndim == side_by_side else one.unsqueeze(0) for one in pixels])
+
+
+def _numbers(given: Any) -> list[int]:
+    """Whole numbers of a tensor or of several."""
+    tensors = [given] if isinstance(given, torch.Tensor) else [torch.as_tensor(one) for one in given]
+    return [int(number) for tensor in tensors for number in tensor.flatten().tolist()]

@@ -104,7 +104,7 @@ class OfflineEngine:
 
     def _too_long(self, prompt: Prompt) -> str | None:
         """Why vLLM would refuse a prompt, which would stop all that are asked with it; None where it would not."""
-        used = prompt.num_tokens(self._processor.num_image_tokens, self._processor.with_objects)
+        used = prompt.num_tokens(self._processor.image_tokens, self._processor.with_objects)
         if used < self._context:
             return None
         pictures = counted(len(prompt.boxes), "pictures")

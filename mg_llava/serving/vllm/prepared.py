@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mg_llava.inference.prompts import Prompt
-from xtuner.constants import IMAGE_TOKEN_INDEX
+from xtuner.constants import FRAME_TOKEN_INDEX, PICTURE_INDICES
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,15 +18,17 @@ class PreparedPicture:
     Attributes:
         pixels: (3, S, S) uint8.
         boxes: (N, 4) float32, those that become object tokens, xyxy in pixels of the S frame.
+        is_frame: a frame of a video, which may take fewer tokens.
     """
 
     pixels: torch.Tensor
     boxes: torch.Tensor
+    is_frame: bool = False
 
     @property
     def cache_key(self) -> dict[str, Any]:
         """What tells this picture from others, boxes included."""
-        return {"pixels": self.pixels.contiguous(), "boxes": self.boxes.contiguous()}
+        return {"pixels": self.pixels.contiguous(), "boxes": self.boxes.contiguous(), "is_frame": self.is_frame}
 
 
 def token_prompt(prompt: Prompt, image_token_id: int) -> dict[str, Any]:
@@ -36,9 +38,10 @@ def token_prompt(prompt: Prompt, image_token_id: int) -> dict[str, Any]:
         prompt: of `Assistant.prepare`.
         image_token_id: of the folder's config or processor.
     """
-    ids = [image_token_id if token == IMAGE_TOKEN_INDEX else token for token in prompt.input_ids]
+    ids = [image_token_id if token in PICTURE_INDICES else token for token in prompt.input_ids]
     made: dict[str, Any] = {"prompt_token_ids": ids}
     if len(prompt.pixel_values):
-        pairs = zip(prompt.pixel_values, prompt.boxes, strict=True)
-        made["multi_modal_data"] = {"image": [PreparedPicture(pixels, boxes) for pixels, boxes in pairs]}
+        frames = [token == FRAME_TOKEN_INDEX for token in prompt.input_ids if token in PICTURE_INDICES]
+        each = zip(prompt.pixel_values, prompt.boxes, frames, strict=True)
+        made["multi_modal_data"] = {"image": [PreparedPicture(*picture) for picture in each]}
     return made

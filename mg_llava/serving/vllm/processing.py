@@ -27,8 +27,10 @@ from mg_llava.serving.requests.pictures import check_boxes
 from mg_llava.serving.vllm import media  # noqa: F401  registers the connector in each process
 from mg_llava.serving.vllm.boxed import BoxedPicture, join_options, kept_name, read_pictures, spread_boxes
 from mg_llava.serving.vllm.prepared import PreparedPicture
+from mg_llava.serving.vllm.videos import BoxedVideo, kept_video_name, read_videos
+from xtuner.data.text.rendered import VIDEO_PLACE
 
-_IMAGE = "image"
+_IMAGE, _VIDEO = "image", "video"
 Picture: TypeAlias = BoxedPicture | PreparedPicture
 
 
@@ -67,11 +69,41 @@ class BoxedPictures(ModalityDataItems[Sequence[Picture], Any]):
         return ImageSize(*read_source(picture.content).size)
 
 
+class BoxedVideos(ModalityDataItems[Sequence[BoxedVideo], Any]):
+    """The videos of a request."""
+
+    def __init__(self, videos: Sequence[BoxedVideo]) -> None:
+        super().__init__(videos, _VIDEO)
+
+    def get_count(self) -> int:
+        """Number of videos."""
+        return len(self.data)
+
+    def get(self, index: int) -> BoxedVideo | None:
+        """The video at a place; None where vLLM has to have kept it."""
+        return None if self.data[index].source is None else self.data[index]
+
+    def get_item_for_hash(self, index: int) -> object:
+        """What the cache knows the video by: frames and boxes count."""
+        return self.data[index].cache_key
+
+    def get_processor_data(self) -> Mapping[str, object]:
+        """What `Processor` reads."""
+        return {"videos": list(self.data)}
+
+    def get_passthrough_data(self) -> Mapping[str, object]:
+        """Nothing passes by the processor."""
+        return {}
+
+
 class BoxedPictureParser(MultiModalDataParser):
-    """Takes pictures in all of `BoxedPicture`'s forms."""
+    """Takes pictures in all of `BoxedPicture`'s forms, and videos in all of `BoxedVideo`'s."""
 
     def _parse_image_data(self, data: Any) -> BoxedPictures | None:
         return None if data is None else BoxedPictures(read_pictures(data))
+
+    def _parse_video_data(self, data: Any) -> BoxedVideos | None:
+        return None if data is None else BoxedVideos(read_videos(data))
 
 
 class ProcessingInfo(BaseProcessingInfo):
@@ -86,15 +118,15 @@ class ProcessingInfo(BaseProcessingInfo):
         return self.ctx.get_hf_processor(MGLLaVAProcessor)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
-        """Any number of pictures, within ``--limit-mm-per-prompt``."""
-        return {_IMAGE: None}
+        """Any number of pictures and videos, within ``--limit-mm-per-prompt``."""
+        return {_IMAGE: None, _VIDEO: None}
 
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
         """No option belongs to one of transformers' groups."""
         return {}
 
     def get_data_parser(self) -> MultiModalDataParser:
-        """Reads pictures with boxes."""
+        """Reads pictures and videos with boxes."""
         return BoxedPictureParser(expected_hidden_size=self._get_expected_hidden_size())
 
     def most_boxes(self, seq_len: int) -> int:
@@ -108,27 +140,39 @@ class ProcessingInfo(BaseProcessingInfo):
         return max(min(most or MOST_BOXES, seq_len - processor.num_image_tokens), 0)
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        """Tokens of a picture with as many boxes as it can have."""
-        return {_IMAGE: self.get_hf_processor().num_image_tokens + self.most_boxes(seq_len)}
+        """Tokens of a picture, and of a video, with as many boxes as they can have."""
+        each, most = self.get_hf_processor().image_tokens, self.most_boxes(seq_len)
+        return {_IMAGE: each.picture + most, _VIDEO: min(self.most_frames() * (each.frame + most), seq_len)}
+
+    def most_frames(self) -> int:
+        """Most frames that the folder's rule takes of a video."""
+        rule = self.get_hf_processor().frame_sampling
+        return rule.count or rule.max_frames
 
 
 class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):
     """The largest inputs, by which vLLM measures its memory."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """A place for each picture."""
-        return self.info.get_hf_processor().image_token * mm_counts.get(_IMAGE, 0)
+        """A place for each picture and video."""
+        return self.info.get_hf_processor().image_token * mm_counts.get(_IMAGE, 0) + VIDEO_PLACE * mm_counts.get(
+            _VIDEO, 0
+        )
 
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
-        """Pictures with as many boxes as they can have."""
-        height, width = sides(self.info.get_hf_processor().image_processor.image_size)
-        boxes = spread_boxes(self.info.most_boxes(seq_len), min(height, width))
-        picture = {"image": Image.new("RGB", (width, height)), "boxes": boxes}
-        return {_IMAGE: [picture] * mm_counts.get(_IMAGE, 0)}
+        """Pictures and videos with as many boxes as they can have."""
+        processor, most = self.info.get_hf_processor(), self.info.most_boxes(seq_len)
+        height, width = sides(processor.image_processor.image_size)
+        blank, each = Image.new("RGB", (width, height)), processor.image_tokens.frame
+        picture = {"image": blank, "boxes": spread_boxes(most, min(height, width))}
+        frames = max(1, min(self.info.most_frames(), seq_len // each))
+        per_frame = spread_boxes(min(most, max(seq_len // frames - each, 0)), min(height, width))
+        video = {"video": [blank] * frames, "boxes": [per_frame] * frames}
+        return {_IMAGE: [picture] * mm_counts.get(_IMAGE, 0), _VIDEO: [video] * mm_counts.get(_VIDEO, 0)}
 
 
 class Processor(BaseMultiModalProcessor[ProcessingInfo]):
-    """Gives each picture its boxes, then pixels and placeholders by `MGLLaVAProcessor`."""
+    """Gives each picture its boxes and each video its frames, then pixels and placeholders by `MGLLaVAProcessor`."""
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Processes a request; its boxes become part of its pictures first, so that caches see them.
@@ -136,31 +180,57 @@ class Processor(BaseMultiModalProcessor[ProcessingInfo]):
         Raises:
             XTunerError: boxes that cannot be read, or for another number of pictures.
         """
-        pictures = inputs.mm_data_items.get(_IMAGE)
-        options = dict(inputs.hf_processor_mm_kwargs)
-        if pictures is not None:
-            boxed = join_options(pictures.data, options)
-            names = (inputs.mm_uuid_items or {}).get(_IMAGE) or [None] * len(boxed)
-            told_apart = [kept_name(picture, name) for picture, name in zip(boxed, names, strict=True)]
+        items, names = dict(inputs.mm_data_items), dict(inputs.mm_uuid_items or {})
+        if _IMAGE in items or _VIDEO in items:
+            pictures = items[_IMAGE].data if _IMAGE in items else []
+            boxed = join_options(pictures, dict(inputs.hf_processor_mm_kwargs))
+            if boxed:
+                items[_IMAGE] = BoxedPictures(boxed)
+                given = names.get(_IMAGE) or [None] * len(boxed)
+                names[_IMAGE] = [kept_name(picture, name) for picture, name in zip(boxed, given, strict=True)]
+            if _VIDEO in items:
+                videos = items[_VIDEO].data
+                given = names.get(_VIDEO) or [None] * len(videos)
+                names[_VIDEO] = [kept_video_name(video, name) for video, name in zip(videos, given, strict=True)]
             inputs = replace(
                 inputs,
-                mm_data_items=type(inputs.mm_data_items)({**inputs.mm_data_items, _IMAGE: BoxedPictures(boxed)}),
-                mm_uuid_items={**(inputs.mm_uuid_items or {}), _IMAGE: told_apart},
+                mm_data_items=type(inputs.mm_data_items)(items),
+                mm_uuid_items=names,
                 hf_processor_mm_kwargs={},
             )
         return super().apply(inputs, timing_ctx)
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         # not by vLLM's call, which casts boxes to the model's number format: bfloat16 has no pixel 301
-        given: Any = hf_data["pictures"]
-        made = [self._prepare(picture) for picture in given]
+        pictures: Any = hf_data.get("pictures") or []
+        videos: Any = hf_data.get("videos") or []
         return BatchFeature(
-            {
-                "pixel_values": torch.stack([pixels.contiguous() for pixels, _ in made]),
-                "boxes": torch.cat([boxes for _, boxes in made]),
-                "box_counts": torch.tensor([len(boxes) for _, boxes in made]),
-            }
+            {**(self._of_pictures(pictures) if pictures else {}), **(self._of_videos(videos) if videos else {})}
         )
+
+    def _of_pictures(self, given: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        made = [self._prepare(picture) for picture in given]
+        return {
+            "pixel_values": torch.stack([pixels.contiguous() for pixels, _ in made]),
+            "boxes": torch.cat([boxes for _, boxes in made]),
+            "box_counts": torch.tensor([len(boxes) for _, boxes in made]),
+            "is_frame": torch.tensor([isinstance(one, PreparedPicture) and one.is_frame for one in given]),
+        }
+
+    def _of_videos(self, given: Sequence[BoxedVideo]) -> dict[str, torch.Tensor]:
+        processor = self.info.get_hf_processor()
+        shown = [video.frames(processor.frame_sampling) for video in given]
+        made = [
+            processor.prepare_picture(picture, found)
+            for one in shown
+            for picture, found in zip(one.pictures, one.found or [None] * len(one.pictures), strict=True)
+        ]
+        return {
+            "video_pixel_values": torch.stack([pixels.contiguous() for pixels, _ in made]),
+            "video_boxes": torch.cat([boxes for _, boxes in made]),
+            "video_box_counts": torch.tensor([len(boxes) for _, boxes in made]),
+            "video_frame_counts": torch.tensor([len(one.pictures) for one in shown]),
+        }
 
     def _prepare(self, picture: Picture) -> tuple[torch.Tensor, torch.Tensor]:
         processor = self.info.get_hf_processor()
@@ -174,17 +244,33 @@ class Processor(BaseMultiModalProcessor[ProcessingInfo]):
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
     ) -> Mapping[str, MultiModalFieldConfig]:
-        counts = hf_inputs.get("box_counts", torch.zeros(0, dtype=torch.long))
+        none = torch.zeros(0, dtype=torch.long)
+        counts, frames = hf_inputs.get("box_counts", none), hf_inputs.get("video_frame_counts", none)
+        of_frames = hf_inputs.get("video_box_counts", none).split(frames.tolist())
+        per_video = torch.tensor([int(boxes.sum()) for boxes in of_frames], dtype=torch.long)
         return {
             "pixel_values": MultiModalFieldConfig.batched(_IMAGE),
             "boxes": MultiModalFieldConfig.flat_from_sizes(_IMAGE, counts),
             "box_counts": MultiModalFieldConfig.batched(_IMAGE, keep_on_cpu=True),
+            "is_frame": MultiModalFieldConfig.batched(_IMAGE, keep_on_cpu=True),
+            "video_pixel_values": MultiModalFieldConfig.flat_from_sizes(_VIDEO, frames),
+            "video_boxes": MultiModalFieldConfig.flat_from_sizes(_VIDEO, per_video),
+            "video_box_counts": MultiModalFieldConfig.flat_from_sizes(_VIDEO, frames, keep_on_cpu=True),
+            "video_frame_counts": MultiModalFieldConfig.batched(_VIDEO, keep_on_cpu=True),
         }
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
         processor = self.info.get_hf_processor()
 
         def expand(index: int) -> list[int]:
-            return processor.picture_ids(int(out_mm_kwargs[_IMAGE][index]["box_counts"].data))
+            item = out_mm_kwargs[_IMAGE][index]
+            return processor.picture_ids(int(item["box_counts"].data), bool(item["is_frame"].data))
 
-        return [PromptReplacement(modality=_IMAGE, target=[processor.image_token_id], replacement=expand)]
+        def expand_video(index: int) -> list[int]:
+            counts = out_mm_kwargs[_VIDEO][index]["video_box_counts"].data.tolist()
+            return [one for count in counts for one in processor.picture_ids(count, is_frame=True)]
+
+        return [
+            PromptReplacement(modality=_IMAGE, target=[processor.image_token_id], replacement=expand),
+            PromptReplacement(modality=_VIDEO, target=[processor.video_place_id], replacement=expand_video),
+        ]

@@ -378,8 +378,8 @@ class TestCheck:
             "cut at max_length: sample 'later' (number 8) has 41 text tokens; training drops the last 21, with 4 "
             "tokens of answers and 2 pictures. [data.json]",
             "longer than the context: sample 'many' (number 9) has 29 text and image tokens, but the language model "
-            "takes 24; it is left out: beside its 9 tokens of text 3 pictures or frames of 4 would fit, it has 5: take "
-            "fewer (of a video: lower frame_sampling.num_frames), or a longer context. [data.json]",
+            "takes 24; it is left out: beside its 9 tokens of text 3 pictures of 4 would fit, it has 5: take fewer, or "
+            "a longer context. [data.json]",
             f"box file: '{node['box_json_path']}' has no record of 1 of 3 pictures: no object tokens for them.",
         ]
         report = MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from mg_llava.data.dataset import MGLLaVADataset
+from mg_llava.pictures.pooling import FramePooling, ImageTokens
 from mg_llava.videos.sampling import FrameSampling
 from tests.clips import RED_STEP, number_of, write_clip, write_frames
 from tests.mg_llava.data.test_dataset import IMAGE_TOKENS, SIZE, talk, world
 from tests.tiny_assistant import randomize, save_picture, tiny_assistant
-from xtuner.constants import IMAGE_TOKEN_INDEX
+from xtuner.constants import FRAME_TOKEN_INDEX
 from xtuner.errors import ProblemsError, XTunerError
 
 __all__ = ["world"]
@@ -48,8 +49,8 @@ class TestFrames:
         sample = dataset[0]
         assert shown(sample) == [0, 2, 4, 6, 8, 10, 12, 15]
         ids = sample["input_ids"].tolist()
-        first = ids.index(IMAGE_TOKEN_INDEX)
-        assert ids[first : first + 9].count(IMAGE_TOKEN_INDEX) == 8 and ids[first + 8] != IMAGE_TOKEN_INDEX
+        first = ids.index(FRAME_TOKEN_INDEX)
+        assert ids[first : first + 9].count(FRAME_TOKEN_INDEX) == 8 and ids[first + 8] != FRAME_TOKEN_INDEX
         assert dataset.lengths.tolist() == [len(ids) + 8 * (IMAGE_TOKENS - 1)]
         assert dataset.num_images.tolist() == [8]
 
@@ -347,6 +348,61 @@ class TestLooking:
         found = MGLLaVADataset.check_records(world([record], context=40, box_json_path=None))
         note = next(note for note in found.notes if note.startswith("longer than the context"))
         assert (
-            "tokens of text 7 pictures or frames of 4 would fit, it has 8: take fewer (of a video: lower frame_sampling"
-            in note
+            "tokens of text 7 frames of 4 would fit (28 of 1 with frame_pooling.side=2), it has 8: lower "
+            "frame_sampling.num_frames, or take a longer context." in note
         )
+
+
+class TestPooled:
+    """Frames of fewer tokens: lengths, what fits, and who has to prepare again."""
+
+    RECORDS = (
+        {
+            "id": "long",
+            "image": "a.png",
+            "video": "v/long.mp4",
+            "conversations": talk("<image>\n<video>\nWhat is this"),
+        },
+        {"id": "folder", "video": "v/frames", "conversations": talk(ASK)},
+        {"id": "picture", "image": "a.png", "conversations": talk("<image>\nWhat is this")},
+    )
+
+    @pytest.fixture
+    def pooled(self, clips: Any, world: Any) -> Any:
+        """`clips` whose frames have one token of four."""
+        processor = world([])["image_processor"] | {"frame_pooling": {"type": FramePooling, "side": 2}}
+        return lambda records, **changes: clips(list(records), **{"image_processor": processor, **changes})
+
+    def test_lengths_are_exact(self, pooled: Any, tmp_path: Path) -> None:
+        boxed = [{"time": 0.0, "boxes": [[0, 0, 9, 9]], "labels": ["a"], "scores": [0.5]}]
+        boxes = [{"video": "v/long.mp4", "width": 32, "height": 24, "frames": boxed}]
+        # frames at 0 and 0.25 s have the box
+        dataset = pooled(self.RECORDS, boxes=boxes, box_json_path=str(tmp_path / "boxes.json"))
+        texts = [len(dataset[number]["input_ids"]) for number in range(3)]
+        assert dataset.lengths.tolist() == [texts[0] + 3 + 2, texts[1], texts[2] + 3]
+        assert dataset.image_processor.image_tokens.count(dataset[0]["input_ids"].tolist()) == texts[0] + 3
+        assert dataset.collate_fn([dataset[0]])["image_tokens"] == ImageTokens(4, 1)
+        described = dataset.describe(0).splitlines()
+        assert "4 image tokens, 0 object" in described[1] and "1 image tokens, 1 object" in described[2]
+        statistics = dataset.statistics()
+        assert statistics["object tokens, with picture"].tolist() == [2, 0, 0]
+
+    def test_what_did_not_fit_does(self, clips: Any, pooled: Any) -> None:
+        assert len(pooled(self.RECORDS[:1], context=34)) == 1
+        with pytest.raises(XTunerError, match="1 samples longer than the context left out"):
+            clips(list(self.RECORDS[:1]), context=34)
+
+    def test_what_would_fit_is_said(self, pooled: Any, clips: Any, world: Any) -> None:
+        node = world(list(self.RECORDS[:1]), context=20, box_json_path=None)
+        node["image_processor"] |= {"frame_pooling": {"type": FramePooling, "side": 2}}
+        (note,) = (one for one in MGLLaVADataset.check_records(node).notes if one.startswith("longer than"))
+        assert (
+            "of text and 1 picture 4 frames of 1 would fit, it has 8: lower frame_sampling.num_frames or raise" in note
+        )
+
+    def test_prepared_folders_know_it(self, pooled: Any, clips: Any, world: Any, tmp_path: Path) -> None:
+        node = world(list(self.RECORDS), box_json_path=None)
+        MGLLaVADataset.prepare(node, str(tmp_path / "out"), 1)
+        clips(list(self.RECORDS), offline_processed_text_folder=str(tmp_path / "out"))
+        with pytest.raises(XTunerError, match="frame_tokens"):
+            pooled(self.RECORDS, offline_processed_text_folder=str(tmp_path / "out"))

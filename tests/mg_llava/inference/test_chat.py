@@ -263,9 +263,10 @@ class TestBoxes:
         session.add_picture(str(picture), box_file)
         answer = session.ask("Is it red", max_new_tokens=3)
         session.ask("what", max_new_tokens=3)
-        weights = session.explain("Is it red", answer, ())
-        assert len(weights) == 2
-        session.draw(tmp_path / "a.png", weights)
+        influence = session.explain("Is it red", answer, ())
+        assert influence.frames == () and len(influence.boxes[0]) == 2
+        assert [set(row) for row in session.tell_influence(influence)] == [{"label", "weight"}] * 2
+        session.draw(tmp_path / "a.png", influence)
         assert (tmp_path / "a.png").stat().st_size > 0
 
     def test_found_by_the_tail_of_the_path(self, picture: Path, box_file: str, tmp_path: Path) -> None:

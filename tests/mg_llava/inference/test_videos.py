@@ -10,16 +10,24 @@ import pytest
 import torch
 from PIL import Image
 
+from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.inference.assistant import collate_prompts
 from mg_llava.inference.chat import ChatSession
 from mg_llava.inference.messages import read_messages
+from mg_llava.inference.prompts import Prompt
 from mg_llava.videos import FrameSampling, read_frames
 from tests.clips import frame_picture, number_of, write_clip
 from tests.tiny_assistant import randomize, tiny_assistant
-from xtuner.constants import IMAGE_TOKEN_INDEX
+from xtuner.constants import FRAME_TOKEN_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.data.text.templates import Place, Turn
 from xtuner.errors import XTunerError
 
 ASK = Turn((Place.VIDEO, "\nwhat"))
+
+
+def as_pictures(prompt: Prompt) -> list[int]:
+    """The ids of a prompt that has the frames as pictures."""
+    return [IMAGE_TOKEN_INDEX if one == FRAME_TOKEN_INDEX else one for one in prompt.input_ids]
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +39,9 @@ class TestAsking:
     def test_a_video_is_its_frames(self, assistant: Any, tmp_path: Path) -> None:
         video = read_frames(write_clip(tmp_path / "a.mp4", count=16))
         prompt = assistant.prepare([ASK], videos=[video])
-        assert len(prompt.pixel_values) == 8 and prompt.input_ids.count(IMAGE_TOKEN_INDEX) == 8
+        assert len(prompt.pixel_values) == 8 and prompt.input_ids.count(FRAME_TOKEN_INDEX) == 8
         pictures = assistant.prepare([Turn("<image>" * 8 + "\nwhat")], video.pictures)
-        assert prompt.input_ids == pictures.input_ids
+        assert as_pictures(prompt) == pictures.input_ids
         assert torch.equal(prompt.pixel_values, pictures.pixel_values)
         assert assistant.generate([prompt], 5) == assistant.generate([pictures], 5)
 
@@ -41,7 +49,26 @@ class TestAsking:
         video = read_frames(write_clip(tmp_path / "a.mkv", count=1, codec="ffv1", pixels="bgr0"))
         one = assistant.prepare([ASK], videos=[video])
         other = assistant.prepare([Turn("<image>\nwhat")], [Image.fromarray(frame_picture(0))])
-        assert one.input_ids == other.input_ids and torch.equal(one.pixel_values, other.pixel_values)
+        assert as_pictures(one) == other.input_ids and torch.equal(one.pixel_values, other.pixel_values)
+
+    def test_a_baseline_without_high_resolution(self, tmp_path: Path) -> None:
+        low, _ = tiny_assistant(tmp_path / "low", low_res_only=True)
+        video = read_frames(write_clip(tmp_path / "a.mp4", count=16))
+        found = PictureBoxes(np.array([[2, 2, 20, 20]], np.float32), ("dog",), np.ones(1, np.float32))
+        prompt = low.prepare([ASK], videos=[video.with_boxes([found] * 8)])
+        pictures = low.prepare([Turn("<image>" * 8 + "\nwhat")], video.pictures)
+        # boxes become no tokens there
+        assert low.room(prompt) == low.room(pictures)
+        assert low.generate([prompt], 5) == low.generate([pictures], 5)
+
+    def test_a_frame_has_the_logits_of_its_picture(self, assistant: Any, tmp_path: Path) -> None:
+        video = read_frames(write_clip(tmp_path / "a.mkv", count=1, codec="ffv1", pixels="bgr0"))
+        one = assistant.prepare([ASK], videos=[video])
+        other = assistant.prepare([Turn("<image>\nwhat")], [Image.fromarray(frame_picture(0))])
+        model = assistant.model
+        with torch.no_grad():
+            both = [model(**model.data_preprocessor(collate_prompts([p], 0)), mode="logits") for p in (one, other)]
+        assert torch.equal(*both)
 
     def test_in_a_batch_as_alone(self, assistant: Any, tmp_path: Path) -> None:
         video = read_frames(write_clip(tmp_path / "a.mp4", count=16))
@@ -54,8 +81,6 @@ class TestAsking:
         assert together == [assistant.generate([prompt], 6)[0] for prompt in prompts]
 
     def test_boxes_of_frames(self, assistant: Any, tmp_path: Path) -> None:
-        from mg_llava.boxes.selection import PictureBoxes
-
         video = read_frames(write_clip(tmp_path / "a.mp4", count=4))
         found = PictureBoxes(np.array([[2, 2, 20, 20]], np.float32), ("dog",), np.ones(1, np.float32))
         boxed = video.with_boxes([None, found, None, found])
@@ -86,7 +111,7 @@ class TestMessages:
             open_video=lambda part: read_frames(part["video"], FrameSampling(num_frames=2)),
         )
         assert [picture.size for picture in conversation.pictures] == [(8, 8), (32, 24), (32, 24)]
-        assert conversation.turns[0].input == "<image>\n<image><image>\nwhat"
+        assert conversation.turns[0].parts == (Place.PICTURE, "\n", Place.FRAME, Place.FRAME, "\nwhat")
         assert conversation.found == [None] * 3
 
     def test_refused_where_nobody_reads_them(self) -> None:
@@ -114,6 +139,21 @@ class TestChat:
         assert session.turns[0].parts[:-1] == asked[:-1] and len(session.describe()["images"]) == 5
         with pytest.raises(XTunerError, match="a chat about a video cannot be saved"):
             session.save(tmp_path / "chat.json")
+
+    def test_explain_draws_the_frames_in_a_row(self, assistant: Any, tmp_path: Path) -> None:
+        found = PictureBoxes(np.array([[2, 2, 20, 20]], np.float32), ("dog",), np.ones(1, np.float32))
+        session = ChatSession(assistant, detector=lambda pictures: [found] * len(pictures))
+        session.add_video(str(write_clip(tmp_path / "a.mp4", count=16)), 3)
+        session.draw(tmp_path / "before.png")
+        answer = session.ask("Is it red", 3)
+        influence = session.explain("Is it red", answer, ())
+        rows = session.tell_influence(influence)
+        assert [row["frame"].rpartition(", ")[2] for row in rows] == ["0.00 s", "0.88 s", "1.88 s"] * 2
+        assert [row.get("label") for row in rows] == [None] * 3 + ["dog"] * 3
+        session.draw(tmp_path / "why.png", influence)
+        sizes = [Image.open(tmp_path / name).size for name in ("before.png", "why.png")]
+        # 32 x 24 pixels at a height of 320, and the words below
+        assert sizes == [(3 * 427, 344)] * 2
 
     def test_a_part_of_few_frames_is_told(self, assistant: Any, tmp_path: Path) -> None:
         session = ChatSession(assistant)

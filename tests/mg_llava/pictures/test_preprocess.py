@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mg_llava.pictures.colors import to_rgb
-from mg_llava.pictures.encoder_config import read_num_image_tokens
+from mg_llava.pictures.encoder_config import read_token_grid
 from mg_llava.pictures.normalize import PixelNormalizer
 from mg_llava.pictures.open import FORMATS, num_frames, open_picture, picture_size
 from mg_llava.pictures.preprocess import ImageProcessor
@@ -235,7 +235,7 @@ class TestSquare:
         np.testing.assert_allclose(found, boxes[0], atol=1)
 
     def test_image_tokens(self, folder: str) -> None:
-        assert ImageProcessor(folder).num_image_tokens == read_num_image_tokens(folder) == 36
+        assert ImageProcessor(folder).num_image_tokens == 36 and read_token_grid(folder) == (6, 6)
 
 
 class TestNormalizer:

@@ -76,7 +76,7 @@ class Preparing:
     def maker(self) -> PromptMaker:
         return self.assistant.maker
 
-    def prepare(self, asked: Conversation, files: Sequence[bytes]) -> Prompt:
+    def prepare(self, asked: Conversation, files: Sequence[bytes], videos: Sequence[Any] = ()) -> Prompt:
         return self.assistant.prepare(asked.turns, asked.pictures, asked.found, asked.answer_start)
 
 

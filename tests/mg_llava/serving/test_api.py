@@ -26,6 +26,7 @@ openai = pytest.importorskip("openai", reason="the client package openai is not 
 from mg_llava.inference.assistant import Assistant  # noqa: E402
 from mg_llava.inference.messages import read_messages  # noqa: E402
 from mg_llava.inference.prompts import as_picture_boxes  # noqa: E402
+from mg_llava.pictures.pooling import ImageTokens  # noqa: E402
 from mg_llava.serving.app import make_app  # noqa: E402
 from mg_llava.serving.command import listen  # noqa: E402
 from mg_llava.serving.requests.settings import Limits  # noqa: E402
@@ -83,7 +84,7 @@ class TestAnswers:
         choice = answer.choices[0]
         assert choice.message.content == expected and choice.message.role == "assistant"
         assert choice.finish_reason in ("stop", "length")
-        assert answer.usage.prompt_tokens == prompt.num_tokens(4)
+        assert answer.usage.prompt_tokens == prompt.num_tokens(ImageTokens(4, 4))
         assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
     def test_streaming(self, server: Server) -> None:

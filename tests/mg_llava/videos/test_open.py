@@ -240,6 +240,19 @@ class TestFaults:
             container.mux(stream.encode(None))
         self.refused(str(tmp_path / "a.mp4"), "video does not decode", "has no video stream, only sound or text")
 
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+    def test_a_stream_without_a_frame(self, tmp_path: Path, name: str) -> None:
+        import av
+
+        with av.open(str(tmp_path / name), "w") as container:
+            stream: Any = container.add_stream("mpeg4", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+            container.start_encoding()
+        # some muxers leave out all that is not needed for no frame at all
+        with pytest.raises(SampleError, match="holds no frames|no video stream|cannot be opened") as caught:
+            read_frames(str(tmp_path / name))
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         self.refused(str(tmp_path), "video without frames", "is a folder without pictures")
 

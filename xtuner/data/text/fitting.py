@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from xtuner.constants import IMAGE_TOKEN_INDEX
+from xtuner.constants import FRAME_TOKEN_INDEX, IMAGE_TOKEN_INDEX
 from xtuner.data.text.probing import NoTemplate, messages_of, own_rendering, probe_template
-from xtuner.data.text.templates import TEMPLATES, PromptTemplate, Turn, get_template
+from xtuner.data.text.templates import TEMPLATES, Place, PromptTemplate, Turn, get_template
 from xtuner.data.text.tokenizer_files import backend_ids
 from xtuner.data.text.tokenizing import encode_prompt
 from xtuner.errors import XTunerError
@@ -78,16 +79,21 @@ def misfits(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) -> lis
 def own_ids(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Returns the ids that the tokenizer's own chat template gives a conversation, open where its last turn is.
 
-    `IMAGE_TOKEN_INDEX` stands at the place of each picture. What a text holds becomes whatever it becomes there.
+    `IMAGE_TOKEN_INDEX` (of frames `FRAME_TOKEN_INDEX`) stands at the place of each picture. What a text holds becomes
+    whatever it becomes there.
 
     Raises:
         NoTemplate: it has none, or its template refuses the conversation.
     """
     encode = backend_ids(tokenizer)
     text = own_rendering(tokenizer, messages_of(turns, _PICTURE), turns[-1].output is None)
-    ids: list[int] = []
-    for number, part in enumerate(text.split(_PICTURE)):
-        ids += ([IMAGE_TOKEN_INDEX] if number else []) + (encode(part) if part else [])
+    places = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
+    first, *others = text.split(_PICTURE)
+    ids = encode(first) if first else []
+    # a template may drop or repeat a picture
+    for part, place in zip_longest(others, places[: len(others)], fillvalue=Place.PICTURE):
+        ids.append(FRAME_TOKEN_INDEX if place is Place.FRAME else IMAGE_TOKEN_INDEX)
+        ids += encode(str(part)) if part else []
     return ids
 
 

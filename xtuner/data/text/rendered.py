@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from xtuner.constants import IMAGE_TOKEN
 from xtuner.data.text.templates import Piece, PieceKind, PromptTemplate
 
 BOUNDARY = "\u2063"
 """Invisible separator between a question and its answer, rendered where the template has no words there (``plain``)."""
+
+VIDEO_PLACE = "\ue8a1\uf3d7\ue5a9"
+"""Place of a video: private characters, which no text holds, since there ``<video>`` is text."""
+_PLACES = re.compile(f"({re.escape(IMAGE_TOKEN)}|{VIDEO_PLACE})")
 
 
 def cut_rendered(text: str, template: PromptTemplate, bos: str | None, eos: str | None) -> list[Piece]:
@@ -58,9 +64,5 @@ def _cut_question(text: str, template: PromptTemplate, end: str) -> tuple[str, s
 
 
 def _with_pictures(text: str) -> list[Piece]:
-    pieces: list[Piece] = []
-    for number, part in enumerate(text.split(IMAGE_TOKEN)):
-        if number:
-            pieces.append(Piece(PieceKind.IMAGE))
-        pieces.append(Piece(PieceKind.TEXT, part))
-    return pieces
+    kinds = {IMAGE_TOKEN: PieceKind.IMAGE, VIDEO_PLACE: PieceKind.VIDEO}
+    return [Piece(kinds[part]) if part in kinds else Piece(PieceKind.TEXT, part) for part in _PLACES.split(text)]

@@ -25,6 +25,10 @@ class PieceKind(enum.Enum):
     """Tokenised on its own, without special tokens added."""
     IMAGE = "image"
     """Place of one picture: `IMAGE_TOKEN_INDEX`."""
+    FRAME = "frame"
+    """Place of one frame of a video: `FRAME_TOKEN_INDEX`."""
+    VIDEO = "video"
+    """Place of a video whose frames are not known yet: `VIDEO_TOKEN_INDEX`; of rendered conversations alone."""
     BOS = "bos"
     """The tokenizer's bos token, where it has one and the text that follows does not begin with it."""
     EOS = "eos"
@@ -54,6 +58,7 @@ class Piece:
 
 # the same in every conversation, so made once
 _BOS, _PICTURE, _EOS = Piece(PieceKind.BOS), Piece(PieceKind.IMAGE), Piece(PieceKind.EOS, supervised=True)
+_FRAME = Piece(PieceKind.FRAME)
 _EOS_WITHOUT_LOSS = Piece(PieceKind.EOS)
 
 
@@ -63,6 +68,8 @@ class Place(enum.Enum):
     PICTURE = IMAGE_TOKEN
     VIDEO = VIDEO_TOKEN
     """Of a video whose frames are not known yet; `xtuner.data.text.turns.with_frames` puts their places there."""
+    FRAME = "<frame>"
+    """Of a frame of a video: a picture. No text stands for it."""
 
 
 Words: TypeAlias = "str | tuple[str | Place, ...]"
@@ -74,8 +81,8 @@ class Turn:
 
     Attributes:
         input: the user's words. In a string each ``<image>`` is the place of a picture; in a tuple only
-            `Place.PICTURE` is, and ``<image>`` is text; places of videos stand in tuples alone. `user_words` makes
-            whichever is needed.
+            `Place.PICTURE` is, and ``<image>`` is text; places of videos and frames stand in tuples alone.
+            `user_words` makes whichever is needed.
         output: the assistant's text; None only in the last turn of a prompt to be answered.
         system: system prompt that stands before this turn, or "".
         supervised: whether the answer carries loss.
@@ -93,8 +100,10 @@ class Turn:
 
     @property
     def num_pictures(self) -> int:
-        """Places of pictures in the question."""
-        return self.input.count(IMAGE_TOKEN if isinstance(self.input, str) else Place.PICTURE)  # type: ignore[arg-type]
+        """Places of pictures in the question, those of frames among them."""
+        if isinstance(self.input, str):
+            return self.input.count(IMAGE_TOKEN)
+        return self.input.count(Place.PICTURE) + self.input.count(Place.FRAME)
 
     @property
     def num_videos(self) -> int:
@@ -118,14 +127,16 @@ def split_pictures(text: str, place: Place = Place.PICTURE) -> tuple[str | Place
 
 
 def user_words(parts: Sequence[str | Place]) -> Words:
-    """Returns `parts` as `Turn.input` takes them: a string, unless a text holds ``<image>`` or a video stands there."""
+    """Returns `parts` as `Turn.input` takes them: a string, unless a text holds ``<image>``, or a video or a frame
+    stands there.
+    """
     joined: list[str | Place] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
             joined[-1] += part
         elif part:
             joined.append(part)
-    if any(part is Place.VIDEO or (isinstance(part, str) and IMAGE_TOKEN in part) for part in joined):
+    if any(IMAGE_TOKEN in part if isinstance(part, str) else part is not Place.PICTURE for part in joined):
         return tuple(joined)
     return "".join(part if isinstance(part, str) else IMAGE_TOKEN for part in joined)
 
@@ -220,7 +231,7 @@ class PromptTemplate:
             else:
                 if text := "".join(words):
                     yield Piece(PieceKind.TEXT, text, False, words)
-                yield _PICTURE
+                yield _PICTURE if part is Place.PICTURE else _FRAME
                 words = ("",)
         words = (*words[:-1], words[-1] + after)
         if text := "".join(words):

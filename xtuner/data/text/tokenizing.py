@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, PICTURE_INDICES, VIDEO_TOKEN_INDEX
 from xtuner.data.records.messages import check_text
 from xtuner.data.text.conversations import Conversation
 from xtuner.data.text.specials import Policy, SpecialTokens, refusal, special_tokens
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _IGNORED = pack([IGNORE_INDEX])
-_PICTURE = pack([IMAGE_TOKEN_INDEX])
+_PICTURE, _FRAME, _VIDEO = (pack([place]) for place in (*PICTURE_INDICES, VIDEO_TOKEN_INDEX))
 _WIDTH = len(_PICTURE)
 _MANY = 100
 """Texts of one call from which on looking words up pays."""
@@ -38,7 +38,8 @@ class Encoded:
     """Ids and labels of one conversation.
 
     Attributes:
-        input_ids: T token ids; `IMAGE_TOKEN_INDEX` at the place of each picture.
+        input_ids: T token ids; `IMAGE_TOKEN_INDEX` at the place of each picture, `FRAME_TOKEN_INDEX` at that of each
+            frame of a video.
         labels: T ids, `IGNORE_INDEX` where there is no loss.
         num_truncated: tokens that `max_length` cut off.
         num_truncated_labels: supervised tokens that `max_length` cut off.
@@ -260,7 +261,7 @@ def _join(pieces: Sequence[Piece], ids_of: _PieceIds, max_length: int | None) ->
         labels[:max_length],
         num_truncated=len(cut),
         num_truncated_labels=len(cut) - cut.count(IGNORE_INDEX),
-        num_truncated_images=input_ids[max_length:].count(IMAGE_TOKEN_INDEX),
+        num_truncated_images=sum(map(input_ids[max_length:].count, PICTURE_INDICES)),
         special_words=found,
     )
 
@@ -268,6 +269,8 @@ def _join(pieces: Sequence[Piece], ids_of: _PieceIds, max_length: int | None) ->
 def _special(kind: PieceKind, tokenizer: PreTrainedTokenizerBase) -> bytes:
     if kind is PieceKind.IMAGE:
         return _PICTURE
+    if kind in (PieceKind.FRAME, PieceKind.VIDEO):
+        return _FRAME if kind is PieceKind.FRAME else _VIDEO
     if kind is PieceKind.BOS:
         return b"" if tokenizer.bos_token_id is None else pack([tokenizer.bos_token_id])
     if tokenizer.eos_token_id is None:

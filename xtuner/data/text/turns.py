@@ -92,7 +92,7 @@ def with_frames(turns: Sequence[Turn], counts: Sequence[int]) -> tuple[Turn, ...
 
 def _frame_places(parts: Sequence[str | Place], counts: Iterator[int]) -> Iterator[str | Place]:
     for part in parts:
-        yield from [Place.PICTURE] * next(counts) if part is Place.VIDEO else [part]
+        yield from [Place.FRAME] * next(counts) if part is Place.VIDEO else [part]
 
 
 def _text(message: Message) -> str:

@@ -14,11 +14,12 @@ from xtuner.log import console
 NO_BOXES, DETECTOR = "none", "detector"
 USAGE = (
     "/image PATH [BOX_FILE] adds a picture, /video PATH the frames of a video, /boxes none|detector|BOX_FILE replaces "
-    "the boxes of the last picture, /draw PATH saves it with its boxes, /explain PATH colours each box by its "
-    "influence on the last answer, /again asks the last question again, /edit [NUMBER] TEXT asks TEXT instead of the "
-    "last question (or of that number) and forgets what came after it, /temperature NUMBER makes answers vary (0: the "
-    "likeliest words), /tokens NUMBER sets the longest answer, /save FILE and /load FILE keep a conversation, /reset "
-    "forgets everything, /exit ends the conversation. Any other text is a question."
+    "the boxes of the last picture, /draw PATH saves it (or the frames of the last video) with its boxes, /explain "
+    "PATH colours each box and frame by its influence on the last answer, /again asks the last question again, /edit "
+    "[NUMBER] TEXT asks TEXT instead of the last question (or of that number) and forgets what came after it, "
+    "/temperature NUMBER makes answers vary (0: the likeliest words), /tokens NUMBER sets the longest answer, /save "
+    "FILE and /load FILE keep a conversation, /reset forgets everything, /exit ends the conversation. Any other text "
+    "is a question."
 )
 
 
@@ -207,14 +208,15 @@ def tell(session: Any) -> None:
 
 
 def explain(session: Any, path: str, question: str, answer: str, before: Any) -> list[dict[str, Any]]:
-    """Saves the last picture with its boxes coloured, lists them, and returns label and weight of each."""
-    weights = session.explain(question, answer, before)
-    found = session.last_boxes
-    labels = () if found is None else found.labels
-    session.draw(path, weights)
-    rows = [{"label": label, "weight": round(weight, 4)} for label, weight in zip(labels, weights, strict=True)]
+    """Saves the last picture, or the frames of the last video, with boxes coloured, lists them, and returns a row of
+    each.
+    """
+    influence = session.explain(question, answer, before)
+    session.draw(path, influence)
+    rows: list[dict[str, Any]] = session.tell_influence(influence)
     for row in sorted(rows, key=lambda row: -abs(row["weight"])):
-        console.print(f"{row['weight']:+8.3f}  {row['label']}", style="dim", markup=False)
+        words = ", ".join(str(row[key]) for key in ("label", "frame") if key in row)
+        console.print(f"{row['weight']:+8.3f}  {words}", style="dim", markup=False)
     return rows
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from xtuner.constants import IGNORE_INDEX, IMAGE_TOKEN, PICTURE_INDICES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ class Cell:
     """One token of a row.
 
     Attributes:
-        id: in the vocabulary; `IMAGE_TOKEN_INDEX` = the place of a picture.
+        id: in the vocabulary; one of `PICTURE_INDICES` = the place of a picture.
         text: what it adds to the decoded row; "" where a later token ends the character that it begins.
         piece: as the vocabulary writes it.
         kind: `PICTURE`, `WITH_LOSS` or "".
@@ -54,7 +54,7 @@ def read_row(input_ids: Sequence[int], labels: Sequence[int] | None, tokenizer: 
         tokenizer: the ids' own.
     """
     kinds = [
-        PICTURE if token == IMAGE_TOKEN_INDEX else WITH_LOSS if label != IGNORE_INDEX else ""
+        PICTURE if token in PICTURE_INDICES else WITH_LOSS if label != IGNORE_INDEX else ""
         for token, label in zip(input_ids, labels or [IGNORE_INDEX] * len(input_ids), strict=True)
     ]
     texts = _texts(input_ids, kinds, tokenizer)

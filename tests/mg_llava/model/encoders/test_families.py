@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from mg_llava import model as public
 from mg_llava.model.encoders import HighResEncoder, LowResEncoder
 from mg_llava.model.vision import check_parts
-from mg_llava.pictures.encoder_config import read_num_image_tokens
+from mg_llava.pictures.encoder_config import read_token_grid
 from tests.tiny_encoders import HIGH_NAMES, LOW_NAMES, MEAN, STD, high_folder, low_folder
 from xtuner.errors import XTunerError
 from xtuner.model.meta import meta_init
@@ -45,7 +45,7 @@ class TestLowRes:
         shapes = {key: value.shape for key, value in encoder.state_dict().items()}
         assert {key: value.shape for key, value in again.state_dict().items()} == shapes
         assert all(value.is_meta for value in again.state_dict().values())
-        assert read_num_image_tokens(str(folder.path)) == encoder.num_tokens
+        assert read_token_grid(str(folder.path)) == encoder.grid
 
     @pytest.mark.parametrize("name", [name for name in LOW_NAMES if name != "clip"])
     def test_every_weight_gets_a_gradient(self, tmp_path: Path, name: str) -> None:
@@ -61,7 +61,7 @@ class TestLowRes:
         assert (encoder.image_size, encoder.grid) == (56, (4, 4))
         with torch.no_grad():
             assert encoder(torch.randn(1, 3, 56, 56)).shape == (1, 16, encoder.channels)
-        assert read_num_image_tokens(str(folder.path), 56) == 16
+        assert read_token_grid(str(folder.path), 56) == (4, 4)
 
     @pytest.mark.parametrize("name", [name for name in LOW_NAMES if name != "aimv2"])
     def test_no_square(self, tmp_path: Path, name: str) -> None:

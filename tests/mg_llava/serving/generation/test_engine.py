@@ -14,6 +14,7 @@ import torch
 
 from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.prompts import Prompt, as_picture_boxes
+from mg_llava.pictures.pooling import ImageTokens
 from mg_llava.serving.generation.batch import RowBatch
 from mg_llava.serving.generation.batch_engine import BatchEngine
 from mg_llava.serving.generation.sampling import Draw, Sampling
@@ -207,8 +208,8 @@ class TestFailure:
         monkeypatch.setattr(assistant.model.llm, "forward", fail_with_it)
         chosen = prompts(assistant)
         # the shortest row is told from the others by its length, after two tokens
-        poisoned_rows.append(chosen[1].num_tokens(4) + 2)
-        assert all(chosen[row].num_tokens(4) > poisoned_rows[0] for row in (0, 2))
+        poisoned_rows.append(chosen[1].num_tokens(ImageTokens(4, 4)) + 2)
+        assert all(chosen[row].num_tokens(ImageTokens(4, 4)) > poisoned_rows[0] for row in (0, 2))
         poison.set()
         tickets = [engine.submit(chosen[row], Sampling(12)) for row in (0, 1, 2)]
         with pytest.raises(XTunerError, match="the model failed: poisoned"):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +19,10 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[
 from mg_llava.inference.assistant import Assistant  # noqa: E402
 from mg_llava.inference.messages import read_messages  # noqa: E402
 from mg_llava.inference.prompts import as_picture_boxes  # noqa: E402
+from mg_llava.inference.video_sources import read_video_source  # noqa: E402
+from mg_llava.serving.generation.batch_engine import BatchEngine  # noqa: E402
 from mg_llava.serving.generation.sampling import Sampling  # noqa: E402
-from mg_llava.serving.generation.tickets import Overloaded, Refused  # noqa: E402
+from mg_llava.serving.generation.tickets import Overloaded, Place, Refused  # noqa: E402
 from mg_llava.serving.page.actions import Given, Page  # noqa: E402
 from mg_llava.serving.proxy import child as module  # noqa: E402
 from mg_llava.serving.proxy.checks import check_reading  # noqa: E402
@@ -23,8 +30,10 @@ from mg_llava.serving.proxy.child import Child  # noqa: E402
 from mg_llava.serving.proxy.engine import ProxyEngine  # noqa: E402
 from mg_llava.serving.proxy.prompts import PromptSender  # noqa: E402
 from mg_llava.serving.proxy.upstream import Upstream  # noqa: E402
+from mg_llava.serving.requests.chat import RequestReader  # noqa: E402
 from mg_llava.serving.requests.settings import Limits  # noqa: E402
-from tests.mg_llava.serving.conftest import found_cup, noise, proxied, serve  # noqa: E402
+from tests.clips import write_clip  # noqa: E402
+from tests.mg_llava.serving.conftest import data_url, found_cup, noise, proxied, serve  # noqa: E402
 from tests.stub_vllm import StubVLLM  # noqa: E402
 from xtuner.data.text.templates import Turn  # noqa: E402
 from xtuner.errors import XTunerError  # noqa: E402
@@ -91,6 +100,36 @@ class TestAnswers:
         next(iter(ticket))
         ticket.cancel()
         assert idle(engine) and ticket.reason == "cancelled" and len(ticket.ids) < 480
+
+
+class TestVideos:
+    def test_vllm_is_shown_the_very_frames_and_boxes(
+        self, assistant: Assistant, engine: ProxyEngine, tmp_path: Path
+    ) -> None:
+        content = write_clip(tmp_path / "a.mp4", count=16, size=(40, 30)).read_bytes()
+        url = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+        parts = [{"type": "image_url", "image_url": {"url": data_url(noise())}}]
+        parts += [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "Is it red"}]
+        body = json.dumps({"messages": [{"role": "user", "content": parts}], "max_tokens": 6}).encode()
+        detector: Any = SimpleNamespace(look=lambda picture, _: found_cup([picture])[0])
+        own = BatchEngine(assistant)
+        try:
+            for finder, frames in ((None, 8), (detector, 5)):
+                limits = replace(LIMITS, max_frames=frames)
+                one = RequestReader(own, "tiny", limits, finder).read(body, Place(math.inf))
+                other = RequestReader(engine, "tiny", limits, finder).read(body, Place(math.inf))
+                assert engine.num_tokens(other.prompt) == own.num_tokens(one.prompt)
+                assert other.prompt.size == one.prompt.size() and other.prompt.size.frames == frames
+                assert list(engine.submit(other.prompt, other.sampling)) == list(own.submit(one.prompt, one.sampling))
+        finally:
+            own.close()
+
+    def test_frames_without_their_video(self, engine: ProxyEngine) -> None:
+        parts = [{"type": "video"}, {"type": "text", "text": "what"}]
+        frames = read_video_source([noise()])
+        read = read_messages([{"role": "user", "content": parts}], lambda _: None, open_video=lambda _: frames)  # type: ignore[arg-type,return-value]
+        with pytest.raises(XTunerError, match="has 1 frame of videos, but the videos given have 0"):
+            engine.prepare(read, [])
 
 
 class TestFaults:

@@ -14,6 +14,7 @@ from mg_llava.boxes.selection import MOST_BOXES, PictureBoxes
 from mg_llava.inference.assistant import Assistant
 from mg_llava.inference.messages import read_messages
 from mg_llava.inference.prompts import as_picture_boxes
+from mg_llava.pictures.pooling import ImageTokens
 from mg_llava.serving.proxy.prompts import PromptSender
 from mg_llava.serving.vllm.boxed import split_boxes
 from tests.mg_llava.serving.conftest import noise
@@ -65,8 +66,8 @@ def test_as_long_as_the_own_prompt(
     asked, files = read(messages, *boxes, continues=continues)
     own = assistant.prepare(asked.turns, asked.pictures, asked.found, asked.answer_start)
     sent = sender.prepare(asked, files)
-    used = sent.texts + sent.pictures * sender.processor.num_image_tokens + sent.objects
-    assert used == own.num_tokens(4) and sent.objects == sum(map(len, own.boxes))
+    used = sent.size.num_tokens(sender.processor.image_tokens)
+    assert used == own.num_tokens(ImageTokens(4, 4)) and sent.size.objects == sum(map(len, own.boxes))
     assert sent.continues == continues and [one["role"] for one in sent.messages] == [one["role"] for one in messages]
 
 

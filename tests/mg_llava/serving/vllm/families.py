@@ -35,6 +35,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "llama, tied": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "phi3, fused weights": lambda: Phi3ForCausalLM(Phi3Config(**SIZES)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=32)),
+    "llama, frames pooled": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
     "baseline without high resolution": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
 }
 
@@ -42,11 +43,12 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 def export(root: Path, family: str) -> Path:
     """A folder of the family with random weights."""
     low_res_only = family.startswith("baseline")
-    node = tiny_model_node(root / "parts", low_res_only)
+    node = tiny_model_node(root / "parts", low_res_only, frame_side=2 if family.endswith("frames pooled") else 1)
     torch.manual_seed(5)
     FAMILIES[family]().save_pretrained(root / "parts" / "llm")
     model = build(node).eval()
     size = HIGH_SIZE if not low_res_only else model.vision.image_size
-    processor = ImageProcessor(str(root / "parts" / "clip"), image_size=size)
+    clip = str(root / "parts" / "clip")
+    processor = ImageProcessor(clip, image_size=size, frame_pooling=node["frame_pooling"])
     assistant = randomize(Assistant(model, tiny_tokenizer(root / "parts" / "llm"), processor, "vicuna"))
     return save_pretrained(assistant, node, root / "hf")
