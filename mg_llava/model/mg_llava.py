@@ -123,7 +123,7 @@ class MGLLaVA(TrainableParts):
         if fused_loss and not in_meta_init():
             check_fused_loss(self.llm)
         if compile and not in_meta_init():
-            compile_modules(self.compiled_parts(), compile if isinstance(compile, str) else "inductor")
+            self.compile_parts(compile if isinstance(compile, str) else "inductor")
         if pretrained_pth is not None and not in_meta_init():
             self.load_checkpoint(pretrained_pth)
 
@@ -139,10 +139,11 @@ class MGLLaVA(TrainableParts):
             pack=pack,
         )
 
-    def compiled_parts(self) -> list[nn.Module]:
-        """Returns what ``compile`` compiles: both encoders and each layer of the language model."""
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compiles both encoders, for any number of pictures, and each layer of the language model, for any length."""
         encoders = [part for part in (self.low_res_encoder, self.high_res_encoder) if part is not None]
-        return [*encoders, *checkpointing_layers(self.llm)]
+        compile_modules(encoders, backend, any_size=False)
+        compile_modules(checkpointing_layers(self.llm), backend)
 
     def set_trainable(self, names: Collection[str]) -> None:
         """Trains what `names` say, freezes all else; see `TrainableParts.set_trainable`.

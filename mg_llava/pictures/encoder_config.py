@@ -90,6 +90,8 @@ def read_encoder_config(
             f"{' or ' + OPEN_CLIP_FILE if role == HIGH else ''}, or a hub name and network access "
             f"({'visual_encoder_aux_path' if role == HIGH else 'visual_encoder_name_or_path'})."
         ) from error
+    if not isinstance(values, dict):
+        raise XTunerError(f"the {role} encoder '{name}' is a file: expected a folder as its library saves it.")
     return _of_values(values, name, role)
 
 
@@ -159,7 +161,8 @@ def token_grid(config: EncoderConfig, image_size: FrameSize | None = None) -> tu
         own = config.get("image_size")
         if own is None and isinstance(config.get("num_patches"), int) and isinstance(patch, int):
             own = isqrt(config.get("num_patches")) * patch
-    if not (isinstance(own, int) and isinstance(patch, int)):
+    # of a network of stages the patch is that of its first one
+    if not (isinstance(own, int) and isinstance(patch, int)) or config.get("depths"):
         raise XTunerError(
             f"{config.described}: expected a vision transformer for square pictures, found image_size={own}, "
             f"patch_size={patch}: name one as visual_encoder_name_or_path; a network of stages (ConvNeXt, Swin, ...) "
@@ -179,7 +182,8 @@ def _timm_patches(config: EncoderConfig) -> tuple[Any, Any]:
     import torch
 
     with torch.device("meta"):
-        patches = getattr(create_timm(config, num_classes=0), "patch_embed", None)
+        model = create_timm(config, num_classes=0)
+    patches = getattr(model, "patch_embed", None) if hasattr(model, "blocks") else None
     return _side(getattr(patches, "img_size", None)), _side(getattr(patches, "patch_size", None))
 
 

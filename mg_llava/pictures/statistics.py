@@ -70,7 +70,7 @@ def read_preprocessing(name_or_path: str) -> dict[str, Any]:
     from transformers import ImageProcessingMixin
 
     try:
-        return ImageProcessingMixin.get_image_processor_dict(name_or_path)[0]
+        found = ImageProcessingMixin.get_image_processor_dict(name_or_path)[0]
     except (OSError, ValueError) as error:
         other = _of_open_clip(name_or_path) or _of_timm(name_or_path)
         if other is not None:
@@ -80,6 +80,9 @@ def read_preprocessing(name_or_path: str) -> dict[str, Any]:
             "preprocessor_config.json (or open_clip's or timm's config), or a hub name and network access "
             "(visual_encoder_name_or_path, visual_encoder_aux_path)."
         ) from error
+    if not isinstance(found, dict):
+        raise XTunerError(f"the encoder '{name_or_path}' is a file: expected a folder as its library saves it.")
+    return found
 
 
 def _of_open_clip(name_or_path: str) -> dict[str, Any] | None:

@@ -19,7 +19,6 @@ from xtuner.engine.steps.optim import build_optimizer
 from xtuner.engine.steps.step import run_step
 from xtuner.engine.strategies.plain import PlainBackend, wrap_plain
 from xtuner.model.flops import peak_flops
-from xtuner.model.layers import compile_modules
 from xtuner.model.meta import meta_init
 from xtuner.registry import build
 
@@ -47,7 +46,7 @@ def random_weights(cfg: Any, device: torch.device) -> Any:
     model.data_preprocessor.to(device)
     backend = cfg.model.get("compile")
     if backend:
-        compile_modules(model.compiled_parts(), backend if isinstance(backend, str) else "inductor")
+        model.compile_parts(backend if isinstance(backend, str) else "inductor")
     return model.train()
 
 

@@ -24,6 +24,8 @@ from xtuner.registry import build, resolve_type
 
 _FILE_SUFFIXES = ("_path", "_folder", "_pth", "_file")
 _NAME_OR_PATH = "_name_or_path"
+_NAMES_TOO = ("visual_encoder_aux_path",)
+"""Settings of a folder that may be a name on the Hub as well, which looks like a folder within a folder."""
 
 
 def missing_files(settings: Mapping[str, Any], is_source: bool = False) -> list[str]:
@@ -49,6 +51,8 @@ def missing_files(settings: Mapping[str, Any], is_source: bool = False) -> list[
                 continue
             if key == "image_folder" and not is_source and not needs_folder(settings.get("data_path")):
                 # a base's, which nothing asks for
+                continue
+            if key in _NAMES_TOO and not _is_local(path) and not Path(path).exists() and _is_on_hub(path):
                 continue
             if not Path(path).expanduser().exists() and not is_there(path):
                 problems.append(f"{key}: '{path}' does not exist: set it in the config or with --cfg-options {key}=...")
@@ -113,30 +117,30 @@ def preflight(
         names = runtime.get("val_benchmarks")
         problems += _complaint(lambda: chosen_benchmarks(cfg, [names] if isinstance(names, str) else names))
     # last: it builds the model without weights, which needs what is asked for above
-    problems += [] if problems else _unsuited_optimizer(cfg, deepspeed)
+    problems += [] if problems else _unfit_model(cfg, deepspeed)
     if problems:
         raise ProblemsError(f"what {name} needs", problems)
 
 
-def _unsuited_optimizer(cfg: Mapping[str, Any], deepspeed: str | None) -> list[str]:
-    """What is wrong with the optimizer for this device and ZeRO stage, and with rates that are not one number."""
+def _unfit_model(cfg: Mapping[str, Any], deepspeed: str | None) -> list[str]:
+    """What is wrong with the model's parts together, and with the optimizer for them, this device and ZeRO stage."""
+    shapes: list[Any] = []
+
+    def describe() -> None:
+        with meta_init():
+            shapes.append(build(cfg["model"]))
+
+    problems = _complaint(describe)
     node = cfg["optimizer"]
     if not isinstance(node, Mapping) or resolve_type(node.get("type")) is not build_optimizer:
-        return []
+        return problems
     settings = read_deepspeed(deepspeed) if deepspeed is not None else None
     stage = 0 if settings is None else settings["zero_optimization"]["stage"]
     offloads = settings is not None and offloads_optimizer(settings)
-    by_part = any(isinstance(node.get(name), Mapping) for name in ("lr", "weight_decay", "layer_decay"))
-    patterns = not all(str(name).isidentifier() for name in cfg["model"].get("trainable") or ())
-
-    def check() -> None:
-        check_optimizer(node, torch.device(_device_type()), stage, offloads)
-        if by_part or patterns:
-            with meta_init():
-                model = build(cfg["model"])
-            check_rates(node, model)
-
-    return _complaint(check)
+    problems += _complaint(lambda: check_optimizer(node, torch.device(_device_type()), stage, offloads))
+    for shape in shapes:
+        problems += _complaint(lambda: check_rates(node, shape))  # noqa: B023  called at once
+    return problems
 
 
 def _absent_visualizers(cfg: Mapping[str, Any]) -> list[str]:
@@ -185,6 +189,21 @@ def _named_files(settings: Mapping[str, Any]) -> Iterable[str]:
             if isinstance(item, Mapping):
                 yield from _named_files(item)
         yield from _strings(value)
+
+
+def _is_on_hub(name: str) -> bool:
+    """True for the name of a model that the Hub's cache or the Hub itself has, or has for others."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        hf_hub_download(name, "config.json")
+    except GatedRepoError:
+        # its reader says why
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _is_local(name: str) -> bool:

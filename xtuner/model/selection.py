@@ -73,6 +73,8 @@ def choose(
     Raises:
         XTunerError: a name that is no part, or a pattern that matches nothing or everything.
     """
+    if isinstance(selectors, str):
+        raise XTunerError(f"trainable is the text '{selectors}': expected a list, trainable=['{selectors}'].")
     names = [f"{part}.{name}" for part, inner in weights.items() for name in inner]
     found: dict[str, set[str]] = {}
     for selector in selectors:

@@ -58,9 +58,15 @@ class OpenClipConvNeXt(HighResEncoder):
         super().__init__(path, image_size, channels_last, drop_path_rate)
         config = read_trunk_config(self.config)
         drop_path = config.get("timm_drop_path") if drop_path_rate is None else drop_path_rate
-        trunk: Any = timm.create_model(
-            config["timm_model_name"], pretrained=False, num_classes=0, drop_path_rate=drop_path or 0.0
-        )
+        try:
+            trunk: Any = timm.create_model(
+                config["timm_model_name"], pretrained=False, num_classes=0, drop_path_rate=drop_path or 0.0
+            )
+        except (RuntimeError, TypeError) as error:
+            raise XTunerError(
+                f"'{self.config.source}' has timm's {config['timm_model_name']} for pictures, which the installed timm "
+                f"{timm.__version__} cannot build: {error}. Install a newer one, or take a ConvNeXt."
+            ) from error
         if not (hasattr(trunk, "stem") and hasattr(trunk, "stages")):
             raise XTunerError(
                 f"'{self.config.source}' has timm's {config['timm_model_name']} for pictures: expected a ConvNeXt."

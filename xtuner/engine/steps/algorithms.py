@@ -22,6 +22,7 @@ _UNSUITED = {
 }
 _NEEDS_GPU = "bitsandbytes"
 _PROBE_STEPS = 2
+_BETAS = 2
 
 
 class Algorithm:
@@ -47,8 +48,10 @@ class Algorithm:
             if issubclass(self.kind, kind):
                 raise XTunerError(f"optimizer_class is {self.name}, which {reason}: take another one.")
         takes = inspect.signature(self.kind).parameters
-        if "betas" in takes and len(betas) == 2:
-            arguments.setdefault("betas", tuple(betas))
+        if "betas" in takes and "betas" not in arguments:
+            if len(betas) != _BETAS:
+                raise XTunerError(f"betas is {list(betas)}: expected two numbers, e.g. betas=[0.9,0.999].")
+            arguments["betas"] = tuple(betas)
         if self.kind in _FUSED and not any(form in arguments for form in _FORMS):
             # one kernel for all weights
             arguments["fused"] = True

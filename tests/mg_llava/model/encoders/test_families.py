@@ -14,6 +14,7 @@ from mg_llava import model as public
 from mg_llava.model.encoders import HighResEncoder, LowResEncoder
 from mg_llava.model.vision import check_parts
 from mg_llava.pictures.encoder_config import read_token_grid
+from mg_llava.pictures.statistics import read_pixel_statistics
 from tests.tiny_encoders import HIGH_NAMES, LOW_NAMES, MEAN, STD, high_folder, low_folder
 from xtuner.errors import XTunerError
 from xtuner.model.meta import meta_init
@@ -213,6 +214,26 @@ class TestOtherFolders:
         (tmp_path / "config.json").write_text(json.dumps(content))
         with pytest.raises(XTunerError, match=words):
             LowResEncoder(str(tmp_path))
+
+    @pytest.mark.parametrize("name", ["swin", "timm_swin", "timm_convnext_v2"])
+    def test_the_tokens_of_a_network_of_stages_are_not_counted(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(XTunerError, match="expected a vision transformer .* belongs to visual_encoder_aux_path"):
+            read_token_grid(str(high_folder(name, tmp_path).path))
+
+    def test_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text("[]")
+        for kind in (LowResEncoder, HighResEncoder):
+            with pytest.raises(XTunerError, match="a.json' is a file: expected a folder"):
+                kind(str(tmp_path / "a.json"))
+        with pytest.raises(XTunerError, match="a.json' is a file: expected a folder"):
+            read_pixel_statistics(str(tmp_path / "a.json"))
+
+    def test_a_trunk_that_the_installed_timm_lacks(self, tmp_path: Path) -> None:
+        folder = high_folder("open_clip", tmp_path).path
+        file = folder / "open_clip_config.json"
+        file.write_text(file.read_text().replace("test_convnext", "convnext_of_tomorrow"))
+        with pytest.raises(XTunerError, match="timm's convnext_of_tomorrow for pictures, which the installed timm"):
+            HighResEncoder(str(folder), 64)
 
     def test_a_family_that_the_installed_library_lacks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = low_folder("dinov3", tmp_path).path
