@@ -22,9 +22,7 @@ class Patterned(ToyModel):
         self.set_trainable(trainable)
 
 
-def problems(
-    deepspeed: str | None = None, trainable: tuple[str, ...] | str = ("head",), **optimizer: Any
-) -> list[str]:
+def problems(deepspeed: str | None = None, trainable: tuple[str, ...] | str = ("head",), **optimizer: Any) -> list[str]:
     cfg = toy_config(model=Patterned)
     cfg.model.trainable = trainable
     cfg.optimizer.update(optimizer)
