@@ -39,7 +39,7 @@ class SampleError(XTunerError):
 
 
 class ProblemsError(XTunerError):
-    """All problems of a config or data set at once.
+    """All problems of a config or data set at once; a single one stands on the same line.
 
     Args:
         what: what was looked at, e.g. ``"config phi3_sft.py"``.
@@ -49,8 +49,12 @@ class ProblemsError(XTunerError):
     def __init__(self, what: str, problems: Sequence[str]) -> None:
         self.what = what
         self.problems = list(problems)
-        count = counted(len(self.problems), "problems")
-        super().__init__("\n".join([f"{count} in {what}:", *(f"  - {line}" for line in self.problems)]))
+        if len(self.problems) == 1:
+            super().__init__(f"{what}: {self.problems[0]}")
+            return
+        super().__init__(
+            "\n".join([f"{len(self.problems):,} problems in {what}:", *map("  - {}".format, self.problems)])
+        )
 
     def __reduce__(self) -> tuple[type[ProblemsError], tuple[str, list[str]]]:
         return type(self), (self.what, self.problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xtuner.errors import bytes_text, counted, reason_of
+from xtuner.errors import ProblemsError, bytes_text, counted, perhaps, reason_of
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,15 @@ def test_bytes(count: float, told: str) -> None:
 )
 def test_reason_of(said: str, reason: str) -> None:
     assert reason_of(ValueError(said)) == reason
+
+
+def test_one_problem_stands_on_one_line() -> None:
+    assert str(ProblemsError("config a.py", ["no lr."])) == "config a.py: no lr."
+    assert str(ProblemsError("config a.py", ["no lr.", "no data."])) == (
+        "2 problems in config a.py:\n  - no lr.\n  - no data."
+    )
+
+
+def test_a_near_name_within_a_sentence() -> None:
+    assert perhaps("vicunna", ["vicuna", "phi3"]) == " (did you mean 'vicuna'?)"
+    assert perhaps("xyz", ["vicuna", "phi3"]) == ""
