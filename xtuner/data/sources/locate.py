@@ -28,6 +28,7 @@ _TAKEN = (
     "a JSON, JSONL, Parquet or Arrow file, a folder of such Parquet or Arrow files (also of datasets' save_to_disk), "
     "WebDataset shards (shards/*.tar), or hf://owner/name[:split]"
 )
+_COMPRESSED_TAR = re.compile(r"\.(tgz|tar\.\w+)$", re.IGNORECASE)
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 100_000
 
@@ -60,6 +61,10 @@ def locate(data_path: str) -> SourceFiles:
     """
     if data_path.startswith(HUB):
         return of_one_kind(data_path, hub_files(data_path))
+    if _COMPRESSED_TAR.search(data_path):
+        raise XTunerError(
+            f"data_path '{data_path}' is a compressed tar, in which nothing can be read in place: unpack it to a .tar."
+        )
     if os.path.isdir(data_path):
         return of_one_kind(data_path, _files_of_folder(data_path))
     if os.path.exists(data_path) or not _is_pattern(data_path):

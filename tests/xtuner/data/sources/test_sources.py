@@ -209,6 +209,11 @@ class TestRefused:
         with pytest.raises(XTunerError, match="expected dict"):
             open_source(path, ["a"])  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "shards/a-{0..3}.tar.zst"])
+    def test_compressed_tar(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(XTunerError, match="is a compressed tar, in which nothing can be read in place"):
+            open_source(str(tmp_path / name))
+
     def test_two_columns_that_may_be_meant(self, tmp_path: Path) -> None:
         path = table(tmp_path, {"messages": [TALK], "conversations": [TALK]})
         with pytest.raises(XTunerError, match=r"'conversations' and 'messages' may both be what is said"):
@@ -241,7 +246,7 @@ class TestRefused:
         write_tar(tmp_path / "e.tar", [])
         assert read(str(tmp_path / "e.tar")) == []
         (tmp_path / "folder").mkdir()
-        with pytest.raises(XTunerError, match=r"is a folder with nothing. Expected"):
+        with pytest.raises(XTunerError, match=r"is a folder with nothing: expected"):
             open_source(str(tmp_path / "folder"))
         with pytest.raises(XTunerError, match=r"no file fits"):
             open_source(str(tmp_path / "*.parquet.gone"))
