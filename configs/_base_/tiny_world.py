@@ -20,14 +20,9 @@ logging_interval = 20
 benchmark_folder = ""
 benchmark_box_folder = None
 evaluation_batch_size = 64
+# fmt: off
 benchmarks = [
-    dict(
-        type=ShortAnswer,
-        name="tiny_world",
-        data_root="${benchmark_folder}",
-        data_file="work_dirs/tiny_world/data/test.json",
-        image_folder="${image_folder}",
-        box_json_path="${box_json_path}",
-        box_folder="${benchmark_box_folder}",
-    )
+    dict(type=ShortAnswer, name="tiny_world", data_root="${benchmark_folder}", box_folder="${benchmark_box_folder}",
+         data_file="work_dirs/tiny_world/data/test.json", image_folder="${image_folder}",
+         box_json_path="${box_json_path}", frame_sampling="${frame_sampling}")
 ]

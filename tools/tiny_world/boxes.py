@@ -27,8 +27,8 @@ def _label(thing: Thing, dice: Dice) -> str:
     return dice.choice(SHAPES) if dice.percent(WRONG_LABEL_PERCENT) else thing.kind
 
 
-def detect(scene: Scene, dice: Dice) -> dict[str, Any]:
-    """Returns the box record of a scene: some things missed, some distractors taken for shapes.
+def find_things(scene: Scene, dice: Dice) -> dict[str, Any]:
+    """Returns boxes, labels and scores: some things missed, some distractors taken for shapes.
 
     Boxes are xyxy in pixels of the original picture; scores are between 0 and 1; labels are names.
     """
@@ -44,11 +44,13 @@ def detect(scene: Scene, dice: Dice) -> dict[str, Any]:
     ]
     found.sort(key=lambda entry: -entry[2])
     return {
-        "image": picture_name(scene),
-        "id": scene.name,
-        "width": scene.width,
-        "height": scene.height,
         "boxes": [box for box, _, _ in found],
         "labels": [label for _, label, _ in found],
         "scores": [score / 1000 for _, _, score in found],
     }
+
+
+def detect(scene: Scene, dice: Dice) -> dict[str, Any]:
+    """Returns the box record of a scene; see `find_things`."""
+    about = {"image": picture_name(scene), "id": scene.name, "width": scene.width, "height": scene.height}
+    return {**about, **find_things(scene, dice)}

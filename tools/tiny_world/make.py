@@ -1,9 +1,10 @@
 """Makes the tiny world: pictures, LLaVA and box JSON, test questions, and the parts of a tiny model.
 
     python tools/tiny_world/make.py --out work_dirs/tiny_world [--seed 0] [--scenes 3000]
+    python tools/tiny_world/make.py --videos [--clips 1000]       adds clips in which shapes move, appear or change
 
 The same seed gives the same data files everywhere. A folder left half-made by a killed run is made anew; a
-finished one with the same settings is reused.
+finished one with the same settings is reused. Clips are encoded by libx264, so their bytes depend on its version.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.tiny_world.boxes import detect  # noqa: E402
+from tools.tiny_world.clips import EVENTS, clip_boxes, clip_record, clip_tests, make_clip, save_clip  # noqa: E402
 from tools.tiny_world.dice import Dice  # noqa: E402
 from tools.tiny_world.drawing import save_picture  # noqa: E402
 from tools.tiny_world.parts import PART_NAMES, SHIPPED, check_shipped, file_digest, make_part  # noqa: E402
@@ -36,6 +38,8 @@ WORLD_VERSION = 3
 """Raise it when the same seed gives other files than before: worlds made earlier are then made anew."""
 _TEST_SHARE = 12
 """One test scene for so many training scenes."""
+_TEST_CLIPS = 5
+"""One test clip for so many training clips."""
 _BOX_STREAM = 4
 _MARKER, _MANIFEST = ".tiny_world", "manifest.json"
 _PARTIAL_SUFFIX = ".part"
@@ -88,6 +92,35 @@ def make_data(folder: Path, seed: int, scenes: int, console: Console) -> dict[st
     _write_json(folder / "boxes.json", [detect(s, Dice(*s.noise_keys, _BOX_STREAM)) for s in everything])
     questions = test_questions(made["test"], seed)
     _write_json(folder / "test.json", questions)
+    return majority_baseline((question["kind"], question["answer"]) for question in questions)
+
+
+def make_videos(out: Path, seed: int, clips: int, console: Console) -> dict[str, float]:
+    """Writes clips, videos.json, videos_boxes.json and videos_test.json into a world; replaces what stood there.
+
+    Args:
+        out: The world's folder.
+        seed: The world's seed.
+        clips: Number of training clips.
+        console: Where progress goes.
+
+    Returns:
+        The majority-answer baseline of the test questions, per kind and overall.
+    """
+    folder = out / "data"
+    shutil.rmtree(folder / "videos", ignore_errors=True)
+    (folder / "videos").mkdir(parents=True)
+    train = [make_clip(seed, "train", number) for number in range(clips)]
+    test = [make_clip(seed, "test", number) for number in range(max(len(EVENTS), clips // _TEST_CLIPS))]
+    everything = [*train, *test]
+    with ProcessPoolExecutor() as processes:
+        filmed = processes.map(save_clip, everything, repeat(folder), chunksize=10)
+        for _ in track(filmed, description="filming", total=len(everything), console=console):
+            pass
+    _write_json(folder / "videos.json", [clip_record(clip) for clip in train])
+    _write_json(folder / "videos_boxes.json", [clip_boxes(clip) for clip in everything])
+    questions = [question for clip in test for question in clip_tests(clip)]
+    _write_json(folder / "videos_test.json", questions)
     return majority_baseline((question["kind"], question["answer"]) for question in questions)
 
 
@@ -145,11 +178,15 @@ def make_world(out: Path, seed: int, scenes: int, console: Console, random_parts
     return manifest
 
 
-def _report(manifest: dict[str, Any], console: Console) -> None:
+def _report(baseline: dict[str, float], console: Console) -> None:
     table = Table("kind of question", "always the commonest answer", title="What guessing gets")
-    for kind, share in manifest["majority_baseline"].items():
+    for kind, share in baseline.items():
         table.add_row(kind, f"{share:.1%}")
     console.print(table)
+
+
+def _report_world(manifest: dict[str, Any], console: Console) -> None:
+    _report(manifest["majority_baseline"], console)
     origin = "random" if manifest["settings"]["parts"] == "random" else "pre-trained"
     console.print(f"Parts: {origin}. Files: {len(manifest['files'])}.")
 
@@ -160,13 +197,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("work_dirs/tiny_world"), help="folder of the world")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another world")
     parser.add_argument("--scenes", type=int, default=3000, help="number of training scenes")
+    parser.add_argument("--videos", action="store_true", help="add clips in which shapes move, appear or change")
+    parser.add_argument("--clips", type=int, default=1000, help="number of training clips")
     parser.add_argument("--parts", choices=("pretrained", "random"), default="pretrained", help="LLM and encoders")
     arguments = parser.parse_args()
-    if arguments.seed < 0 or arguments.scenes < 1:
-        parser.error("--seed must be 0 or more, --scenes 1 or more")
+    if arguments.seed < 0 or arguments.scenes < 1 or arguments.clips < 1:
+        parser.error("--seed must be 0 or more, --scenes and --clips 1 or more")
     console = Console(stderr=True)
     manifest = make_world(arguments.out, arguments.seed, arguments.scenes, console, arguments.parts == "random")
-    _report(manifest, console)
+    _report_world(manifest, console)
+    if arguments.videos:
+        _report(make_videos(arguments.out, arguments.seed, arguments.clips, console), console)
 
 
 if __name__ == "__main__":
