@@ -53,7 +53,7 @@ class Both:
         self.model = load_model(folder, dtype=torch.float32).eval()
         self.processor = MGLLaVAProcessor.from_pretrained(folder)
         values = {"dtype": "float32", "max_model_len": 256, "max_num_batched_tokens": 256, "max_num_seqs": 4, **options}
-        self.llm = LLM(str(folder), enforce_eager=True, limit_mm_per_prompt={"image": 3, "video": 2}, seed=0, **values)
+        self.llm = LLM(str(folder), enforce_eager=True, limit_mm_per_prompt={"image": 9, "video": 2}, seed=0, **values)
         self.sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
 
     def text(self, question: str, pictures: int) -> str:
