@@ -19,6 +19,7 @@ from mg_llava.data.dataset import MGLLaVADataset
 from mg_llava.data.sources import DataSource, read_sources
 from mg_llava.model.batch import BatchPreprocessor
 from mg_llava.pictures.normalize import PixelNormalizer
+from mg_llava.pictures.pooling import ImageTokens
 from tests.mg_llava.data.test_dataset import BOXES, RECORDS, SIZE, box_record, talk, world
 from xtuner.errors import XTunerError
 from xtuner.tools import browse_dataset
@@ -60,7 +61,7 @@ class TestMixture:
         dataset = MGLLaVADataset(**mixture(world(), tmp_path))
         batch = dataset.collate_fn([dataset[1], dataset[4], dataset[0]])
         for pack in (False, True):
-            prepare = BatchPreprocessor(PixelNormalizer(), SIZE, 8, 4, 100, True, pack)
+            prepare = BatchPreprocessor(PixelNormalizer(), SIZE, 8, ImageTokens(4, 4), 100, True, pack)
             prepared = prepare(batch, training=True)
             supervised = [(sample["labels"] != -100).sum() for sample in (dataset[1], dataset[4], dataset[0])]
             assert prepared["target_sources"].sum(dim=0).tolist() == [supervised[0] + supervised[2], supervised[1]]
