@@ -24,6 +24,7 @@ from xtuner.registry import build, resolve_type
 
 _FILE_SUFFIXES = ("_path", "_folder", "_pth", "_file")
 _NAME_OR_PATH = "_name_or_path"
+_REMOTE = "://"
 _NAMES_TOO = ("visual_encoder_aux_path",)
 """Settings of a folder that may be a name on the Hub as well, which looks like a folder within a folder."""
 
@@ -51,6 +52,9 @@ def missing_files(settings: Mapping[str, Any], is_source: bool = False) -> list[
                 continue
             if key == "image_folder" and not is_source and not needs_folder(settings.get("data_path")):
                 # a base's, which nothing asks for
+                continue
+            if key == "data_path" and _REMOTE in path:
+                # of a stream, which asks for it; others say that they read none
                 continue
             if key in _NAMES_TOO and not _is_local(path) and not Path(path).exists() and _is_on_hub(path):
                 continue

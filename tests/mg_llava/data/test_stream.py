@@ -235,3 +235,13 @@ class TestFaults:
         shard.write_bytes(shard.read_bytes()[:3000])
         with pytest.raises(XTunerError, match="cannot be read to its end"):
             take(loader_of(arguments), 8)
+
+
+def test_an_address_that_needs_another_package(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: Any) -> None:
+        raise ImportError('HTTPFileSystem requires "aiohttp" to be installed')
+
+    monkeypatch.setattr(fsspec, "open", lacks)
+    arguments = {**stream_data("webdataset", world, tmp_path), "data_path": "https://host/a-{0..1}.tar"}
+    with pytest.raises(XTunerError, match=r'a-\d.tar. cannot be read .*"aiohttp".*: install what it names'):
+        take(loader_of(arguments), 1)

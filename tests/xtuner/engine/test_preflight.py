@@ -92,3 +92,8 @@ class TestNamesOnTheHub:
     def test_what_can_be_no_name_is_not_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
         assert len(missing_files({"visual_encoder_aux_path": "./nowhere/at_all", "data_path": "a/b.json"})) == 2
+
+
+def test_an_address_of_a_stream_is_no_missing_file() -> None:
+    assert missing_files({"data_path": "https://host/train-{0000..0127}.tar"}) == []
+    assert len(missing_files({"data_path": "train-{0000..0127}.tar", "image_folder": "s3://bucket"})) == 2

@@ -186,6 +186,11 @@ def _reading(address: str) -> Iterator[None]:
         yield
     except XTunerError:
         raise
+    except ImportError as error:
+        # of the kind of address, which fsspec reads by a package that is not installed
+        raise XTunerError(
+            f"'{address}' cannot be read ({error}): install what it names, or download the shards."
+        ) from error
     except (OSError, EOFError, ValueError, tarfile.TarError, pa.ArrowException) as error:
         reason = reason_of(error)
         raise XTunerError(
