@@ -96,4 +96,4 @@ class TestNamesOnTheHub:
 
 def test_an_address_of_a_stream_is_no_missing_file() -> None:
     assert missing_files({"data_path": "https://host/train-{0000..0127}.tar"}) == []
-    assert len(missing_files({"data_path": "train-{0000..0127}.tar", "image_folder": "s3://bucket"})) == 2
+    assert len(missing_files({"data_path": "train-{0000..0127}.tar", "box_json_path": "https://host/a.json"})) == 2
