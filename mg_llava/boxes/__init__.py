@@ -1,7 +1,7 @@
 """Boxes of pictures: chosen, read from files, looked up, drawn. Knows no model.
 
 ``selection`` holds the geometry and the choice; ``records`` reads one record; ``index`` builds what ``store`` looks up;
-``drawing`` shows them.
+``drawing`` shows them; ``urls`` puts them into a picture's URL.
 """
 
 import lazy_loader
@@ -25,5 +25,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "records": ["BoxRecord", "parse_box_record"],
         "store": ["BoxStore"],
         "drawing": ["draw_boxes"],
+        "urls": ["with_boxes"],
     },
 )

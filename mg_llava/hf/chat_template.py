@@ -101,7 +101,13 @@ _MESSAGES = """
     {%- set state.is_asked = false -%}
   {%- endif -%}
 {%- endfor -%}
-{%- if state.is_asked -%}{{ opened(state) }}{%- endif -%}
+{%- if state.is_asked -%}
+  {{ opened(state) }}
+{%- elif not state.is_started -%}
+  {{ raise_exception('There is no user message to answer: send one.') }}
+{%- elif add_generation_prompt -%}
+  {{ raise_exception('The messages end with an answer: add a question, or let it be continued.') }}
+{%- endif -%}
 """
 
 
@@ -110,7 +116,8 @@ def to_jinja(template: PromptTemplate, bos: str | None, eos: str | None, special
     as text.
 
     It raises where the string could not be told apart again: where a text holds a special token or ``<image>``, or an
-    answered question the template's own words. A template without words after the question has `BOUNDARY` there.
+    answered question the template's own words; and where there is no question, or none is left for an answer that is
+    asked for. A template without words after the question has `BOUNDARY` there.
 
     Args:
         template: words around the turns.

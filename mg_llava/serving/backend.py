@@ -23,6 +23,21 @@ _BATCH = {OWN: Limits().max_batch, VLLM: 64}
 """Answers worked on together where ``--max-batch`` is not given."""
 _DTYPES = {"auto": "auto", "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _OWN_ONLY = ("checkpoint", "base", "cfg_options", "quantization")
+_DECIDED = tuple(
+    f"--{name}"
+    for name in (
+        "model",
+        "served-model-name",
+        "host",
+        "port",
+        "uds",
+        "api-key",
+        "root-path",
+        "ssl-keyfile",
+        "ssl-certfile",
+    )
+)
+"""Options of vLLM that say how it is reached, and what as."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,9 +161,15 @@ def _check_together(args: argparse.Namespace) -> None:
         if args.backend not in (VLLM, AUTO):
             raise XTunerError(f"--backend-args is for vLLM: add --backend {VLLM}, or drop it.")
         try:
-            shlex.split(args.backend_args)
+            words = shlex.split(args.backend_args)
         except ValueError as error:
             raise XTunerError(f"--backend-args cannot be read as words ({error}): close its quotes.") from error
+        for name in (word.partition("=")[0].replace("_", "-") for word in words):
+            if name in _DECIDED:
+                raise XTunerError(
+                    f"--backend-args has {name}, by which this command reaches the vLLM that it starts: drop it; the "
+                    "command's own --host, --port, --name and --api-key are for those who ask."
+                )
 
 
 def _check_folder(model: str) -> None:

@@ -149,7 +149,7 @@ class Offline:
 
 def url_part(picture: Path, boxes: Any) -> dict[str, Any]:
     """An image part of OpenAI's protocol whose URL names the boxes."""
-    from mg_llava.serving.vllm.boxed import with_boxes
+    from mg_llava.boxes import with_boxes
 
     return {"type": "image_url", "image_url": {"url": with_boxes(asked.data_url(picture), boxes)}}
 

@@ -85,9 +85,10 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--endpoint-boxes",
-        choices=("auto", "send", "omit"),
+        choices=("auto", "send", "url", "omit"),
         default="auto",
-        help="send boxes with the pictures, as this project's server takes them (default: to that server only)",
+        help="send boxes beside the pictures, as this project's server takes them (default: to that server only), or "
+        "in their URLs, as vLLM with this package does",
     )
     parser.add_argument("--parallel", type=int, default=8, metavar="N", help="requests to --endpoint at a time")
 
@@ -258,12 +259,14 @@ def _endpoint(args: argparse.Namespace) -> dict[str, Any]:
 
     key = os.environ.get("OPENAI_API_KEY")
     model, takes_boxes = find_model(args.endpoint, args.model, key)
-    sends = takes_boxes if args.endpoint_boxes == "auto" else args.endpoint_boxes == "send"
+    way, hint = args.endpoint_boxes, ""
+    if way == "auto":
+        way, hint = ("send", "") if takes_boxes else ("omit", " (--endpoint-boxes url sends them to vLLM)")
     get_logger().info(
-        "asking %s at %s, %s boxes, %d requests at a time",
-        *(model, without_login(args.endpoint), "with" if sends else "without", args.parallel),
+        "asking %s at %s, %s boxes%s, %d requests at a time",
+        *(model, without_login(args.endpoint), "without" if way == "omit" else "with", hint, args.parallel),
     )
-    return {"endpoint": Endpoint(args.endpoint, model, key, parallel=args.parallel), "endpoint_boxes": sends}
+    return {"endpoint": Endpoint(args.endpoint, model, key, parallel=args.parallel), "endpoint_boxes": way}
 
 
 def show_seeds(by_seed: Mapping[int, Mapping[str, Mapping[str, Any]]], work_dir: Path) -> None:

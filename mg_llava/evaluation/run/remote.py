@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes
+from mg_llava.boxes.urls import with_boxes
 from mg_llava.evaluation.benchmarks.base import Benchmark
 from mg_llava.evaluation.benchmarks.records import Picture, Prediction, Question
 from mg_llava.evaluation.run.showing import Shown, show, unanswered
@@ -31,6 +32,8 @@ class EndpointAsker:
         endpoint: answers.
         image_processor: opens pictures, as for a model in this process.
         boxes: which boxes are sent; None = none.
+        boxes_in_url: they stand in the picture's URL, as the plug-in for vLLM reads them, instead of beside it, as this
+            project's server does.
         settings: of the requests besides the length, e.g. ``{"temperature": 0}``.
     """
 
@@ -40,10 +43,12 @@ class EndpointAsker:
         image_processor: ImageProcessor,
         boxes: BoxSelection | None,
         settings: Mapping[str, Any],
+        boxes_in_url: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self.image_processor = image_processor
         self.boxes = boxes
+        self.boxes_in_url = boxes_in_url
         self.settings = dict(settings)
 
     def sample(self, seed: int, temperature: float, top_p: float) -> None:
@@ -56,6 +61,7 @@ class EndpointAsker:
             "endpoint": self.endpoint.url,
             "model": self.endpoint.model,
             "boxes_sent": self.boxes is not None,
+            **({"boxes_in_url": True} if self.boxes_in_url else {}),
             "generation": {**self.settings, "max_tokens": benchmark.max_new_tokens},
         }
 
@@ -95,7 +101,8 @@ class EndpointAsker:
         if shown.error is not None:
             return unanswered(question, shown.words, shown.error)
         messages = self._messages(shown.turns, shown)
-        settings = self.settings if self.boxes is None else {**self.settings, "detect_boxes": False}
+        beside = self.boxes is not None and not self.boxes_in_url
+        settings = {**self.settings, "detect_boxes": False} if beside else self.settings
         try:
             output = self.endpoint.complete(messages, benchmark.max_new_tokens, **settings)
         except RefusedError as error:
@@ -120,15 +127,18 @@ class EndpointAsker:
         return messages
 
     def _picture(self, picture: Picture, opened: Image.Image, found: PictureBoxes) -> dict[str, Any]:
-        part: dict[str, Any] = {"type": "image_url", "image_url": {"url": data_url(picture.content(), opened)}}
-        if self.boxes is not None:
-            chosen, _ = self.boxes.choose(found, opened.size)
-            part["boxes"] = {
-                "boxes": chosen.boxes.tolist(),
-                "labels": list(chosen.labels),
-                "scores": chosen.scores.tolist(),
-            }
-        return part
+        url = data_url(picture.content(), opened)
+        if self.boxes is None:
+            return {"type": "image_url", "image_url": {"url": url}}
+        chosen, _ = self.boxes.choose(found, opened.size)
+        sent = {
+            "boxes": chosen.boxes.tolist(),
+            "labels": list(chosen.labels),
+            "scores": chosen.scores.tolist(),
+        }
+        if self.boxes_in_url:
+            return {"type": "image_url", "image_url": {"url": with_boxes(url, sent)}}
+        return {"type": "image_url", "image_url": {"url": url}, "boxes": sent}
 
 
 def data_url(content: bytes, opened: Image.Image) -> str:

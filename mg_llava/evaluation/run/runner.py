@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -56,7 +56,8 @@ class EvaluationRunner:
         num_workers: processes that read and resize pictures; 0 = none besides this one.
         special_tokens_in_text: as in training, see `xtuner.data.text.specials.Policy`.
         endpoint: supplied by the command: is asked in the model's place; it has its own tokenizer and template.
-        endpoint_boxes: supplied by the command: send boxes to the endpoint, in the form of this project's server.
+        endpoint_boxes: supplied by the command: how boxes are sent to the endpoint: ``send``, beside the picture, as
+            this project's server takes them, ``url``, in its URL, as the plug-in for vLLM does, or ``omit``.
         endpoint_settings: supplied by the command: of the requests to the endpoint, see `EndpointAsker`.
         engine: supplied by the command: is asked in the model's place, in this process; its tokenizer and its image
             processor take the places of `tokenizer` and `image_processor`.
@@ -81,7 +82,7 @@ class EvaluationRunner:
         special_tokens_in_text: Policy = "split",
         system_prompt: str | None = None,
         endpoint: Endpoint | None = None,
-        endpoint_boxes: bool = True,
+        endpoint_boxes: Literal["send", "url", "omit"] = "send",
         endpoint_settings: Mapping[str, Any] | None = None,
         engine: Engine | None = None,
     ) -> None:
@@ -89,8 +90,13 @@ class EvaluationRunner:
         self.collective = collective or Collective()
         self.asker: Asker
         if endpoint is not None:
-            sent = selection if endpoint_boxes else None
-            self.asker = EndpointAsker(endpoint, build(image_processor), sent, endpoint_settings or {"temperature": 0})
+            self.asker = EndpointAsker(
+                endpoint,
+                build(image_processor),
+                None if endpoint_boxes == "omit" else selection,
+                endpoint_settings or {"temperature": 0},
+                boxes_in_url=endpoint_boxes == "url",
+            )
             return
         if engine is not None:
             template = build_template(prompt_template, engine.tokenizer, system_prompt)

@@ -86,7 +86,7 @@ def _listed(upstream: Upstream) -> list[dict[str, Any]]:
         listed = json.loads(content)["data"]
         # a list of objects, or nothing that is known
         return [{**model, "id": model["id"], "max_model_len": int(model["max_model_len"])} for model in listed]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise XTunerError(
             f"{upstream.url}/v1/models is not as vLLM has it (it names no max_model_len): expected the address of a "
             "vLLM server."

@@ -13,11 +13,11 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.boxes.urls import with_boxes
 from mg_llava.hf import MGLLaVAProcessor, check_exported
 from mg_llava.inference.history import boxes_as_json
 from mg_llava.inference.messages import Conversation
 from mg_llava.inference.prompts import PromptMaker, PromptSize
-from mg_llava.serving.vllm.boxed import with_boxes
 from mg_llava.serving.vllm.videos import with_said
 from mg_llava.videos import VideoFrames
 from xtuner.data.records.messages import is_video

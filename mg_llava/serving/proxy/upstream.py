@@ -35,7 +35,7 @@ class Upstream:
         key: that it wants; None = none.
 
     Raises:
-        XTunerError: no such address.
+        XTunerError: no such address, or no key.
     """
 
     def __init__(self, url: str, key: str | None = None) -> None:
@@ -50,6 +50,11 @@ class Upstream:
         self._secure = parts.scheme == "https"
         self._host, self._port = parts.hostname, port
         self._path = urlsplit(self.url).path
+        if key and not (key.isascii() and key.isprintable()):
+            raise XTunerError(
+                f"the environment variable {KEY_VARIABLE} holds a line break, or a character that no header can: set "
+                "it to the key alone."
+            )
         self._headers = {"Content-Type": "application/json"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -101,7 +106,7 @@ class Upstream:
     def _read_json(self, content: bytes) -> Any:
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise XTunerError(
                 f"what {self.url} answers is no JSON ({content[:60]!r}): expected a vLLM server."
             ) from error
@@ -141,7 +146,7 @@ class Upstream:
             )
         try:
             return _failure(status, json.loads(content))
-        except ValueError:
+        except (ValueError, RecursionError):
             return XTunerError(f"{self.url} answers {status} ({content[:60]!r}): expected a vLLM server.")
 
 

@@ -11,17 +11,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
 
 from mg_llava.boxes.selection import PictureBoxes
+from mg_llava.boxes.urls import FRAGMENT
 from mg_llava.inference.prompts import as_picture_boxes, boxes_per_picture
 from mg_llava.serving.vllm.prepared import PreparedPicture
 from xtuner.errors import XTunerError, counted, nearest
 
-_FRAGMENT = "#boxes="
 _KEYS = ("image", "boxes")
 _OPTION = "boxes"
 
@@ -133,29 +133,18 @@ def join_options(
     ]
 
 
-def with_boxes(url: str, boxes: Any) -> str:
-    """Returns a picture's URL, ``data:`` or ``http(s):``, that names its boxes; without any it stays as it is.
-
-    Args:
-        url: of the picture.
-        boxes: what JSON can hold of `as_picture_boxes`' forms.
-    """
-    url = url.partition("#")[0]
-    return url if boxes is None else url + _FRAGMENT + quote(json.dumps(boxes, separators=(",", ":")), safe="[],:{}")
-
-
 def split_boxes(url: str) -> tuple[str, PictureBoxes | None]:
     """Takes the boxes off a picture's URL; the inverse of `with_boxes`.
 
     Raises:
         XTunerError: what stands after ``#boxes=`` is no JSON or no boxes.
     """
-    address, found, text = url.partition(_FRAGMENT)
+    address, found, text = url.partition(FRAGMENT)
     if not found:
         return url, None
     try:
         value = json.loads(unquote(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise XTunerError(f"the URL's boxes are no JSON ({error}): expected #boxes=[[x0,y0,x1,y1],…].") from error
     return address, read_boxes(value)
 

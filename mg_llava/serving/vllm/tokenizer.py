@@ -16,7 +16,8 @@ class FolderTokenizer:
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: str | Path, *args: Any, **kwargs: Any) -> Any:
-        """Returns vLLM's own tokenizer of the folder, whose call on one text gives `MGLLaVAProcessor.text_ids`.
+        """Returns vLLM's own tokenizer of the folder, whose call on one text gives `MGLLaVAProcessor.text_ids`, without
+        a bos that was not asked for.
 
         Args:
             path_or_repo_id: of an exported folder.
@@ -33,7 +34,8 @@ class FolderTokenizer:
 
 
 def cut_by(tokenizer: Any, processor: MGLLaVAProcessor) -> Any:
-    """Returns a copy of `tokenizer` whose call on one text gives `processor`'s ids.
+    """Returns a copy of `tokenizer` whose call on one text gives `processor`'s ids; where ``add_special_tokens`` is
+    false, without a bos that the text does not have.
 
     Everything else of it stays: decoding, and several texts, which no server gives it.
     """
@@ -44,6 +46,9 @@ def cut_by(tokenizer: Any, processor: MGLLaVAProcessor) -> Any:
                 return super().__call__(text, *args, **options)
             # an attribute, so that a copy for another thread has a processor of its own
             ids = self.cutting_processor.text_ids(text)
+            if not options.get("add_special_tokens", True) and not text.startswith(self.bos_token or ""):
+                # a word that must not come, say
+                ids = ids[1:]
             longest = options.get("max_length") if options.get("truncation") else None
             if longest is not None and len(ids) > longest:
                 ids = ids[len(ids) - longest :] if self.truncation_side == "left" else ids[:longest]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from PIL import Image
 
@@ -203,6 +204,18 @@ class TestChatTemplate:
         for start in ([], [{"role": "system", "content": "Be brief."}]):
             rendered = jinja.render(messages=[*start, *messages])
             assert rendered.startswith("<|im_start|>") and "<|im_start|><|im_start|>" not in rendered
+
+    @pytest.mark.parametrize(
+        ("roles", "message"),
+        [(["system"], "no user message to answer"), (["user", "assistant"], "end with an answer")],
+    )
+    def test_nothing_to_answer(self, processor: MGLLaVAProcessor, roles: list[str], message: str) -> None:
+        messages = [{"role": role, "content": "red"} for role in roles]
+        with pytest.raises(TemplateError, match=message):
+            # as servers ask
+            processor.tokenizer.apply_chat_template(
+                messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+            )
 
     def test_of_the_folder(self, exported: Exported, processor: MGLLaVAProcessor) -> None:
         messages = [user(IMAGE, text("Is it red"))]

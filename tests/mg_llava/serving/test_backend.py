@@ -118,6 +118,8 @@ class TestMistakes:
             (("--backend", "vllm", "--backend-model", "x"), "--backend-model is a name at --backend-url"),
             (("--backend-args", "x"), "--backend-args is for vLLM: add --backend vllm"),
             (("--backend", "vllm", "--backend-args", "'"), "cannot be read as words .*close its quotes"),
+            (("--backend", "vllm", "--backend-args", "--port 9"), "has --port, by which this command reaches"),
+            (("--backend", "vllm", "--backend-args=--api_key=x"), "has --api-key, by which this command reaches"),
         ],
     )
     def test_what_does_not_go_together(self, words: tuple[str, ...], message: str) -> None:

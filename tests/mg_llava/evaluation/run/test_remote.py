@@ -20,6 +20,7 @@ from mg_llava.evaluation.run.remote import data_url
 from mg_llava.inference.assistant import Assistant
 from mg_llava.serving.app import make_app
 from mg_llava.serving.requests.settings import Limits
+from mg_llava.serving.vllm.boxed import split_boxes
 from tests.mg_llava.evaluation.world import TEXTS, bench, make_world, runner
 from tests.mg_llava.serving.conftest import serve
 from tests.stub_endpoint import Stub, stub_endpoint
@@ -53,7 +54,7 @@ def stub() -> Iterator[Stub]:
         yield found
 
 
-def remote(assistant: Assistant, endpoint: Endpoint, boxes: bool = True) -> EvaluationRunner:
+def remote(assistant: Assistant, endpoint: Endpoint, boxes: Any = "send") -> EvaluationRunner:
     return EvaluationRunner(
         tokenizer={},
         image_processor=assistant.image_processor,
@@ -73,17 +74,17 @@ class TestThisProjectsServer:
         local = runner(assistant).run(bench(world), tmp_path / "local", FACTS)
         model, takes_boxes = find_model(server, None, None)
         assert (model, takes_boxes) == ("tiny", True)
-        found = remote(assistant, Endpoint(server, model, retries=8)).run(bench(world), tmp_path / "far", FACTS)
+        found = remote(assistant, Endpoint(server, model, retries=40)).run(bench(world), tmp_path / "far", FACTS)
         assert lines(tmp_path / "far") == lines(tmp_path / "local")
         assert {found[key] == local[key] for key in ("overall", "groups", "uncertainty", "prompts_sha256")} == {True}
         assert found["model"] == "tiny" and found["endpoint"] == server and found["boxes_sent"] is True
 
     def test_boxes_change_answers(self, assistant: Assistant, world: Path, server: str, tmp_path: Path) -> None:
         answers = []
-        for boxes in (True, False):
-            run = remote(assistant, Endpoint(server, "tiny", retries=8), boxes)
-            run.run(bench(world), tmp_path / str(boxes), FACTS)
-            answers.append(lines(tmp_path / str(boxes)))
+        for boxes in ("send", "omit"):
+            run = remote(assistant, Endpoint(server, "tiny", retries=40), boxes)
+            run.run(bench(world), tmp_path / boxes, FACTS)
+            answers.append(lines(tmp_path / boxes))
         assert answers[0] != answers[1]
 
     def test_a_prompt_over_the_context_is_that_questions_error(
@@ -91,7 +92,7 @@ class TestThisProjectsServer:
     ) -> None:
         context = assistant.model.llm.config.max_position_embeddings
         folder = make_world(tmp_path / "long", ["Is it red ?", "red " * (context + 1), "what"])
-        metrics = remote(assistant, Endpoint(server, "tiny", retries=8)).run(bench(folder), tmp_path / "out", FACTS)
+        metrics = remote(assistant, Endpoint(server, "tiny", retries=40)).run(bench(folder), tmp_path / "out", FACTS)
         assert metrics["num_failed"] == 1 and metrics["num_questions"] == 3
         rows = [json.loads(line) for line in lines(tmp_path / "out").splitlines()]
         assert "the model's context is" in rows[1]["error"] and rows[1]["hit"] == 0.0
@@ -101,7 +102,7 @@ class TestThisProjectsServer:
 class TestOtherServers:
     def ask(self, assistant: Assistant, world: Path, stub: Stub, out: Path, **more: Any) -> dict[str, Any]:
         endpoint = Endpoint(stub.url, more.pop("model", "m"), retries=0, parallel=1)
-        return remote(assistant, endpoint, boxes=False).run(bench(world), out, FACTS)
+        return remote(assistant, endpoint, more.pop("boxes", "omit")).run(bench(world), out, FACTS)
 
     def test_nothing_that_only_our_server_knows_is_sent(
         self, assistant: Assistant, world: Path, stub: Stub, tmp_path: Path
@@ -113,6 +114,14 @@ class TestOtherServers:
         assert parts[0]["image_url"]["url"].startswith("data:image/png;base64,")
         # number 4 has no picture
         assert [part["type"] for part in stub.requests[4]["messages"][0]["content"]] == ["text"]
+
+    def test_vllm_gets_boxes_in_the_url(self, assistant: Assistant, world: Path, stub: Stub, tmp_path: Path) -> None:
+        found = self.ask(assistant, world, stub, tmp_path, boxes="url")
+        assert found["boxes_sent"] and found["boxes_in_url"]
+        part = stub.requests[0]["messages"][0]["content"][0]
+        assert set(part) == {"type", "image_url"} and "detect_boxes" not in stub.requests[0]
+        address, boxes = split_boxes(part["image_url"]["url"])
+        assert address.startswith("data:image/png;base64,") and boxes is not None and len(boxes.boxes)
 
     def test_down_in_the_middle_goes_on_later(
         self, assistant: Assistant, world: Path, stub: Stub, tmp_path: Path

@@ -66,6 +66,13 @@ def test_no_address(url: str) -> None:
         Upstream(url)
 
 
+@pytest.mark.parametrize("key", ["sk-12\n", "schl\u00fcssel"])
+def test_no_key(key: str) -> None:
+    with pytest.raises(XTunerError, match="VLLM_API_KEY holds a line break, or") as found:
+        Upstream("http://a:1", key)
+    assert key.strip() not in str(found.value)
+
+
 def test_nothing_answers() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -147,6 +154,7 @@ def _keep_events(upstream: Upstream, when_cancelled: Any, came: list[Any]) -> No
     ("content", "message"),
     [
         (b"<html>", "is not as vLLM has it"),
+        (b"[" * 100_000, "is not as vLLM has it"),
         (b'{"data": [{"id": "tiny", "owned_by": "mg-llava"}]}', "names no max_model_len"),
         (
             b'{"data": [{"id": "gpt", "root": "/m/gpt", "max_model_len": 9}]}',

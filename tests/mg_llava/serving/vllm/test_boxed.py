@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mg_llava.boxes.selection import BoxSelection, PictureBoxes, nms_per_class
+from mg_llava.boxes.urls import with_boxes
 from mg_llava.serving.vllm.boxed import (
     BoxedPicture,
     join_options,
@@ -22,7 +23,6 @@ from mg_llava.serving.vllm.boxed import (
     read_pictures,
     split_boxes,
     spread_boxes,
-    with_boxes,
 )
 from xtuner.errors import XTunerError
 
@@ -185,7 +185,13 @@ class TestUrls:
         assert with_boxes("data:,x", None) == "data:,x"
 
     @pytest.mark.parametrize(
-        ("text", "message"), [("[[1,2", "are no JSON"), ("[[1,2]]", "cannot be read"), ("[[0,0,NaN,1]]", "not finite")]
+        ("text", "message"),
+        [
+            ("[[1,2", "are no JSON"),
+            ("[" * 100_000, "are no JSON"),
+            ("[[1,2]]", "cannot be read"),
+            ("[[0,0,NaN,1]]", "not finite"),
+        ],
     )
     def test_refused(self, text: str, message: str) -> None:
         with pytest.raises(XTunerError, match=message):

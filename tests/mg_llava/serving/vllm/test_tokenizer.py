@@ -67,6 +67,17 @@ def test_an_earlier_answer_needs_the_cut(image_processor: Any) -> None:
     assert cut_by(processor.tokenizer, processor)(text)["input_ids"] != processor.tokenizer(text)["input_ids"]
 
 
+@pytest.mark.parametrize("family", ["byte_level", "whole_text", "unigram"])
+def test_a_word_gets_no_bos_that_was_not_asked_for(image_processor: Any, family: str) -> None:
+    processor = make_processor(image_processor, family, "vicuna")
+    tokenizer = cut_by(processor.tokenizer, processor)
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    word = tokenizer.encode("red", add_special_tokens=False)
+    assert word and word[0] != tokenizer.bos_token_id
+    assert tokenizer.encode("red") == bos + word
+    assert tokenizer.encode("", add_special_tokens=False) == []
+
+
 class TestTruncation:
     @pytest.mark.parametrize(("side", "kept"), [("left", slice(-3, None)), ("right", slice(3))])
     def test_cuts_at_the_side_of_the_tokenizer(self, image_processor: Any, side: str, kept: slice) -> None:
