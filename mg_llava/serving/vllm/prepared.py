@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,20 @@ class PreparedPicture:
     def cache_key(self) -> dict[str, Any]:
         """What tells this picture from others, boxes included."""
         return {"pixels": self.pixels.contiguous(), "boxes": self.boxes.contiguous(), "is_frame": self.is_frame}
+
+
+def in_vocabulary(ids: Sequence[int], vocab_size: int, tokenizer: Any) -> list[int]:
+    """Returns a prompt's ids, one of the language model's in the place of each that is none, as that of ``<image>`` is.
+
+    Args:
+        ids: of the prompt.
+        vocab_size: logits of the language model.
+        tokenizer: its bos, which stands in every prompt, takes the place, so that no penalty sees a new token; its eos
+            where it has none.
+    """
+    bos = tokenizer.bos_token_id
+    stand_in = tokenizer.eos_token_id if bos is None else bos
+    return [token if token < vocab_size else stand_in for token in ids]
 
 
 def token_prompt(prompt: Prompt, image_token_id: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from mg_llava.pictures.frames import sides
 from mg_llava.serving.requests.pictures import check_boxes
 from mg_llava.serving.vllm import media  # noqa: F401  registers the connector in each process
 from mg_llava.serving.vllm.boxed import BoxedPicture, join_options, kept_name, read_pictures, spread_boxes
-from mg_llava.serving.vllm.prepared import PreparedPicture
+from mg_llava.serving.vllm.prepared import PreparedPicture, in_vocabulary
 from mg_llava.serving.vllm.videos import BoxedVideo, kept_video_name, read_videos
 from xtuner.data.text.rendered import VIDEO_PLACE
 
@@ -198,7 +198,14 @@ class Processor(BaseMultiModalProcessor[ProcessingInfo]):
                 mm_uuid_items=names,
                 hf_processor_mm_kwargs={},
             )
-        return super().apply(inputs, timing_ctx)
+        made = super().apply(inputs, timing_ctx)
+        # from here on positions say where pictures are; of ids beyond the logits vLLM would look up log-probabilities
+        made["prompt_token_ids"] = in_vocabulary(
+            made["prompt_token_ids"],
+            self.info.get_hf_config().text_config.vocab_size,
+            self.info.get_hf_processor().tokenizer,
+        )
+        return made
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         # not by vLLM's call, which casts boxes to the model's number format: bfloat16 has no pixel 301

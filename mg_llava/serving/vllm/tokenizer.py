@@ -57,6 +57,12 @@ def cut_by(tokenizer: Any, processor: MGLLaVAProcessor) -> Any:
         def encode(self, text: Any, *args: Any, **options: Any) -> Any:
             return self(text, *args, **options)["input_ids"]
 
+        @property
+        def max_token_id(self) -> int:
+            # vLLM refuses prompts with ids beyond, and the language model has no logit for `<image>`; where it has
+            # one, vLLM goes by the larger of this number and the model's own
+            return min(super().max_token_id, self.cutting_processor.image_token_id - 1)
+
         def __reduce__(self) -> Any:
             return cut_by, (tokenizer, self.cutting_processor)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mg_llava.inference.prompts import as_picture_boxes
 from mg_llava.serving.vllm.boxed import join_options, kept_name, read_pictures
-from mg_llava.serving.vllm.prepared import token_prompt
+from mg_llava.serving.vllm.prepared import in_vocabulary, token_prompt
 from tests.tiny_assistant import tiny_assistant
 from xtuner.data.text.templates import Turn
 
@@ -45,3 +45,11 @@ def test_boxes_count_in_the_cache(tmp_path: Path) -> None:
     assert kept_name(without, "cat") != kept_name(with_one, "cat") and kept_name(with_one, None) is None
     # options of a request do not reach them
     assert read_pictures(pictures) == pictures == join_options(pictures, {})
+
+
+def test_ids_beyond_the_logits_become_the_bos(tmp_path: Path) -> None:
+    """vLLM looks up log-probabilities of a prompt's ids (``echo``, ``prompt_logprobs``)."""
+    tokenizer = tiny_assistant(tmp_path)[0].tokenizer
+    bos = tokenizer.bos_token_id
+    assert in_vocabulary([bos, 7, IMAGE_ID, IMAGE_ID, 9], IMAGE_ID, tokenizer) == [bos, 7, bos, bos, 9]
+    assert in_vocabulary([bos, 7, IMAGE_ID], IMAGE_ID + 1, tokenizer) == [bos, 7, IMAGE_ID]

@@ -106,3 +106,12 @@ def test_all_else_is_the_tokenizer_s(image_processor: Any) -> None:
     ids = plain("What is it?")["input_ids"]
     assert tokenizer.decode(ids) == plain.decode(ids)
     assert tokenizer.get_vocab() == plain.get_vocab() and isinstance(tokenizer, type(plain))
+
+
+def test_an_image_without_a_picture_is_beyond_the_vocabulary(image_processor: Any) -> None:
+    """vLLM refuses ids beyond ``max_token_id``: it would look up a logit that the language model does not have."""
+    processor = make_processor(image_processor, "whole_text", "vicuna")
+    plain = copy.copy(processor.tokenizer)
+    plain.__class__ = type("WithMost", (plain.__class__,), {"max_token_id": property(lambda self: len(self) - 1)})
+    assert plain.max_token_id >= processor.image_token_id
+    assert cut_by(plain, processor).max_token_id == processor.image_token_id - 1
