@@ -4,3 +4,5 @@ from mmengine.config import read_base
 
 with read_base():
     from .llava import *
+
+trainable = ("projector", "llm")

@@ -144,12 +144,12 @@ class TestParts:
 
     def test_mg_llava_trains_connectors_first_then_the_llm_too(self) -> None:
         connectors = {"fusion", "projector", "object_encoder"}
-        everything = connectors | {"llm", "low_res_encoder", "high_res_encoder"}
+        everything = connectors | {"llm", "low_res_encoder", "high_res_encoder", "frame_pooling"}
         assert self.parts("fuse", "pretrain") == (everything, connectors)
         assert self.parts("fuse", "sft") == (everything, connectors | {"llm"})
 
     def test_baseline_has_low_resolution_only(self) -> None:
-        everything = {"llm", "low_res_encoder", "projector"}
+        everything = {"llm", "low_res_encoder", "projector", "frame_pooling"}
         assert self.parts("llava", "pretrain") == (everything, {"projector"})
         assert self.parts("llava", "sft") == (everything, {"projector", "llm"})
         config = shipped("llava", "yi34b", "sft")

@@ -307,7 +307,7 @@ class TestMistakes:
         inputs = inputs_of(processor, ask(picture, boxes=BOXES))
         with pytest.raises(XTunerError, match="6 placeholders .* need 4"):
             model(**{**inputs, "box_counts": torch.tensor([0]), "boxes": torch.zeros(0, 4)})
-        with pytest.raises(XTunerError, match="1 pictures, 1 box_counts of 1 and 2 boxes"):
+        with pytest.raises(XTunerError, match="1 pictures, 1 box_counts of 1, 2 boxes and 1 is_frame"):
             model(**{**inputs, "box_counts": torch.tensor([1])})
         with pytest.raises(XTunerError, match="neither input_ids nor inputs_embeds"):
             model()

@@ -13,6 +13,7 @@ from mg_llava.model import MGLLaVA
 from mg_llava.model.encoders import HighResEncoder, LowResEncoder
 from mg_llava.model.fusion import ConvGateFusion
 from mg_llava.model.objects import ObjectEncoder
+from mg_llava.pictures.pooling import ImageTokens
 from tests.tiny_assistant import tiny_model_node
 from tests.tiny_parts import HIGH_SIZE, NUM_IMAGE_TOKENS, tiny_batch, tiny_llm
 from tests.xtuner.engine.toy import toy_config
@@ -30,6 +31,7 @@ class PicturedDataset:
     source_names = ("one",)
     num_sources = 1
     maker = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))
+    image_processor = SimpleNamespace(image_tokens=ImageTokens(NUM_IMAGE_TOKENS, NUM_IMAGE_TOKENS))
     collate_fn = SampleReader.collate
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,17 @@ def _can_be_mapped(path: str | Path) -> bool:
 
 def _value_classes(path: str | Path) -> list[Any]:
     """DeepSpeed's value classes for a file that may be one of its checkpoints; importing DeepSpeed takes seconds."""
-    return _classes(_DEEPSPEED_NAMES) if str(path).endswith("_states.pt") or "deepspeed" in sys.modules else []
+    if not str(path).endswith("_states.pt") and "deepspeed" not in sys.modules:
+        return []
+    # Python up to 3.11.3 writes a member of an enumeration as getattr(class, name)
+    return [*_classes(_DEEPSPEED_NAMES), (_enum_member, "builtins.getattr")]
+
+
+def _enum_member(kind: Any, name: Any) -> Enum:
+    """What stands for ``getattr`` in pickles: looks up members of enumerations, and nothing else."""
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        raise pickle.UnpicklingError(f"getattr of {kind!r}: expected an enumeration")
+    return kind[name]
 
 
 def _classes(names: Sequence[str]) -> list[Any]:
