@@ -35,6 +35,13 @@ class TestRunSettings:
         assert run_settings(tmp_path) == run_settings(tmp_path / "last_checkpoint") == expected
         assert not (tmp_path / "touched").exists()
 
+    def test_rates_by_part(self, tmp_path: Path) -> None:
+        checkpoint = make_run(tmp_path)
+        text = "lr = dict(default=1e-3, projector=2e-3)\nbetas = (0.9, open('touched', 'w'))\n"
+        text += "optimizer = dict(lr=dict(type='x.Y'))\n"
+        (tmp_path / "mine_resolved.py").write_text(text)
+        assert run_settings(checkpoint) == ("mine", {"lr": {"default": 1e-3, "projector": 2e-3}})
+
     def test_none_beside_it_or_none_that_is_python(self, tmp_path: Path) -> None:
         assert run_settings(tmp_path / "weights.safetensors") is None
         (tmp_path / "x_resolved.py").write_text("lr = = 3")

@@ -36,10 +36,20 @@ def run_settings(checkpoint: str | Path) -> tuple[str, dict[str, Any]] | None:
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
-                settings[node.targets[0].id] = ast.literal_eval(node.value)
+                settings[node.targets[0].id] = _value(node.value)
             except ValueError:
-                continue  # a call: dict(...) of a node
+                continue  # a node
     return found[-1].name.removesuffix(_SUFFIX), settings
+
+
+def _value(node: ast.expr) -> Any:
+    """A plain value, or a ``dict(...)`` of them such as rates by part."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+        named = {keyword.arg: keyword.value for keyword in node.keywords}
+        if None in named or "type" in named:
+            raise ValueError("a node")
+        return {str(name): _value(value) for name, value in named.items()}
+    return ast.literal_eval(node)
 
 
 def training_facts(cfg: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
